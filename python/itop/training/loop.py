@@ -1,0 +1,267 @@
+"""The training loop: an ordinary one, since the engine works inside ``optimizer.step()``."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from pathlib import Path
+from typing import Any, final
+
+from torch import Tensor, nn
+
+from itop.training.checkpoint import load_checkpoint, save_checkpoint
+from itop.training.config import RunConfig
+from itop.training.files import write_json
+from itop.training.interruption import Interrupted, StopRequest
+from itop.training.learning_rates import set_learning_rate
+from itop.training.meter import Score, evaluate
+from itop.training.needs import AddsToLoss, RoundEnd, TrainsInRounds
+from itop.training.observers import TrainingObserver
+from itop.training.records import EpochRecord, LayerUpdate, MetricsLog, UpdateRecord
+from itop.training.run_folder import RunFolder
+from itop.training.session import Session
+from itop.training.summary import RunResult, summarise_run
+
+__all__ = ["DivergedError", "train_run"]
+
+
+@final
+class DivergedError(RuntimeError):
+    """The loss is no longer a number."""
+
+
+def train_run(
+    config: RunConfig,
+    folder: Path,
+    *,
+    observer: TrainingObserver | None = None,
+    stop: StopRequest | None = None,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Trains one configuration to its end and writes its run folder.
+
+    Args:
+        config: What to run.
+        folder: Where ``config.json``, ``metrics.jsonl``, ``summary.json`` and the checkpoints go.
+        observer: Hears of steps, updates and epochs.
+        stop: Ends the run after the current step, with a checkpoint.
+        resume: Whether to go on from the folder's last checkpoint, if there is one.
+
+    Returns:
+        The content of ``summary.json``.
+
+    Raises:
+        Interrupted: If `stop` was set.
+        DivergedError: If the loss became infinite or NaN.
+        ValueError: If something configured cannot be had; nothing has been written then.
+    """
+    session = Session.build(config)
+    run_folder = RunFolder(folder)
+    keep_bytes = 0
+    if resume and run_folder.last_checkpoint.exists():
+        keep_bytes = session.restore(load_checkpoint(run_folder.last_checkpoint, device=session.device))
+    run_folder.create(config)
+    with MetricsLog(run_folder.metrics, keep_bytes=keep_bytes) as metrics:
+        loop = _Loop(session, run_folder, metrics, observer or TrainingObserver(), stop or StopRequest())
+        return loop.run()
+
+
+class _Loop:
+    """One pass from where the session stands to the end of its run."""
+
+    def __init__(
+        self,
+        session: Session,
+        folder: RunFolder,
+        metrics: MetricsLog,
+        observer: TrainingObserver,
+        stop: StopRequest,
+    ) -> None:
+        self._session = session
+        self._folder = folder
+        self._metrics = metrics
+        self._observer = observer
+        self._stop = stop
+        self._schedule = session.config.schedule()
+        self._learning_rate = math.nan
+        self._clock = time.monotonic()
+        self._last_checkpoint = self._clock
+        method = session.method
+        self._penalised = method if isinstance(method, AddsToLoss) else None
+        self._in_rounds = method if isinstance(method, TrainsInRounds) else None
+
+    def run(self) -> dict[str, Any]:
+        session, position = self._session, self._session.position
+        session.engine.on_update(self._topology_updated)
+        self._observer.run_started(session.config, self._folder.path, position.step, session.total_steps)
+        while position.epoch < session.config.num_epochs * session.num_rounds:
+            self._train_epoch()
+            self._end_epoch()
+        return self._finish()
+
+    def _train_epoch(self) -> None:
+        session, position = self._session, self._session.position
+        session.model.train()
+        for images, labels in session.train_loader.epoch(position.epoch, start=position.batch):
+            self._set_learning_rate()
+            self._take_rewind_point()
+            self._train_step(images, labels)
+            position.step += 1
+            position.batch += 1
+            self._observer.step_taken(position.step)
+            if self._stop.is_set:
+                self._save_checkpoint()
+                raise Interrupted(self._folder.path, position.step)
+
+    def _train_step(self, images: Tensor, labels: Tensor) -> None:
+        session = self._session
+        with session.precision.autocast():
+            outputs = session.forward(images)
+            loss = session.loss(outputs, labels)
+        session.meter.add(loss, outputs, labels)
+        if self._penalised is not None:
+            loss = loss + self._penalised.penalty(session.engine, session.model)
+        session.optimizer.zero_grad(set_to_none=True)
+        session.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if session.config.gradient_clip is not None:
+            session.scaler.unscale_(session.optimizer)
+            nn.utils.clip_grad_norm_(session.model.parameters(), session.config.gradient_clip)
+        session.scaler.step(session.optimizer)
+        session.scaler.update()
+
+    def _set_learning_rate(self) -> None:
+        session = self._session
+        progress = (session.position.step % session.steps_per_round) / session.steps_per_round
+        rate = session.config.learning_rate * self._schedule.factor(progress)
+        if rate != self._learning_rate:
+            set_learning_rate(session.optimizer, rate)
+            self._learning_rate = rate
+
+    def _take_rewind_point(self) -> None:
+        session = self._session
+        if self._in_rounds is not None and session.position.step == self._in_rounds.rewind_steps:
+            session.rewind = copy.deepcopy(session.model.state_dict())
+
+    def _end_epoch(self) -> None:
+        session, position = self._session, self._session.position
+        trained = session.meter.score()
+        session.meter.reset()
+        if not math.isfinite(trained.loss):
+            raise DivergedError(
+                f"the training loss of epoch {position.epoch + 1} is {trained.loss}; a lower learning rate "
+                f"than {session.config.learning_rate:g} may help"
+            )
+        validated = self._validate()
+        position.epoch += 1
+        position.batch = 0
+        if validated is not None:
+            session.keep_best(validated.accuracy)
+        self._record_epoch(trained, validated)
+        self._end_round()
+        if time.monotonic() - self._last_checkpoint >= session.config.checkpoint_seconds:
+            self._save_checkpoint()
+
+    def _validate(self) -> Score | None:
+        session = self._session
+        loader = session.data.validation(session.config.batch_size, device=session.device)
+        if loader is None:
+            return None
+        return evaluate(session.model, loader.epoch(0), session.loss, session.precision, session.device)
+
+    def _record_epoch(self, trained: Score, validated: Score | None) -> None:
+        session, position, engine = self._session, self._session.position, self._session.engine
+        record = EpochRecord(
+            epoch=position.epoch,
+            step=position.step,
+            round=(position.epoch - 1) // session.config.num_epochs,
+            learning_rate=self._learning_rate,
+            train_loss=trained.loss,
+            train_accuracy=trained.accuracy,
+            validation_loss=None if validated is None else validated.loss,
+            validation_accuracy=None if validated is None else validated.accuracy,
+            density=engine.density,
+            exploration_rate=engine.exploration_rate,
+            reliable_rate=engine.reliable_rate,
+            seconds=self._elapsed(),
+        )
+        self._metrics.write(record)
+        self._observer.epoch_ended(record)
+
+    def _end_round(self) -> None:
+        session, position = self._session, self._session.position
+        finished, within = divmod(position.epoch, session.config.num_epochs)
+        if self._in_rounds is None or within != 0 or finished == session.num_rounds:
+            return
+        assert session.rewind is not None, "a rewind point lies within the first round"
+        self._in_rounds.end_round(
+            RoundEnd(finished - 1, session.engine, session.model, session.optimizer, session.rewind)
+        )
+
+    def _topology_updated(self, update: TopologyReport) -> None:
+        session = self._session
+        record = update_record(session, update)
+        self._metrics.write(record)
+        self._observer.topology_updated(record)
+
+    def _elapsed(self) -> float:
+        now = time.monotonic()
+        self._session.seconds += now - self._clock
+        self._clock = now
+        return self._session.seconds
+
+    def _save_checkpoint(self) -> None:
+        self._elapsed()
+        checkpoint = self._session.checkpoint(metrics_bytes=self._metrics.flush())
+        save_checkpoint(self._folder.last_checkpoint, checkpoint)
+        self._last_checkpoint = time.monotonic()
+
+    def _finish(self) -> dict[str, Any]:
+        """Looks at the test set, writes the last files, the summary as the very last."""
+        session = self._session
+        self._save_checkpoint()
+        last = self._test()
+        best = None
+        if session.best is not None:
+            final = {name: value.detach().clone() for name, value in session.model.state_dict().items()}
+            session.model.load_state_dict(session.best.model)
+            best = self._test()
+            save_checkpoint(self._folder.best_checkpoint, session.best_checkpoint())
+            session.model.load_state_dict(final)
+        self._elapsed()
+        summary = summarise_run(session, RunResult(last, best))
+        write_json(self._folder.summary, summary)
+        self._observer.run_ended(session.config, summary)
+        return summary
+
+    def _test(self) -> Score:
+        session = self._session
+        loader = session.data.test(session.config.batch_size, device=session.device)
+        return evaluate(session.model, loader.epoch(0), session.loss, session.precision, session.device)
+
+
+def update_record(session: Session, update: TopologyReport) -> UpdateRecord:
+    """The engine's report of an update, with the rates it led to."""
+    engine = session.engine
+    changes = {layer.name: layer for layer in update.layers}
+    layers = {
+        layer.name: LayerUpdate(
+            density=layer.density,
+            exploration_rate=layer.exploration_rate,
+            reliable_rate=layer.reliable_rate,
+            dropped=changes[layer.name].dropped if layer.name in changes else 0,
+            grown=changes[layer.name].grown if layer.name in changes else 0,
+        )
+        for layer in engine.layers
+    }
+    return UpdateRecord(
+        update=engine.num_updates,
+        # The engine acts inside optimizer.step(), before the loop has counted that step.
+        step=session.position.step + 1,
+        density=engine.density,
+        exploration_rate=engine.exploration_rate,
+        reliable_rate=engine.reliable_rate,
+        dropped=sum(layer.dropped for layer in layers.values()),
+        grown=sum(layer.grown for layer in layers.values()),
+        layers=layers,
+    )
