@@ -10,6 +10,7 @@ from typing import Any, final
 
 from torch import Tensor, nn
 
+from itop.data import BatchLoader
 from itop.training.checkpoint import load_checkpoint, save_checkpoint
 from itop.training.config import RunConfig
 from itop.training.files import write_json
@@ -24,6 +25,8 @@ from itop.training.session import Session
 from itop.training.summary import RunResult, summarise_run
 
 __all__ = ["DivergedError", "train_run"]
+
+_EVALUATION_BATCH = 256
 
 
 @final
@@ -87,6 +90,11 @@ class _Loop:
         self._learning_rate = math.nan
         self._clock = time.monotonic()
         self._last_checkpoint = self._clock
+        self._validation: BatchLoader | None = None
+        if session.data.num_validation > 0:
+            self._validation = session.data.validation(
+                _EVALUATION_BATCH, device=session.device, workers=session.config.workers
+            )
         method = session.method
         self._penalised = method if isinstance(method, AddsToLoss) else None
         self._in_rounds = method if isinstance(method, TrainsInRounds) else None
@@ -103,7 +111,7 @@ class _Loop:
     def _train_epoch(self) -> None:
         session, position = self._session, self._session.position
         session.model.train()
-        for images, labels in session.train_loader.epoch(position.epoch, start=position.batch):
+        for images, labels in session.train_loader.epoch(position.epoch, start_batch=position.batch):
             self._set_learning_rate()
             self._take_rewind_point()
             self._train_step(images, labels)
@@ -163,11 +171,7 @@ class _Loop:
             self._save_checkpoint()
 
     def _validate(self) -> Score | None:
-        session = self._session
-        loader = session.data.validation(session.config.batch_size, device=session.device)
-        if loader is None:
-            return None
-        return evaluate(session.model, loader.epoch(0), session.loss, session.precision, session.device)
+        return None if self._validation is None else self._evaluate(self._validation)
 
     def _record_epoch(self, trained: Score, validated: Score | None) -> None:
         session, position, engine = self._session, self._session.position, self._session.engine
@@ -235,9 +239,12 @@ class _Loop:
         return summary
 
     def _test(self) -> Score:
+        config, data, device = self._session.config, self._session.data, self._session.device
+        return self._evaluate(data.test(_EVALUATION_BATCH, device=device, workers=config.workers))
+
+    def _evaluate(self, loader: BatchLoader) -> Score:
         session = self._session
-        loader = session.data.test(session.config.batch_size, device=session.device)
-        return evaluate(session.model, loader.epoch(0), session.loss, session.precision, session.device)
+        return evaluate(session.model, loader, session.loss, session.precision, session.device)
 
 
 def update_record(session: Session, update: TopologyReport) -> UpdateRecord:
@@ -249,6 +256,7 @@ def update_record(session: Session, update: TopologyReport) -> UpdateRecord:
             density=layer.density,
             exploration_rate=layer.exploration_rate,
             reliable_rate=layer.reliable_rate,
+            size=math.prod(layer.shape),
             dropped=changes[layer.name].dropped if layer.name in changes else 0,
             grown=changes[layer.name].grown if layer.name in changes else 0,
         )

@@ -50,8 +50,9 @@ class EpochRecord:
 @final
 @dataclass(frozen=True, slots=True)
 class LayerUpdate:
-    """One layer after a topology update: rates in [0, 1], and how many connections went and came."""
+    """One layer after a topology update: its weights in all, rates in [0, 1], how many connections went and came."""
 
+    size: int
     density: float
     exploration_rate: float
     reliable_rate: float

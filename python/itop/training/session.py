@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from itop import SparseEngine
-from itop.data import DataSet, Loader, load_dataset
+from itop.data import BatchLoader, DataSet, load_dataset
 from itop.methods import METHODS, Method
 from itop.models import build_model
 from itop.training.checkpoint import Checkpoint, CheckpointError, LayerSummary
@@ -117,7 +117,7 @@ class Session:
     device: torch.device
     precision: Precision
     data: DataSet
-    train_loader: Loader
+    train_loader: BatchLoader
     model: nn.Module
     forward: Callable[[Tensor], Tensor]
     optimizer: torch.optim.Optimizer
@@ -266,6 +266,6 @@ class Session:
             raise CheckpointError(f"the checkpoint is not of this run: {reason}") from None
 
 
-def _endless(loader: Loader) -> Iterator[Batch]:
+def _endless(loader: BatchLoader) -> Iterator[Batch]:
     for epoch in count():
         yield from loader.epoch(epoch)
