@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias, final
 
-from itop.data import DATASETS
+from itop.data import canonical_dataset_name
 from itop.methods import METHODS
-from itop.models import MODELS
+from itop.models import canonical_model_name
 from itop.training.learning_rates import Constant, Cosine, LearningRateSchedule, Milestones, WarmUp
 from itop.training.names import require_known, unknown_name
 from itop.training.optimizers import OPTIMIZERS
@@ -42,9 +42,11 @@ class RunConfig:
         allocation: How density is spread over layers: ``"erk"``, ``"er"``, ``"uniform"`` or ``{layer: sparsity}``.
         include: Globs of the parameters to sparsify; None takes every weight the engine sparsifies by itself.
         exclude: Globs of parameters to leave dense.
-        model: A network of ``itop.models.MODELS``.
-        data: A data set of ``itop.data.DATASETS``.
+        model: A network that ``itop.models.build_model`` knows; kept by its canonical name.
+        data: A data set that ``itop.data.load_dataset`` knows; kept by its canonical name.
         data_root: The folder the data is in; None where the data set needs none.
+        download: Whether data that is not there may be fetched.
+        image_size: Side in pixels to which the images of a folder are resized; None keeps them.
         validation_fraction: Share of the training set held out to choose the best epoch, in [0, 1). At 0 there is no
             validation and only the last model is reported.
         augment: Whether training images are augmented as the data set's recipe says.
@@ -86,6 +88,8 @@ class RunConfig:
     model: str = "mlp"
     data: str = "digits"
     data_root: str | None = None
+    download: bool = False
+    image_size: int | None = None
     validation_fraction: float = 0.1
     augment: bool = True
     epochs: int = 10
@@ -113,8 +117,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         require_known("method", self.method, METHODS)
-        require_known("model", self.model, MODELS)
-        require_known("data set", self.data, DATASETS)
+        self._canonical_names()
         require_known("optimizer", self.optimizer, OPTIMIZERS)
         require_known("lr_schedule", self.lr_schedule, LR_SCHEDULES)
         require_known("amp", self.amp, AMP_MODES)
@@ -122,6 +125,13 @@ class RunConfig:
         self._check_types()
         self._check_allocation()
         self.schedule()
+
+    def _canonical_names(self) -> None:
+        for name, canonical in (("model", canonical_model_name), ("data", canonical_dataset_name)):
+            value = getattr(self, name)
+            if not isinstance(value, str):
+                raise ValueError(f"{name} must be a name, got {value!r}")
+            object.__setattr__(self, name, canonical(value))
 
     def _check_numbers(self) -> None:
         self._number("sparsity", low=0, below=1)
@@ -140,6 +150,8 @@ class RunConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r}")
+        if self.image_size is not None and (not isinstance(self.image_size, int) or self.image_size < 1):
+            raise ValueError(f"image_size must be a whole number of at least 1, got {self.image_size!r}")
         if self.seed >= 2**63:
             raise ValueError(f"seed must be below 2^63, got {self.seed}")
 
@@ -167,7 +179,7 @@ class RunConfig:
         object.__setattr__(self, name, float(value))
 
     def _check_types(self) -> None:
-        for name in ("augment", "nesterov", "decay_vectors", "compile"):
+        for name in ("download", "augment", "nesterov", "decay_vectors", "compile"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
         if not isinstance(self.device, str) or not self.device:
