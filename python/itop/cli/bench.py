@@ -94,7 +94,8 @@ def run(options: argparse.Namespace) -> int:
         with console.status(f"{name}: {suite.description}"):
             rows = list(suite.run())
         results[name] = [
-            {"name": row.name, "ours": row.ours, "peer": row.peer, "ratio": row.ratio, "limit": row.limit} for row in rows
+            {"name": row.name, "ours": row.ours, "peer": row.peer, "ratio": row.ratio, "limit": row.limit}
+            for row in rows
         ]
         table = Table(title=suite.description, title_justify="left", title_style="bold", box=None, pad_edge=False)
         table.add_column(name)

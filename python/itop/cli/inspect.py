@@ -22,7 +22,9 @@ def add_parser(subparsers: Any) -> None:
         description="Shows each layer's density and exploration rates in a checkpoint.\n"
         "Reading one never runs code in it, whoever made the file.",
     )
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a .pt file, or a run folder for its last one")
+    parser.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="a .pt file, or a run folder for its last one"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=run, parser=parser)
 

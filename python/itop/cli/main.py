@@ -58,8 +58,15 @@ def _parser() -> CommandParser:
         description=_DESCRIPTION,
         epilog="itop COMMAND --help explains a command. ITOP_TRACEBACK=1 shows where an error comes from.",
     )
-    parser.add_argument("--version", action="version", version=f"itop {metadata.version('itop')}")
+    parser.add_argument("--version", action="version", version=f"itop {_version()}")
     subparsers = parser.add_subparsers(metavar="COMMAND", dest="command", required=True, title="commands")
     for command in COMMANDS:
         command.add_parser(subparsers)
     return parser
+
+
+def _version() -> str:
+    try:
+        return metadata.version("itop")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -18,14 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser"]
 
-logger = logging.getLogger(__name__)
-
 _DESCRIPTION = """\
 Trains networks sparsely and says what came of it.
 
-Without arguments: handwritten digits (they come with scikit-learn), a small network, dense beside a fixed sparse one and
-SET-ITOP at 90 % sparsity, three seeds each, in under a minute. It ends with a table and the path of a report to open in
-a browser. Everything below changes that job, or starts from another recipe.
+Without arguments: handwritten digits (they come with scikit-learn), a small network, dense beside a fixed sparse
+one and SET-ITOP at 90 % sparsity, three seeds each, in under a minute. It ends with a table and the path of a
+report to open in a browser. Everything below changes that job, or starts from another recipe.
 """
 
 _EXAMPLES = """\
@@ -59,7 +56,14 @@ _FIELD_ARGUMENTS = (
     "workers",
 )
 _METHOD_ARGUMENTS = ("update_every", "drop_fraction")
-_RECIPE_NAMES = ("digits", "lenet-fashion-mnist", "mlp-cifar10", "vgg16-cifar10", "resnet34-cifar100", "resnet50-imagenet")
+_RECIPE_NAMES = (
+    "digits",
+    "lenet-fashion-mnist",
+    "mlp-cifar10",
+    "vgg16-cifar10",
+    "resnet34-cifar100",
+    "resnet50-imagenet",
+)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -74,7 +78,9 @@ def add_parser(subparsers: Any) -> None:
     what.add_argument("--config", type=Path, metavar="FILE", help="a config.json of an earlier run to start from")
     what.add_argument("--model", metavar="NAME", help="a network; mlp:512,512 is an MLP with those hidden sizes")
     what.add_argument("--data", metavar="NAME", help="digits, fashion-mnist, cifar10, cifar100, imagenet or folder")
-    what.add_argument("--data-root", metavar="DIR", help="where the data is; with --data folder, train/ and test/ in it")
+    what.add_argument(
+        "--data-root", metavar="DIR", help="where the data is; with --data folder, train/ and test/ in it"
+    )
     what.add_argument("--download", action="store_true", default=None, help="fetch the data if it is not there")
 
     how = parser.add_argument_group("how sparse, by which method")
@@ -83,7 +89,9 @@ def add_parser(subparsers: Any) -> None:
     how.add_argument("--sparsity", type=float, metavar="S", help="share of weights that are zero, in [0, 1)")
     how.add_argument("--allocation", type=_allocation, metavar="NAME", help="erk, er, uniform, or layer=sparsity,...")
     how.add_argument("--update-every", type=int, metavar="STEPS", help="optimiser steps between topology updates")
-    how.add_argument("--drop-fraction", type=float, metavar="P", help="share of active weights an update replaces at first")
+    how.add_argument(
+        "--drop-fraction", type=float, metavar="P", help="share of active weights an update replaces at first"
+    )
     how.add_argument(
         "--set",
         action="append",
@@ -95,7 +103,9 @@ def add_parser(subparsers: Any) -> None:
 
     long = parser.add_argument_group("how long, how often")
     long.add_argument("--epochs", type=int, metavar="N", help="passes over the training set")
-    long.add_argument("--multiplier", type=float, metavar="K", help="extended training: K times the epochs, all else in step")
+    long.add_argument(
+        "--multiplier", type=float, metavar="K", help="extended training: K times the epochs, all else in step"
+    )
     long.add_argument("--batch-size", type=int, metavar="N", help="images in a step")
     long.add_argument("--lr", type=float, metavar="RATE", help="learning rate before its schedule")
     long.add_argument("--optimizer", metavar="NAME", help="sgd, adam or adamw")
@@ -114,11 +124,17 @@ def add_parser(subparsers: Any) -> None:
     )
     where.add_argument("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N")
     where.add_argument(
-        "--amp", nargs="?", const="auto", metavar="TYPE", help="mixed precision: bfloat16, float16, or what suits the device"
+        "--amp",
+        nargs="?",
+        const="auto",
+        metavar="TYPE",
+        help="mixed precision: bfloat16, float16, or what suits the device",
     )
     where.add_argument("--compile", action="store_true", default=None, help="run the network through torch.compile")
     where.add_argument("--workers", type=int, metavar="N", help="processes that load images of large data sets")
-    where.add_argument("--no-tensorboard", action="store_true", help="write no TensorBoard events even where it is installed")
+    where.add_argument(
+        "--no-tensorboard", action="store_true", help="write no TensorBoard events even where it is installed"
+    )
     where.add_argument("--quiet", action="store_true", help="no progress bars, only the table")
     parser.set_defaults(run=run, parser=parser)
 
@@ -228,7 +244,9 @@ def _refuse_beside_resume(options: argparse.Namespace) -> None:
     taken = ("run", "parser", "command", "resume", "quiet", "no_tensorboard")
     for name, value in vars(options).items():
         if name not in taken and value not in (None, False, []):
-            raise UsageError(f"--resume DIR goes on with what the folder describes, so --{name.replace('_', '-')} is too much")
+            raise UsageError(
+                f"--resume DIR goes on with what the folder describes, so --{name.replace('_', '-')} is too much"
+            )
 
 
 def _new_folder(experiment: Experiment) -> Path:

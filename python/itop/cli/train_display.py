@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, final
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -43,7 +44,9 @@ class TrainingDisplay(TrainingObserver):
             disable=quiet or not self._console.is_terminal,
         )
         self._run: TaskID | None = None
-        self._all = self._bars.add_task("all runs", total=len(experiment.runs), rates="", visible=len(experiment.runs) > 1)
+        self._all = self._bars.add_task(
+            "all runs", total=len(experiment.runs), rates="", visible=len(experiment.runs) > 1
+        )
         self._total_steps = 1
         self._done = 0
         self._next_refresh = 0.0
@@ -69,6 +72,12 @@ class TrainingDisplay(TrainingObserver):
         if kind is None:
             self._bars.update(self._all, completed=self._done)
         self._bars.stop()
+
+    def data_decoded(self, num_images: int, total: int) -> None:
+        if self._run is None:
+            self._run = self._bars.add_task("reading images once", total=total, rates="")
+        self._bars.update(self._run, completed=num_images)
+        self._bars.refresh()
 
     def run_started(self, config: RunConfig, folder: Path, step: int, total_steps: int) -> None:
         if self._run is not None:
@@ -147,12 +156,14 @@ def print_result(result: ExperimentResult, experiment: Experiment, report: Path)
         title_justify="left",
         title_style="bold",
         header_style="bold",
-        caption="R_s: weights explored, R_r: explored reliably. FLOPs against dense.",
+        caption="R_s: weights explored; R_r: explored reliably; FLOPs against dense.",
         caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
     )
-    table.add_column("Method")
-    for heading in ("Sparsity", "Test accuracy", "Best epoch", "R_s", "R_r", "Train FLOPs", "Test FLOPs"):
-        table.add_column(heading, justify="right")
+    table.add_column("Method", no_wrap=True)
+    for heading in ("Sparsity", "Test accuracy", "R_s", "R_r", "Training FLOPs"):
+        table.add_column(heading, justify="right", no_wrap=True)
     best = max((summary["test_accuracy"]["mean"] for summary in result.summaries), default=0.0)
     for summary in result.summaries:
         is_best = summary["test_accuracy"]["mean"] == best and len(result.summaries) > 1
@@ -160,11 +171,9 @@ def print_result(result: ExperimentResult, experiment: Experiment, report: Path)
             summary["method"],
             f"{summary['sparsity'] * 100:.1f} %",
             Text(_spread(summary["test_accuracy"]), style="bold green" if is_best else ""),
-            _spread(summary["test_accuracy_of_best"]),
             f"{summary['exploration_rate'] * 100:.1f} %",
             f"{summary['reliable_rate'] * 100:.1f} %",
             _ratio(summary["train_flops_ratio"]),
-            _ratio(summary["test_flops_ratio"]),
         )
     console.print()
     console.print(table)
@@ -177,9 +186,7 @@ def _name(config: RunConfig) -> str:
     return f"{config.method}, seed {config.seed}"
 
 
-def _spread(value: Mapping[str, Any] | None) -> str:
-    if value is None:
-        return "-"
+def _spread(value: Mapping[str, Any]) -> str:
     deviation = f" ± {value['std'] * 100:.2f}" if len(value["values"]) > 1 else ""
     return f"{value['mean'] * 100:.2f}{deviation} %"
 

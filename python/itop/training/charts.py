@@ -40,12 +40,15 @@ class Axis:
         label: Quantity with its unit.
         percent: Whether values are fractions, shown in percent.
         low, high: Fixed ends; None follows the data.
+        settled: Whether the first tenth of each line is left out of what the ends follow, so that the differences
+            at the end can be seen; what lies beyond is cut off.
     """
 
     label: str
     percent: bool = False
     low: float | None = None
     high: float | None = None
+    settled: bool = False
 
     def format(self, value: float, step: float) -> str:
         scaled, scaled_step = (value * 100, step * 100) if self.percent else (value, step)
@@ -113,15 +116,21 @@ def line_chart(series: Sequence[Series], *, title: str, x_axis: Axis, y_axis: Ax
     if not drawn:
         return _figure(title, '<p class="empty">Nothing recorded yet.</p>')
     xs = _Scale.over([value for line in drawn for value in line.x], x_axis, _LEFT, _WIDTH - _RIGHT)
-    ys = _Scale.over(_extremes(drawn), y_axis, _HEIGHT - _BOTTOM, _TOP, padded=True)
+    ys = _Scale.over(_extremes(drawn, settled=y_axis.settled), y_axis, _HEIGHT - _BOTTOM, _TOP, padded=True)
     parts = [*_grid(xs, ys, x_axis, y_axis)]
+    # A nested picture cuts off what lies beyond the axes, with room for the width of a line at their ends.
+    width, height = _WIDTH - _RIGHT - _LEFT, _HEIGHT - _BOTTOM - _TOP
+    view = f"{_LEFT - 4} {_TOP - 3} {width + 8} {height + 6}"
+    x, y, *size = view.split()
+    parts.append(f'<svg class="plot" x="{x}" y="{y}" width="{size[0]}" height="{size[1]}" viewBox="{view}">')
     parts += [_band(line, xs, ys) for line in drawn if line.spread is not None]
     parts += [_line(line, xs, ys) for line in drawn]
+    parts.append("</svg>")
     parts.append(f'<line class="cursor" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" x1="0" x2="0"/>')
-    svg = (
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">' + "".join(parts) + "</svg>"
+    svg = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">' + "".join(parts) + "</svg>"
+    return _figure(
+        title, svg + '<div class="tooltip" hidden></div>' + _legend(drawn) + _pointer_data(drawn, xs, x_axis, y_axis)
     )
-    return _figure(title, svg + '<div class="tooltip" hidden></div>' + _legend(drawn) + _pointer_data(drawn, xs, x_axis, y_axis))
 
 
 def heat_map(content: HeatMap, *, title: str) -> str:
@@ -155,9 +164,8 @@ def heat_map(content: HeatMap, *, title: str) -> str:
             column += len(shown)
     bottom = cell_height * len(content.rows)
     parts.append(f'<text class="tick" x="{label_width:.1f}" y="{bottom + 18:.1f}">{escape(columns[0])}</text>')
-    parts.append(
-        f'<text class="tick" x="{_WIDTH - 8}" y="{bottom + 18:.1f}" text-anchor="end">{escape(content.columns[-1])}</text>'
-    )
+    end = escape(content.columns[-1])
+    parts.append(f'<text class="tick" x="{_WIDTH - 8}" y="{bottom + 18:.1f}" text-anchor="end">{end}</text>')
     svg = f'<svg viewBox="0 0 {_WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
     scale = '<div class="heat-scale"><span>0 %</span><i></i><span>100 %</span></div>'
     return _figure(title, svg + scale)
@@ -184,6 +192,8 @@ class _Scale:
         if padded:  # whole ticks around the data
             low = math.floor(low / step + 1e-9) * step if axis.low is None else low
             high = math.ceil(high / step - 1e-9) * step if axis.high is None else high
+        if axis.percent:  # a band may reach beyond what a fraction can be
+            low, high = max(low, 0.0), min(high, 1.0)
         return cls(low, high, step, start, end)
 
     def __call__(self, value: float) -> float:
@@ -200,12 +210,13 @@ def _nice_step(rough: float) -> float:
     return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
 
 
-def _extremes(series: Sequence[Series]) -> list[float]:
+def _extremes(series: Sequence[Series], *, settled: bool) -> list[float]:
     values: list[float] = []
     for line in series:
+        first = len(line.y) // 10 if settled else 0
         spread = line.spread or [0.0] * len(line.y)
-        values += [y - s for y, s in zip(line.y, spread, strict=True)]
-        values += [y + s for y, s in zip(line.y, spread, strict=True)]
+        values += [y - s for y, s in zip(line.y[first:], spread[first:], strict=True)]
+        values += [y + s for y, s in zip(line.y[first:], spread[first:], strict=True)]
     return values
 
 

@@ -131,7 +131,7 @@ def load_checkpoint(path: Path, *, device: torch.device | str = "cpu") -> Checkp
 
 
 def _check_archive(path: Path) -> None:
-    """Refuses what is no intact, uncompressed zip archive: ``torch.save`` stores, and a packed one may unpack to terabytes."""
+    """Refuses all but intact, unpacked archives: ``torch.save`` packs nothing, and what is packed may be terabytes."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()

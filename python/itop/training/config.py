@@ -23,7 +23,7 @@ from itop.training.optimizers import OPTIMIZERS
 
 __all__ = ["ALLOCATIONS", "AMP_MODES", "FIELDS", "LR_SCHEDULES", "JsonValue", "RunConfig"]
 
-JsonValue: TypeAlias = None | bool | int | float | str | list[Any] | dict[str, Any]
+JsonValue: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
 
 LR_SCHEDULES = ("constant", "milestones", "cosine")
 AMP_MODES = ("off", "auto", "bfloat16", "float16")
@@ -39,7 +39,8 @@ class RunConfig:
         method: A preset of ``itop.methods.METHODS``.
         method_options: Options of that preset, by their names.
         sparsity: Of all sparsifiable weights together, in [0, 1).
-        allocation: How density is spread over layers: ``"erk"``, ``"er"``, ``"uniform"`` or ``{layer: sparsity}``.
+        allocation: How density is spread over layers: ``"erk"``, ``"er"``, ``"uniform"`` or ``{layer: sparsity}``; None is
+            the method's own way.
         include: Globs of the parameters to sparsify; None takes every weight the engine sparsifies by itself.
         exclude: Globs of parameters to leave dense.
         model: A network that ``itop.models.build_model`` knows; kept by its canonical name.
@@ -82,7 +83,7 @@ class RunConfig:
     method: str = "set-itop"
     method_options: Mapping[str, JsonValue] = field(default_factory=dict)
     sparsity: float = 0.9
-    allocation: str | Mapping[str, float] = "erk"
+    allocation: str | Mapping[str, float] | None = None
     include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
     model: str = "mlp"
@@ -192,7 +193,7 @@ class RunConfig:
             object.__setattr__(self, "include", self._texts("include", self.include))
         object.__setattr__(self, "exclude", self._texts("exclude", self.exclude))
         milestones = self.lr_milestones
-        if isinstance(milestones, str) or not all(_is_real(value) for value in milestones):
+        if not isinstance(milestones, (list, tuple)) or not all(_is_real(value) for value in milestones):
             raise ValueError(f"lr_milestones must be fractions of the run, got {milestones!r}")
         object.__setattr__(self, "lr_milestones", tuple(float(value) for value in milestones))
         options = self.method_options
@@ -207,6 +208,8 @@ class RunConfig:
         raise ValueError(f"{name} must be a list of globs, got {values!r}")
 
     def _check_allocation(self) -> None:
+        if self.allocation is None:
+            return
         if isinstance(self.allocation, str):
             require_known("allocation", self.allocation, ALLOCATIONS)
             return

@@ -30,7 +30,9 @@ def resolve_device(name: str) -> torch.device:
         if device.index is None:
             return torch.device("cuda", torch.cuda.current_device())
         if device.index >= torch.cuda.device_count():
-            raise ValueError(f"device {name!r} was asked for, but there are only {torch.cuda.device_count()} CUDA devices")
+            raise ValueError(
+                f"device {name!r} was asked for, but there are only {torch.cuda.device_count()} CUDA devices"
+            )
     elif device.type != "cpu":
         raise ValueError(f"device must be the CPU or a CUDA device, got {name!r}")
     return device

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, final
 
 from itop.training.config import JsonValue, RunConfig
+from itop.training.data_source import DataSource
 from itop.training.files import read_json, write_json
 from itop.training.interruption import StopRequest
 from itop.training.loop import train_run
@@ -146,6 +147,7 @@ def run_experiment(
     """
     _check_folder(experiment, root, resume=resume)
     observer = observer or TrainingObserver()
+    source = DataSource(observer.data_decoded)
     root.mkdir(parents=True, exist_ok=True)
     if len(experiment.runs) > 1:
         experiment.save(root)
@@ -158,7 +160,7 @@ def run_experiment(
             observer.run_ended(run, summary)
         else:
             try:
-                summary = train_run(run, folder.path, observer=observer, stop=stop, resume=resume)
+                summary = train_run(run, folder.path, source=source, observer=observer, stop=stop, resume=resume)
             except (ValueError, RuntimeError, OSError) as error:
                 if len(experiment.runs) == 1:
                     raise
@@ -168,7 +170,9 @@ def run_experiment(
         summaries.setdefault(run.method, []).append(summary)
         if len(experiment.runs) > 1:
             _write_summaries(experiment, root, summaries)
-    return ExperimentResult(tuple(summarise_method(summaries[name]) for name in _ordered(experiment, summaries)), failures)
+    return ExperimentResult(
+        tuple(summarise_method(summaries[name]) for name in _ordered(experiment, summaries)), failures
+    )
 
 
 def _check_folder(experiment: Experiment, root: Path, *, resume: bool) -> None:

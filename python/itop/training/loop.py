@@ -11,15 +11,17 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from itop.data import BatchLoader
+from itop.topology import UpdateReport
 from itop.training.checkpoint import load_checkpoint, save_checkpoint
 from itop.training.config import RunConfig
+from itop.training.data_source import DataSource
 from itop.training.files import write_json
 from itop.training.interruption import Interrupted, StopRequest
 from itop.training.learning_rates import set_learning_rate
 from itop.training.meter import Score, evaluate
 from itop.training.needs import AddsToLoss, RoundEnd, TrainsInRounds
 from itop.training.observers import TrainingObserver
-from itop.training.records import EpochRecord, LayerUpdate, MetricsLog, UpdateRecord
+from itop.training.records import EpochRecord, MetricsLog, UpdateRecord
 from itop.training.run_folder import RunFolder
 from itop.training.session import Session
 from itop.training.summary import RunResult, summarise_run
@@ -38,6 +40,7 @@ def train_run(
     config: RunConfig,
     folder: Path,
     *,
+    source: DataSource | None = None,
     observer: TrainingObserver | None = None,
     stop: StopRequest | None = None,
     resume: bool = False,
@@ -47,6 +50,7 @@ def train_run(
     Args:
         config: What to run.
         folder: Where ``config.json``, ``metrics.jsonl``, ``summary.json`` and the checkpoints go.
+        source: Where the data comes from; runs one after the other may share one.
         observer: Hears of steps, updates and epochs.
         stop: Ends the run after the current step, with a checkpoint.
         resume: Whether to go on from the folder's last checkpoint, if there is one.
@@ -59,7 +63,7 @@ def train_run(
         DivergedError: If the loss became infinite or NaN.
         ValueError: If something configured cannot be had; nothing has been written then.
     """
-    session = Session.build(config)
+    session = Session.build(config, source or DataSource())
     run_folder = RunFolder(folder)
     keep_bytes = 0
     if resume and run_folder.last_checkpoint.exists():
@@ -202,9 +206,8 @@ class _Loop:
             RoundEnd(finished - 1, session.engine, session.model, session.optimizer, session.rewind)
         )
 
-    def _topology_updated(self, update: TopologyReport) -> None:
-        session = self._session
-        record = update_record(session, update)
+    def _topology_updated(self, report: UpdateReport) -> None:
+        record = UpdateRecord.of(report)
         self._metrics.write(record)
         self._observer.topology_updated(record)
 
@@ -245,31 +248,3 @@ class _Loop:
     def _evaluate(self, loader: BatchLoader) -> Score:
         session = self._session
         return evaluate(session.model, loader, session.loss, session.precision, session.device)
-
-
-def update_record(session: Session, update: TopologyReport) -> UpdateRecord:
-    """The engine's report of an update, with the rates it led to."""
-    engine = session.engine
-    changes = {layer.name: layer for layer in update.layers}
-    layers = {
-        layer.name: LayerUpdate(
-            density=layer.density,
-            exploration_rate=layer.exploration_rate,
-            reliable_rate=layer.reliable_rate,
-            size=math.prod(layer.shape),
-            dropped=changes[layer.name].dropped if layer.name in changes else 0,
-            grown=changes[layer.name].grown if layer.name in changes else 0,
-        )
-        for layer in engine.layers
-    }
-    return UpdateRecord(
-        update=engine.num_updates,
-        # The engine acts inside optimizer.step(), before the loop has counted that step.
-        step=session.position.step + 1,
-        density=engine.density,
-        exploration_rate=engine.exploration_rate,
-        reliable_rate=engine.reliable_rate,
-        dropped=sum(layer.dropped for layer in layers.values()),
-        grown=sum(layer.grown for layer in layers.values()),
-        layers=layers,
-    )

@@ -43,7 +43,7 @@ class TrainingContext:
 
 @runtime_checkable
 class FitsToTraining(Protocol):
-    """A method that depends on the run: initial masks from data, an update interval in epochs."""
+    """A method that depends on the run, such as on its data for its initial masks."""
 
     def fit_to(self, context: TrainingContext) -> Method:
         """The method to use for this run; must leave the model's weights and buffers as they were."""

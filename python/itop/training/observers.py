@@ -17,6 +17,9 @@ __all__ = ["ObserverGroup", "TensorBoardEvents", "TrainingObserver", "is_tensorb
 class TrainingObserver:
     """Hears of a run as it goes; every method does nothing unless overridden."""
 
+    def data_decoded(self, num_images: int, total: int) -> None:
+        """So many images of a data set that is used for the first time are decoded."""
+
     def run_started(self, config: RunConfig, folder: Path, step: int, total_steps: int) -> None:
         """A run begins, or goes on from optimiser step `step`."""
 
@@ -42,6 +45,10 @@ class ObserverGroup(TrainingObserver):
 
     def __init__(self, observers: Iterable[TrainingObserver]) -> None:
         self._observers = tuple(observers)
+
+    def data_decoded(self, num_images: int, total: int) -> None:
+        for observer in self._observers:
+            observer.data_decoded(num_images, total)
 
     def run_started(self, config: RunConfig, folder: Path, step: int, total_steps: int) -> None:
         for observer in self._observers:

@@ -67,7 +67,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "mlp-cifar10": Recipe(
         "The paper's MLP 3072-1024-512-10 on CIFAR-10, 200 epochs",
-        # The paper does not give the MLP's rate and epochs; both are its other networks' habits (rate as its code has it).
+        # The paper leaves the MLP's rate and epochs open: these are the habits of its code.
         RunConfig(recipe="mlp-cifar10", model="mlp", data="cifar10", epochs=200, learning_rate=0.01),
         methods=("set-itop",),
     ),

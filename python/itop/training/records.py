@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, final
 
+from itop.topology import UpdateReport
+
 __all__ = ["EpochRecord", "LayerUpdate", "MetricsLog", "UpdateRecord", "read_metrics"]
 
 logger = logging.getLogger(__name__)
@@ -50,7 +52,13 @@ class EpochRecord:
 @final
 @dataclass(frozen=True, slots=True)
 class LayerUpdate:
-    """One layer after a topology update: its weights in all, rates in [0, 1], how many connections went and came."""
+    """One layer after a topology update.
+
+    Args:
+        size: Its weights in all.
+        density, exploration_rate, reliable_rate: Fractions of them.
+        dropped, grown: Connections that went and came; one that did both counts in both.
+    """
 
     size: int
     density: float
@@ -82,7 +90,35 @@ class UpdateRecord:
     grown: int
     layers: Mapping[str, LayerUpdate]
 
+    @classmethod
+    def of(cls, report: UpdateReport) -> UpdateRecord:
+        """The engine's report with counts turned into rates."""
+        layers = {
+            layer.name: LayerUpdate(
+                size=layer.numel,
+                density=_ratio(layer.num_active, layer.numel),
+                exploration_rate=_ratio(layer.num_explored, layer.numel),
+                reliable_rate=_ratio(layer.num_reliable, layer.numel),
+                dropped=layer.dropped,
+                grown=layer.grown,
+            )
+            for layer in report.layers
+        }
+        return cls(
+            update=report.update,
+            step=report.step,
+            density=_ratio(
+                sum(layer.num_active for layer in report.layers), sum(layer.numel for layer in report.layers)
+            ),
+            exploration_rate=report.exploration_rate,
+            reliable_rate=report.reliable_rate,
+            dropped=report.dropped,
+            grown=report.grown,
+            layers=layers,
+        )
 
+
+@final
 class MetricsLog:
     """Appends records to ``metrics.jsonl``; can go back to where a checkpoint saw it end."""
 
@@ -143,6 +179,10 @@ def _record(values: dict[str, Any]) -> EpochRecord | UpdateRecord:
         layers = {str(name): LayerUpdate(**layer) for name, layer in values.pop("layers").items()}
         return UpdateRecord(**values, layers=layers)
     raise KeyError(kind)
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
 
 
 def _finite(value: Any) -> Any:

@@ -117,8 +117,9 @@ def _subtitle(experiment: Experiment) -> str:
         f"target sparsity {config.sparsity * 100:g} %",
         f"{config.num_epochs} epochs of batches of {config.batch_size}",
         f"{seeds} seed{'s' if seeds > 1 else ''}",
-        f"allocation {config.allocation if isinstance(config.allocation, str) else 'by layer'}",
     ]
+    if config.allocation is not None:
+        parts.append(f"allocation {config.allocation if isinstance(config.allocation, str) else 'by layer'}")
     if config.recipe is not None:
         parts.insert(0, f"recipe {config.recipe}")
     return " · ".join(parts)
@@ -151,7 +152,7 @@ def _table(methods: Sequence[_MethodRuns]) -> str:
         "Method",
         "Sparsity",
         "Test accuracy",
-        "of best epoch",
+        "at best epoch",
         "R<sub>s</sub>",
         "R<sub>r</sub>",
         "Updates",
@@ -192,7 +193,7 @@ def _accuracy_chart(methods: Sequence[_MethodRuns]) -> str:
         for method in methods
     ]
     title = "Validation accuracy" if validated else "Training accuracy"
-    return line_chart(series, title=title, x_axis=Axis("epoch"), y_axis=Axis("accuracy", percent=True))
+    return line_chart(series, title=title, x_axis=Axis("epoch"), y_axis=Axis("accuracy", percent=True, settled=True))
 
 
 def _loss_chart(methods: Sequence[_MethodRuns]) -> str:
@@ -202,7 +203,7 @@ def _loss_chart(methods: Sequence[_MethodRuns]) -> str:
             _over_seeds(method, f"{method.name}, validation", lambda e: e.validation_loss, LineStyle.DASHED)
             for method in methods
         ]
-    return line_chart(series, title="Loss", x_axis=Axis("epoch"), y_axis=Axis("cross-entropy", low=0))
+    return line_chart(series, title="Loss", x_axis=Axis("epoch"), y_axis=Axis("cross-entropy", low=0, settled=True))
 
 
 def _overview_chart(methods: Sequence[_MethodRuns]) -> str:
@@ -230,12 +231,14 @@ def _exploration_chart(method: _MethodRuns) -> str:
     if expected is not None:
         grey = _NUM_COLOURS
         group = f"{method.name} theory"
+        dashed, dotted = LineStyle.DASHED, LineStyle.DOTTED
+        steps, random, bound = expected.steps, expected.random_growth, expected.bound
         theory = [
-            Series("R_s of random growth, theory", group, grey, expected.steps, expected.random_growth, None, LineStyle.DASHED),
-            Series("upper bound of R_s", group + " bound", grey, expected.steps, expected.bound, None, LineStyle.DOTTED),
+            Series("R_s of random growth, theory", f"{group} mean", grey, steps, random, style=dashed),
+            Series("upper bound of R_s", f"{group} bound", grey, steps, bound, style=dotted),
         ]
     return line_chart(
-        [*theory, *measured],
+        [*measured, *theory],
         title=f"{method.name}: exploration against theory",
         x_axis=Axis("optimiser step", low=0),
         y_axis=Axis("part of all weights", percent=True, low=0, high=1),
@@ -298,9 +301,7 @@ def _over_updates(
     return _mean_line(method, label, points, style)
 
 
-def _mean_line(
-    method: _MethodRuns, label: str, points: Iterable[tuple[int, float | None]], style: LineStyle
-) -> Series:
+def _mean_line(method: _MethodRuns, label: str, points: Iterable[tuple[int, float | None]], style: LineStyle) -> Series:
     """The mean at each x over the runs that got there, and their standard deviation where there are several."""
     at: dict[int, list[float]] = {}
     for x, value in points:
@@ -309,10 +310,9 @@ def _mean_line(
     xs = sorted(at)
     means = [statistics.fmean(at[x]) for x in xs]
     spread = [statistics.stdev(at[x]) if len(at[x]) > 1 else 0.0 for x in xs]
+    band = spread if len(method.runs) > 1 else None
     faint = style is not LineStyle.SOLID
-    return Series(
-        label, f"{method.name} {label}", method.colour, xs, means, spread if len(method.runs) > 1 else None, style, faint
-    )
+    return Series(label, f"{method.name} {label}", method.colour, xs, means, band, style, faint)
 
 
 def _shared_fields(experiment: Experiment) -> dict[str, Any]:

@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from itop import SparseEngine
-from itop.data import BatchLoader, DataSet, load_dataset
+from itop.data import BatchLoader, DataSet
 from itop.methods import METHODS, Method
 from itop.models import build_model
 from itop.training.checkpoint import Checkpoint, CheckpointError, LayerSummary
 from itop.training.config import RunConfig
+from itop.training.data_source import DataSource
 from itop.training.execution import Precision, resolve_device, resolve_precision
 from itop.training.meter import Meter
 from itop.training.names import unknown_name
@@ -133,7 +134,7 @@ class Session:
     seconds: float = 0.0
 
     @classmethod
-    def build(cls, config: RunConfig) -> Session:
+    def build(cls, config: RunConfig, source: DataSource) -> Session:
         """Everything at its start, a pure function of the configuration.
 
         Raises:
@@ -142,9 +143,7 @@ class Session:
         device = resolve_device(config.device)
         precision = resolve_precision(config.amp, device)
         method = build_method(config)
-        data = load_dataset(
-            config.data, config.data_root, validation_fraction=config.validation_fraction, seed=config.seed
-        )
+        data = source.get(config)
         seed_everything(config.seed)
         model = build_model(config.model, num_classes=data.num_classes, input_shape=data.input_shape).to(device)
         if device.type == "cuda" and any(parameter.ndim == 4 for parameter in model.parameters()):
@@ -158,6 +157,7 @@ class Session:
         loss = functools.partial(F.cross_entropy, label_smoothing=config.label_smoothing)
         num_rounds = method.num_rounds if isinstance(method, TrainsInRounds) else 1
         total_steps = config.num_epochs * len(loader) * num_rounds
+        method = method.for_loop(len(loader))
         if isinstance(method, FitsToTraining):
             context = TrainingContext(
                 model, functools.partial(_endless, loader), loss, total_steps, steps_per_epoch=len(loader)
