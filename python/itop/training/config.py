@@ -39,8 +39,8 @@ class RunConfig:
         method: A preset of ``itop.methods.METHODS``.
         method_options: Options of that preset, by their names.
         sparsity: Of all sparsifiable weights together, in [0, 1).
-        allocation: How density is spread over layers: ``"erk"``, ``"er"``, ``"uniform"`` or ``{layer: sparsity}``; None is
-            the method's own way.
+        allocation: How density is spread over layers: ``"erk"``, ``"er"``, ``"uniform"`` or ``{layer: sparsity}``;
+            None is the method's own way.
         include: Globs of the parameters to sparsify; None takes every weight the engine sparsifies by itself.
         exclude: Globs of parameters to leave dense.
         model: A network that ``itop.models.build_model`` knows; kept by its canonical name.
