@@ -68,4 +68,5 @@ def count_bits(words: Words) -> NDArray[np.uint8]:
         counts: NDArray[np.uint8] = np.bitwise_count(words)
         return counts
     in_bytes = _BYTE_COUNTS[np.ascontiguousarray(words).view(np.uint8)]
-    return in_bytes.reshape(*words.shape, 8).sum(axis=-1, dtype=np.uint8)
+    summed: NDArray[np.uint8] = in_bytes.reshape(*words.shape, 8).sum(axis=-1, dtype=np.uint8)
+    return summed

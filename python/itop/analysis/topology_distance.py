@@ -70,7 +70,8 @@ def connection_costs(first: Tensor, second: Tensor) -> NDArray[np.float64]:
     a, b = pack_rows(first.flatten(1)), pack_rows(second.flatten(1))
     both = _intersections(a, b)
     either = _row_counts(a)[:, None] + _row_counts(b)[None, :] - both
-    return np.divide(either - both, either, out=np.zeros(both.shape), where=either > 0)
+    costs: NDArray[np.float64] = np.divide(either - both, either, out=np.zeros(both.shape), where=either > 0)
+    return costs
 
 
 def layer_topology_distance(first: Tensor, second: Tensor) -> LayerDistance:
