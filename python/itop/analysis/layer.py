@@ -92,14 +92,14 @@ def check_layers(layers: Sequence[Layer]) -> None:
 
 
 def check_same_layers(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
-    """Raises ValueError unless both hold masks of the same layers and shapes, in whatever order."""
+    """Raises ValueError unless both hold tensors of the same names and shapes, in whatever order."""
     if first.keys() != second.keys():
         odd = sorted(first.keys() ^ second.keys())
-        raise ValueError(f"both topologies must have the same layers, got {odd[0]} in one of them only")
+        raise ValueError(f"both sides must name the same tensors, got {odd[0]} on one of them only")
     for name, mask in first.items():
         if mask.shape != second[name].shape:
             raise ValueError(
-                f"both masks of {name} must have one shape, got {tuple(mask.shape)} and {tuple(second[name].shape)}"
+                f"{name} must have one shape on both sides, got {tuple(mask.shape)} and {tuple(second[name].shape)}"
             )
 
 

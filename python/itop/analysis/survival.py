@@ -164,7 +164,7 @@ def _product_limit(dropped: Mapping[int, int], censored: Mapping[int, int]) -> S
     dropped_later = np.cumsum(num_dropped[::-1])[::-1]
     censored_later = np.concatenate((np.cumsum(num_censored[::-1])[::-1], [0]))
     at_risk = dropped_later + censored_later[np.searchsorted(censored_ages, ages, side="left")]
-    survival: NDArray[np.float64] = np.cumprod(1.0 - num_dropped / at_risk)
+    survival = np.cumprod(1.0 - num_dropped / at_risk).astype(np.float64)
     left = at_risk - num_dropped
     # Greenwood's sum is infinite once nobody is left; the curve is 0 there and so is its error.
     terms = np.divide(num_dropped, at_risk * left, out=np.zeros(len(ages)), where=left > 0)
@@ -173,7 +173,8 @@ def _product_limit(dropped: Mapping[int, int], censored: Mapping[int, int]) -> S
 
 def _at(mask: PackedMask, sites: NDArray[np.int64]) -> NDArray[np.bool_]:
     bits: NDArray[np.uint64] = mask.words[sites >> 6] >> (sites & 63).astype(np.uint64)
-    return np.not_equal(bits & np.uint64(1), 0)
+    found: NDArray[np.bool_] = np.not_equal(bits & np.uint64(1), 0)
+    return found
 
 
 def _set_sites(mask: PackedMask) -> NDArray[np.int64]:
