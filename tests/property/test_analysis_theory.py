@@ -36,7 +36,7 @@ def exact_distribution(numel: int, num_active: int, counts: list[int]) -> np.nda
     """Probabilities of the number of never-explored weights, step by step through hypergeometric draws."""
     chances = np.zeros(numel - num_active + 1)
     chances[-1] = 1.0
-    for count in counts:
+    for count in filter(None, counts):
         candidates = numel - num_active + count
         after = np.zeros_like(chances)
         for left, chance in enumerate(chances):

@@ -63,6 +63,12 @@ def test_calibration_error_is_the_binned_gap() -> None:
     assert expected_calibration_error(members, labels, num_bins) == pytest.approx(expected)
 
 
+def test_a_confidence_on_an_edge_belongs_to_the_bin_below() -> None:
+    # 0.5 and right in (0, 0.5], 0.75 and wrong in (0.5, 1]; in one bin the gaps would cancel.
+    edge = torch.tensor([[0.5, 0.25, 0.25], [0.75, 0.25, 0.0]])
+    assert expected_calibration_error(edge, torch.tensor([0, 1]), num_bins=2) == (0.5 + 0.75) / 2
+
+
 def test_certainty_is_calibrated_when_right_and_wholly_off_when_wrong() -> None:
     certain = torch.eye(3)
     assert expected_calibration_error(certain, torch.tensor([0, 1, 2])) == 0.0

@@ -169,6 +169,21 @@ def test_a_compiled_model_counts_as_its_original() -> None:
     assert count_macs(model, torch.zeros(5, 3)) == {"0.weight": 6, "2.weight": 4}
 
 
+def test_a_compiled_part_of_a_model_is_counted_too() -> None:
+    part = torch.compile(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), backend="eager")
+    model = nn.Sequential(part, nn.Linear(2, 2)).eval()
+    with torch.no_grad():
+        model(torch.zeros(5, 3))  # compiled now, without any hook
+    assert list(count_macs(model, torch.zeros(5, 3)).values()) == [6, 4]
+
+
+def test_padded_tokens_count_as_the_masked_layers_compute_them() -> None:
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1).eval()
+    padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    macs = count_macs(encoder, torch.zeros(2, 5, 8), example_kwargs={"src_key_padding_mask": padding})
+    assert macs["layers.0.linear1.weight"] == 5 * 128
+
+
 def test_inputs_without_a_batch_need_the_number_of_samples() -> None:
     with pytest.raises(ValueError, match="num_samples must be given"):
         count_macs(nn.Linear(3, 2), torch.zeros(()))

@@ -59,6 +59,10 @@ def test_sizes_that_are_none_are_named() -> None:
         topology_memory([])
 
 
+def test_a_density_that_is_a_ratio_of_counts_gives_the_count_back() -> None:
+    assert [Layer("w", (100,), count / 100).num_active for count in range(101)] == list(range(101))
+
+
 def test_an_engine_is_read_through_its_public_names() -> None:
     masks = {"a": torch.tensor([[True, False], [False, False]]), "b": torch.ones(3, dtype=torch.bool)}
     views = [SimpleNamespace(name=name, shape=mask.shape, num_active=int(mask.sum())) for name, mask in masks.items()]

@@ -29,6 +29,7 @@ MacCounter: TypeAlias = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], Ca
 def count_macs(
     model: nn.Module,
     *example_inputs: Any,
+    example_kwargs: Mapping[str, Any] | None = None,
     num_samples: int | None = None,
     counters: Mapping[type[nn.Module], MacCounter] | None = None,
 ) -> dict[str, float]:
@@ -41,6 +42,7 @@ def count_macs(
     Args:
         model: May be compiled; the pass itself is not.
         *example_inputs: What the model is called with, on its device.
+        example_kwargs: What it is called with by name.
         num_samples: Samples in the example, by default the first dimension of the first input.
         counters: Counts for further module types, asked before the known ones:
             ``counter(module, args, kwargs, output)`` gives pairs (parameter's name in the module, multiply-adds).
@@ -81,7 +83,7 @@ def count_macs(
                         counted[name_of(module, path, parameter_name)] = 0
                 handles.append(module.register_forward_hook(count_calls(path, counter), with_kwargs=True))
         with evaluation_mode(network), random_state_kept(network), _plain_execution(), torch.no_grad():
-            network(*example_inputs)
+            network(*example_inputs, **(example_kwargs or {}))
     finally:
         for handle in handles:
             handle.remove()
@@ -123,10 +125,14 @@ def _num_samples(example_inputs: tuple[Any, ...]) -> int:
 
 @contextmanager
 def _plain_execution() -> Iterator[None]:
-    """No fused attention kernel, which would bypass the submodules' hooks, and no compiled submodule."""
+    """Every submodule is called as such, with its hooks.
+
+    The fused attention kernels bypass submodules, or drop padding on the way; a compiled submodule keeps the graph it
+    was compiled to, without the hooks of now. Before torch 2.6 only the outermost compiled module can be looked into.
+    """
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    set_stance = getattr(torch.compiler, "set_stance", None)  # from torch 2.6
+    set_stance = getattr(torch.compiler, "set_stance", None)
     try:
         if set_stance is None:
             yield
