@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from image_folders import write_folder
+from PIL import Image
 from torch import Tensor
 
 from itop.data import Augmentation, BatchLoader, DataSet, DataSetError, Holdout, LabelledImages, ResidentDataSet
 from itop.data.folder import ImageFolder
-from itop.data.streamed import RandomResizedCrop, StreamedDataSet
+from itop.data.streamed import CentreCrop, RandomResizedCrop, StreamedDataSet
 
 Epoch = list[tuple[Tensor, Tensor]]
 
@@ -167,6 +168,12 @@ def test_an_unaugmented_epoch_holds_every_training_image_once_with_its_label(tmp
     assert torch.equal(torch.cat([labels for _, labels in batches]), order.long() % 3)
 
 
+def test_channels_have_zero_mean_and_unit_variance_over_the_training_split_alone(tmp_path: Path) -> None:
+    ((images, _),) = resident(tmp_path).train(45, augment=False).epoch(0)
+    torch.testing.assert_close(images.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-6, rtol=0)
+    torch.testing.assert_close(images.std(dim=(0, 2, 3), correction=0), torch.ones(3), atol=1e-6, rtol=0)
+
+
 def test_a_set_without_validation_images_says_so(tmp_path: Path) -> None:
     pool = LabelledImages(np.zeros((4, 1, 2, 2), dtype=np.uint8), np.array([0, 1, 0, 1]))
     data = ResidentDataSet(
@@ -210,6 +217,22 @@ def test_random_rectangles_stay_inside_with_the_published_area_and_shape() -> No
         area, ratio = (right - left) * (lower - upper), (right - left) / (lower - upper)
         assert 0.078 < area / 60_000 <= 1
         assert 0.73 < ratio < 1.37
+
+
+def test_a_rectangle_follows_from_seed_epoch_and_image() -> None:
+    image = Image.fromarray(np.arange(40 * 50 * 3, dtype=np.uint8).reshape(40, 50, 3))
+
+    def cut(seed: int, epoch: int, position: int) -> bytes:
+        return RandomResizedCrop(side=8, seed=seed)(image, (epoch, position)).tobytes()
+
+    assert cut(0, 0, 0) == cut(0, 0, 0)
+    assert len({cut(0, 0, 0), cut(1, 0, 0), cut(0, 1, 0), cut(0, 0, 1)}) == 4
+
+
+def test_the_central_crop_of_an_image_of_8_to_7_is_cut_without_resizing() -> None:
+    pixels = np.random.Generator(np.random.Philox(0)).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    cropped = CentreCrop(side=14)(Image.fromarray(pixels), (0, 0))
+    assert np.array_equal(np.asarray(cropped), pixels[1:15, 1:15])
 
 
 def test_an_image_too_long_for_any_rectangle_gives_its_centre() -> None:
