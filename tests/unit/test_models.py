@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from itop.models import ALIASES, MLP, MODELS, VGG, LeNet5, WideResNet, build_model, canonical_model_name
+from itop.models.wide_resnet import WideBlock
 
 CIFAR = (3, 32, 32)
 FASHION = (1, 28, 28)
@@ -218,3 +219,15 @@ def test_wide_resnets_of_impossible_depth_or_width_are_refused() -> None:
         WideResNet(20, 2, num_classes=10, input_shape=CIFAR)
     with pytest.raises(ValueError, match="width must be at least 1, got 0"):
         WideResNet(22, 0, num_classes=10, input_shape=CIFAR)
+
+
+def test_a_wide_blocks_projection_sees_the_activated_input_and_an_identity_the_plain_one() -> None:
+    features = torch.randn(2, 4, 6, 6)
+    for out_channels in (4, 8):
+        block = WideBlock(4, out_channels, stride=1, dropout=0.0).eval()
+        nn.init.zeros_(block.conv2.weight)
+        expected = features
+        if block.shortcut is not None:
+            expected = block.shortcut(torch.relu(block.bn1(features)))
+        assert torch.equal(block(features), expected)
+        assert (block.shortcut is None) == (out_channels == 4)
