@@ -21,9 +21,7 @@ def test_every_method_runs_with_every_seed_the_first_comparison_first() -> None:
 
 
 def test_an_option_goes_to_the_methods_that_know_it() -> None:
-    experiment = plan_experiment(
-        RunConfig(), methods=["dense", "set-itop"], seeds=[0], options={"update_every": 9}
-    )
+    experiment = plan_experiment(RunConfig(), methods=["dense", "set-itop"], seeds=[0], options={"update_every": 9})
     assert [dict(run.method_options) for run in experiment.runs] == [{}, {"update_every": 9}]
 
 

@@ -192,4 +192,4 @@ def _spread(value: Mapping[str, Any]) -> str:
 
 
 def _ratio(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}x"
+    return "-" if value is None else f"{value:.2f}x" if value >= 0.095 else f"{value:.2g}x"

@@ -167,6 +167,7 @@ class _Loop:
         validated = self._validate()
         position.epoch += 1
         position.batch = 0
+        session.flops.settle(position.step)
         if validated is not None:
             session.keep_best(validated.accuracy)
         self._record_epoch(trained, validated)

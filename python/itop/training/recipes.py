@@ -35,21 +35,21 @@ DEFAULT_RECIPE = "digits"
 
 RECIPES: dict[str, Recipe] = {
     "digits": Recipe(
-        "LeNet-300-100 on scikit-learn's handwritten digits: no download, seconds a run",
+        "A small MLP on scikit-learn's handwritten digits: no download, seconds a run",
         RunConfig(
             recipe="digits",
-            model="lenet-300-100",
+            model="mlp:100,100",
             data="digits",
             validation_fraction=0.15,
             augment=False,
-            epochs=60,
+            epochs=50,
             batch_size=32,
             learning_rate=0.05,
             weight_decay=5e-4,
         ),
         methods=("dense", "static", "set-itop"),
         num_seeds=3,
-        options={"update_every": 20},
+        options={"update_every": 50},
     ),
     "lenet-fashion-mnist": Recipe(
         "LeNet-300-100 on Fashion-MNIST",

@@ -368,4 +368,4 @@ def _spread(value: Mapping[str, Any] | None) -> str:
 
 
 def _ratio(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}×"
+    return "–" if value is None else f"{value:.2f}×" if value >= 0.095 else f"{value:.2g}×"

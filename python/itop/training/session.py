@@ -22,6 +22,7 @@ from itop.training.checkpoint import Checkpoint, CheckpointError, LayerSummary
 from itop.training.config import RunConfig
 from itop.training.data_source import DataSource
 from itop.training.execution import Precision, resolve_device, resolve_precision
+from itop.training.flops_account import FlopsAccount
 from itop.training.meter import Meter
 from itop.training.names import unknown_name
 from itop.training.needs import Batch, FitsToTraining, TrainingContext, TrainsInRounds
@@ -128,6 +129,7 @@ class Session:
     loss: Callable[[Tensor, Tensor], Tensor]
     num_rounds: int
     meter: Meter
+    flops: FlopsAccount
     position: Position = field(default_factory=Position)
     best: BestModel | None = None
     rewind: dict[str, Any] | None = None
@@ -189,6 +191,7 @@ class Session:
             loss=loss,
             num_rounds=num_rounds,
             meter=Meter(device),
+            flops=FlopsAccount(engine, torch.zeros(1, *data.input_shape, device=device)),
         )
 
     @property
@@ -218,6 +221,7 @@ class Session:
             "scaler": self.scaler.state_dict(),
             "random": random_state(),
             "meter": self.meter.state_dict(),
+            "flops": self.flops.state_dict(),
             "rewind": self.rewind,
             "best": None if self.best is None else self.best.state_dict(),
             "seconds": self.seconds,
@@ -255,6 +259,7 @@ class Session:
             self.engine.load_state_dict(states["engine"])
             self.scaler.load_state_dict(states["scaler"])
             self.meter.load_state_dict(states["meter"])
+            self.flops.load_state_dict(states["flops"])
             self.position = Position(**checkpoint.position)
             self.rewind = states["rewind"]
             self.best = None if states["best"] is None else BestModel.from_state_dict(states["best"])

@@ -49,7 +49,7 @@ class Spread:
 
 def summarise_run(session: Session, result: RunResult) -> dict[str, Any]:
     """What ``summary.json`` of one run holds; accuracies, rates and densities are fractions in [0, 1]."""
-    config, engine, flops = session.config, session.engine, session.engine.flops()
+    config, engine = session.config, session.engine
     best = session.best
     return {
         "status": "completed",
@@ -66,8 +66,8 @@ def summarise_run(session: Session, result: RunResult) -> dict[str, Any]:
         "reliable_rate": engine.reliable_rate,
         "num_updates": engine.num_updates,
         "steps": session.position.step,
-        "train_flops_ratio": flops.train_ratio,
-        "test_flops_ratio": flops.forward_ratio,
+        "train_flops_ratio": session.flops.training_factor,
+        "test_flops_ratio": engine.flops().forward_factor,
         "seconds": session.seconds,
         "layers": [
             {
