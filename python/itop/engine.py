@@ -19,6 +19,7 @@ from itop.context import Context
 from itop.example_input import ExampleInput, record_example
 from itop.layers import Layer, Rules, find_layers, unwrap
 from itop.methods import Method, UpdateTiming, as_method
+from itop.optim import MaskedOptimizer
 from itop.optimizer_state import OptimizerState
 from itop.topology import Topology, UpdateReport
 
@@ -155,6 +156,8 @@ class SparseEngine:
         self._example: ExampleInput | None = None
         self._handles_of_example = record_example(model, self._keep_example)
         self.method.initialise(self._context)
+        if isinstance(optimizer, MaskedOptimizer):
+            optimizer.attach_topology(self.topology)
         self._remember()
         if attach:
             self._handles = [
@@ -388,7 +391,10 @@ class SparseEngine:
             self._updated_before_step = True
             self._withhold_gradients()
             return
-        if self.topology.optimizer_state.zero_stays_zero and not (update_due and self.method.needs_gradient):
+        if isinstance(self.optimizer, MaskedOptimizer) and self.optimizer.uses_native_step:
+            self._needs_full_mask |= self._was_changed_by_others()
+            self._masks_gradients = True
+        elif self.topology.optimizer_state.zero_stays_zero and not (update_due and self.method.needs_gradient):
             self._needs_full_mask |= self._was_changed_by_others()
             self.topology.apply_to_gradients()
             self._masks_gradients = True
