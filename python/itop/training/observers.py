@@ -91,9 +91,7 @@ class TensorBoardEvents(TrainingObserver):
 
         self._close()
         # What an interrupted run wrote beyond its checkpoint is hidden by the purge.
-        self._writer = SummaryWriter(  # type: ignore[no-untyped-call]
-            str(folder / "tensorboard"), purge_step=step if step else None
-        )
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step if step else None)
 
     def topology_updated(self, record: UpdateRecord) -> None:
         for name in ("density", "exploration_rate", "reliable_rate"):

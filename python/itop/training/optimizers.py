@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from itop.optim import SGD, Adam, AdamW
+
 if TYPE_CHECKING:
     from itop.training.config import RunConfig
 
@@ -17,7 +19,7 @@ ParameterGroups = list[dict[str, Any]]
 
 
 def _sgd(groups: ParameterGroups, config: RunConfig, *, fused: bool) -> torch.optim.Optimizer:
-    return torch.optim.SGD(
+    return SGD(
         groups,
         lr=config.learning_rate,
         momentum=config.momentum,
@@ -28,18 +30,18 @@ def _sgd(groups: ParameterGroups, config: RunConfig, *, fused: bool) -> torch.op
 
 
 def _adam(groups: ParameterGroups, config: RunConfig, *, fused: bool) -> torch.optim.Optimizer:
-    return torch.optim.Adam(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
+    return Adam(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
 
 
 def _adamw(groups: ParameterGroups, config: RunConfig, *, fused: bool) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
+    return AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
 
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": _sgd, "adam": _adam, "adamw": _adamw}
 
 
 def build_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The configured optimiser over all parameters of `model`, in one kernel a step where the device has one.
+    """The configured optimiser over all parameters of `model`, one that steps active weights only.
 
     Without ``config.decay_vectors``, parameters of one dimension (biases, normalisation) do not decay.
     """
@@ -51,5 +53,6 @@ def build_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimize
             {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
         ]
         groups = [group for group in groups if group["params"]]
-    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
+    # On the CPU the step is itop's own; on CUDA it is torch's, in one kernel.
+    fused = all(parameter.is_cuda for parameter in parameters)
     return OPTIMIZERS[config.optimizer](groups, config, fused=fused)

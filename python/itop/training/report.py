@@ -90,7 +90,7 @@ def _read(experiment: Experiment, root: Path) -> list[_MethodRuns]:
 def _page(experiment: Experiment, methods: Sequence[_MethodRuns]) -> str:
     config = experiment.runs[0]
     updating = [method for method in methods if method.first_updating is not None]
-    environment = next((m.summary["environment"] for m in methods if m.summary is not None), {})
+    environment: Mapping[str, Any] = next((m.summary["environment"] for m in methods if m.summary is not None), {})
     sections = {
         "title": escape(f"{config.model} on {config.data}"),
         "subtitle": escape(_subtitle(experiment)),

@@ -149,7 +149,7 @@ class Session:
         seed_everything(config.seed)
         model = build_model(config.model, num_classes=data.num_classes, input_shape=data.input_shape).to(device)
         if device.type == "cuda" and any(parameter.ndim == 4 for parameter in model.parameters()):
-            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model = model.to(memory_format=torch.channels_last)
         loader = data.train(
             config.batch_size, device=device, augment=config.augment, seed=config.seed, workers=config.workers
         )
