@@ -68,7 +68,7 @@ def test_the_file_holds_every_field(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_field_is_refused_by_a_sentence_that_names_it(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=".") as refusal:
+    with pytest.raises(ValueError, match=r"\S") as refusal:
         RunConfig().replace(**changes)
     assert message in str(refusal.value)
     assert "\n" not in str(refusal.value)

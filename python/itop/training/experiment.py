@@ -15,11 +15,11 @@ from itop.training.config import JsonValue, RunConfig
 from itop.training.data_source import DataSource
 from itop.training.files import read_json, write_json
 from itop.training.interruption import StopRequest
-from itop.training.loop import train_run
+from itop.training.loop import train_session
 from itop.training.names import unknown_name
 from itop.training.observers import TrainingObserver
 from itop.training.run_folder import RunFolder
-from itop.training.session import method_options
+from itop.training.session import Session, build_method, method_options
 from itop.training.summary import summarise_method
 
 __all__ = ["Experiment", "ExperimentResult", "plan_experiment", "run_experiment"]
@@ -142,15 +142,14 @@ def run_experiment(
 
     Raises:
         FileExistsError: If `root` already holds runs and `resume` is not set.
-        ValueError: If `root` holds another experiment.
+        ValueError: If `root` holds another experiment, or no run could be completed.
         Interrupted: If `stop` was set; everything so far is kept.
     """
     _check_folder(experiment, root, resume=resume)
+    for run in experiment.runs:
+        build_method(run)  # an option that is refused should not come up an hour later
     observer = observer or TrainingObserver()
     source = DataSource(observer.data_decoded)
-    root.mkdir(parents=True, exist_ok=True)
-    if len(experiment.runs) > 1:
-        experiment.save(root)
     summaries: dict[str, list[Mapping[str, Any]]] = {}
     failures: dict[str, str] = {}
     for run in experiment.runs:
@@ -160,7 +159,10 @@ def run_experiment(
             observer.run_ended(run, summary)
         else:
             try:
-                summary = train_run(run, folder.path, source=source, observer=observer, stop=stop, resume=resume)
+                session = Session.build(run, source)
+                if len(experiment.runs) > 1:
+                    experiment.save(root)
+                summary = train_session(session, folder.path, observer=observer, stop=stop, resume=resume)
             except (ValueError, RuntimeError, OSError) as error:
                 if len(experiment.runs) == 1:
                     raise
@@ -170,9 +172,10 @@ def run_experiment(
         summaries.setdefault(run.method, []).append(summary)
         if len(experiment.runs) > 1:
             _write_summaries(experiment, root, summaries)
-    return ExperimentResult(
-        tuple(summarise_method(summaries[name]) for name in _ordered(experiment, summaries)), failures
-    )
+    if not summaries:
+        raise ValueError(f"no run could be completed: {next(iter(failures.values()))}")
+    methods = [summarise_method(summaries[name]) for name in _ordered(experiment, summaries)]
+    return ExperimentResult(tuple(methods), failures)
 
 
 def _check_folder(experiment: Experiment, root: Path, *, resume: bool) -> None:

@@ -26,7 +26,7 @@ from itop.training.run_folder import RunFolder
 from itop.training.session import Session
 from itop.training.summary import RunResult, summarise_run
 
-__all__ = ["DivergedError", "train_run"]
+__all__ = ["DivergedError", "train_run", "train_session"]
 
 _EVALUATION_BATCH = 256
 
@@ -40,17 +40,32 @@ def train_run(
     config: RunConfig,
     folder: Path,
     *,
-    source: DataSource | None = None,
     observer: TrainingObserver | None = None,
     stop: StopRequest | None = None,
     resume: bool = False,
 ) -> dict[str, Any]:
-    """Trains one configuration to its end and writes its run folder.
+    """Trains one configuration to its end; see :func:`train_session`.
+
+    Raises:
+        ValueError: If something configured cannot be had; nothing has been written then.
+    """
+    session = Session.build(config, DataSource())
+    return train_session(session, folder, observer=observer, stop=stop, resume=resume)
+
+
+def train_session(
+    session: Session,
+    folder: Path,
+    *,
+    observer: TrainingObserver | None = None,
+    stop: StopRequest | None = None,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Trains a session to its end and writes its run folder.
 
     Args:
-        config: What to run.
+        session: At its start.
         folder: Where ``config.json``, ``metrics.jsonl``, ``summary.json`` and the checkpoints go.
-        source: Where the data comes from; runs one after the other may share one.
         observer: Hears of steps, updates and epochs.
         stop: Ends the run after the current step, with a checkpoint.
         resume: Whether to go on from the folder's last checkpoint, if there is one.
@@ -61,14 +76,13 @@ def train_run(
     Raises:
         Interrupted: If `stop` was set.
         DivergedError: If the loss became infinite or NaN.
-        ValueError: If something configured cannot be had; nothing has been written then.
+        CheckpointError: If the folder's checkpoint is damaged or of another run; nothing has been written then.
     """
-    session = Session.build(config, source or DataSource())
     run_folder = RunFolder(folder)
     keep_bytes = 0
     if resume and run_folder.last_checkpoint.exists():
         keep_bytes = session.restore(load_checkpoint(run_folder.last_checkpoint, device=session.device))
-    run_folder.create(config)
+    run_folder.create(session.config)
     with MetricsLog(run_folder.metrics, keep_bytes=keep_bytes) as metrics:
         loop = _Loop(session, run_folder, metrics, observer or TrainingObserver(), stop or StopRequest())
         return loop.run()

@@ -29,7 +29,7 @@ from itop.training.needs import Batch, FitsToTraining, TrainingContext, TrainsIn
 from itop.training.optimizers import build_optimizer
 from itop.training.randomness import random_state, restore_random_state, seed_everything
 
-__all__ = ["BestModel", "Position", "Session", "method_options"]
+__all__ = ["BestModel", "Position", "Session", "build_method", "method_options"]
 
 
 @dataclass(slots=True)
