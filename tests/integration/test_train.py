@@ -113,12 +113,11 @@ def test_the_same_configuration_gives_the_same_masks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["dense", "static", "set", "set-itop", "rigl", "rigl-itop"])
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-@pytest.mark.parametrize("step", [1, 25, 38, 39, 77])
+@pytest.mark.parametrize(
+    ("optimizer", "step"), [("sgd", 1), ("sgd", 25), ("sgd", 38), ("sgd", 39), ("sgd", 77), ("adamw", 25)]
+)
 def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path, method: str, optimizer: str, step: int) -> None:
     # Epochs have 39 steps: a stop at the first, between updates, before, at and after an epoch's end.
-    if optimizer == "adamw" and step != 25:
-        pytest.skip("one stop is enough to show that the other optimiser's state is carried")
     options = {"update_every": 20} if "itop" in method else {}
     config = TINY.replace(method=method, method_options=options, optimizer=optimizer, learning_rate=0.01)
     train_run(config, tmp_path / "whole")
@@ -315,29 +314,39 @@ def test_the_command_line_trains_inspects_and_reports(tmp_path: Path, capsys: py
     assert (out / "report.html").exists()
 
 
+COMMAND = [sys.executable, "-m", "itop", "train"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def arguments() -> list[str]:
+    """A run long enough to be stopped on the way, with a checkpoint at every epoch."""
+    return ["--method", "set-itop", "--epochs", "25", "--set", "checkpoint_seconds=0", "--no-tensorboard", "--out"]
+
+
+@pytest.fixture(scope="module")
+def whole(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run, never stopped."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert main(["train", *arguments, str(folder)]) == 0
+    return folder
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_run_that_is_stopped_from_outside_resumes_to_the_same_end(tmp_path: Path, signum: int) -> None:
-    arguments = ["--method", "set-itop", "--epochs", "60", "--set", "checkpoint_seconds=0", "--no-tensorboard"]
-    command = [sys.executable, "-m", "itop", "train", *arguments, "--out"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    assert subprocess.run([*command, tmp_path / "whole"], env=environment, capture_output=True).returncode == 0
-    process = subprocess.Popen([*command, tmp_path / "parts"], env=environment, stdout=subprocess.PIPE, text=True)
-    checkpoint = tmp_path / "parts" / "checkpoints" / "last.pt"
-    deadline = time.monotonic() + 60
-    while not checkpoint.exists() and time.monotonic() < deadline:
+def test_a_run_that_is_stopped_from_outside_resumes_to_the_same_end(
+    tmp_path: Path, arguments: list[str], whole: Path, signum: int
+) -> None:
+    folder = tmp_path / "parts"
+    process = subprocess.Popen([*COMMAND, *arguments, folder], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoints" / "last.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signum)
-    printed, _ = process.communicate(timeout=60)
-    assert not (tmp_path / "parts" / "summary.json").exists(), "it was stopped on the way"
+    printed, _ = process.communicate(timeout=120)
+    assert not (folder / "summary.json").exists(), "it was stopped on the way"
     if signum != signal.SIGKILL:
         assert process.returncode == 130
-        assert f"itop train --resume {tmp_path / 'parts'}" in printed
-    resumed = subprocess.run(
-        [sys.executable, "-m", "itop", "train", "--resume", tmp_path / "parts", "--no-tensorboard"],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert resumed.returncode == 0, resumed.stderr
-    assert_same(learned(tmp_path / "whole"), learned(tmp_path / "parts"))
-    assert records(tmp_path / "whole") == records(tmp_path / "parts")
+        assert f"itop train --resume {folder}\n" in printed
+    assert main(["train", "--resume", str(folder), "--no-tensorboard"]) == 0
+    assert_same(learned(whole), learned(folder))
+    assert records(whole) == records(folder)

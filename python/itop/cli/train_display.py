@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -125,8 +126,10 @@ class TrainingDisplay(TrainingObserver):
     def say_how_to_resume(self, interruption: Interrupted, root: Path) -> None:
         self._console.print(
             f"\nStopped after step {interruption.step:,} of this run; nothing is lost. Go on with:\n"
-            f"  [bold]itop train --resume {root}[/]",
+            f"  itop train --resume {shlex.quote(str(root))}",
             highlight=False,
+            markup=False,
+            soft_wrap=True,  # a command that is to be copied has no line break
         )
 
     def _run_over(self) -> None:

@@ -157,12 +157,16 @@ class _Loop:
         session.scaler.update()
 
     def _set_learning_rate(self) -> None:
-        session = self._session
-        progress = (session.position.step % session.steps_per_round) / session.steps_per_round
-        rate = session.config.learning_rate * self._schedule.factor(progress)
+        rate = self._learning_rate_of(self._session.position.step)
         if rate != self._learning_rate:
-            set_learning_rate(session.optimizer, rate)
+            set_learning_rate(self._session.optimizer, rate)
             self._learning_rate = rate
+
+    def _learning_rate_of(self, step: int) -> float:
+        """Of the step after `step` others; each round has the whole schedule."""
+        session = self._session
+        progress = (step % session.steps_per_round) / session.steps_per_round
+        return session.config.learning_rate * self._schedule.factor(progress)
 
     def _take_rewind_point(self) -> None:
         session = self._session
@@ -198,7 +202,7 @@ class _Loop:
             epoch=position.epoch,
             step=position.step,
             round=(position.epoch - 1) // session.config.num_epochs,
-            learning_rate=self._learning_rate,
+            learning_rate=self._learning_rate_of(position.step - 1),
             train_loss=trained.loss,
             train_accuracy=trained.accuracy,
             validation_loss=None if validated is None else validated.loss,
