@@ -324,6 +324,8 @@ class SparseEngine:
             handle.remove()
         self._handles.clear()
         self._handles_of_example.remove()
+        if isinstance(self.optimizer, MaskedOptimizer):
+            self.optimizer.attach_topology(None)
         self._attached = False
 
     def _is_update_step(self, step: int) -> bool:
