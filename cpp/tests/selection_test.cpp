@@ -286,13 +286,9 @@ TEST_P(SelectionOf, DrawsTheKeysOfAShardThatBeginsAtAnyIndex) {
   }
 }
 
-std::string name_of_parameters(const ::testing::TestParamInfo<Parameters>& info) {
-  return device_label(std::get<0>(info.param)) + "_" + name_of(std::get<1>(info.param));
-}
-
 INSTANTIATE_TEST_SUITE_P(EveryDeviceAndType, SelectionOf,
                          ::testing::Combine(::testing::ValuesIn(available_devices()), ::testing::ValuesIn(kAllDTypes)),
-                         name_of_parameters);
+                         name_of_device_and_type);
 
 class RandomSelectionOf : public ::testing::TestWithParam<Device> {};
 
