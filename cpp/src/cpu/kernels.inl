@@ -176,9 +176,8 @@ void score_pass(const ScorePass& pass, const WordRange& range, PassResult& resul
 }
 
 /// The coarse tie keys of one word's weights.
-inline void coarse_keys_of_word(const TiePass& pass, bool consecutive, std::int64_t word, std::int64_t numel,
-                                std::uint16_t* keys) {
-  const CoarseKeyLanes lanes(pass.stream);
+inline void coarse_keys_of_word(const TiePass& pass, const CoarseKeyLanes& lanes, bool consecutive, std::int64_t word,
+                                std::int64_t numel, std::uint16_t* keys) {
   std::uint64_t counters[kCoarseKeysPerBlock];
   if (consecutive) {
     const auto first = static_cast<std::uint64_t>(pass.index_map.offset + word * kWordBits) / kCoarseKeysPerBlock;
@@ -208,6 +207,7 @@ constexpr int kFewTies = 3;
 template <class EqualBits>
 void tie_pass_with(const TiePass& pass, const WordRange& range, PassResult& result, EqualBits&& equal_bits) {
   const bool consecutive = pass.index_map.is_contiguous() && pass.index_map.offset % kCoarseKeysPerBlock == 0;
+  const CoarseKeyLanes lanes(pass.stream);
   alignas(64) std::uint16_t coarse[kWordBits];
   for (std::int64_t word = range.begin_word; word < range.end_word; ++word) {
     const Word equal = equal_bits(word);
@@ -223,7 +223,7 @@ void tie_pass_with(const TiePass& pass, const WordRange& range, PassResult& resu
         inside |= Word{key >= pass.low && key <= pass.high} << bit;
       }
     } else {
-      coarse_keys_of_word(pass, consecutive, word, range.numel, coarse);
+      coarse_keys_of_word(pass, lanes, consecutive, word, range.numel, coarse);
       below = equal & less_mask(coarse, pass.low);
       inside = equal & ~below & ~greater_mask(coarse, pass.high);
     }

@@ -26,8 +26,10 @@ struct SearchRange {
   }
 };
 
-/// The `rank`-th smallest (from 1), values untouched: count by equal steps between the ends, then sort out one step.
-std::int64_t nth_smallest(const std::vector<std::int64_t>& values, std::int64_t rank) {
+/// Answers one query, values untouched: count by equal steps between the ends, then sort out one step.
+std::int64_t nth_smallest(const OrderStatisticQuery& query) {
+  const std::vector<std::int64_t>& values = *query.values;
+  std::int64_t rank = query.rank;
   constexpr int kBinBits = 10;
   constexpr std::size_t num_bins = std::size_t{1} << kBinBits;
   std::vector<std::int64_t> left;
@@ -103,7 +105,7 @@ void answer(std::span<OrderStatisticQuery> queries, Reduction& reduction, Thread
   }
   threads.parallel_for(static_cast<std::int64_t>(queries.size()), [&](std::int64_t i) {
     auto& query = queries[static_cast<std::size_t>(i)];
-    query.result = nth_smallest(*query.values, query.rank);
+    query.result = nth_smallest(query);
   });
 }
 

@@ -16,9 +16,9 @@ namespace {
 
 constexpr std::int64_t kChunkWords = 2048;            // 131,072 weights: small enough to balance, large enough to stream
 constexpr std::int64_t kSmallSelection = 1 << 14;     // up to here every candidate is resolved exactly, without a bracket
+constexpr double kBracketDeviations = 4.0;            // a miss costs a second pass, never exactness
 constexpr double kMinSample = 256.0;
-constexpr double kSampleScale = 1.7;                  // a sampled key costs about three times a candidate in the bracket
-constexpr double kBracketDeviations = 5.0;            // a miss costs a second pass, never exactness
+constexpr double kSampleScale = kBracketDeviations;   // a sampled key costs about what a candidate in the bracket does
 constexpr std::int64_t kLowestKey = std::numeric_limits<std::int64_t>::min();
 constexpr std::int64_t kHighestKey = std::numeric_limits<std::int64_t>::max();
 constexpr int kHistogramDigitBits = 11;
