@@ -13,10 +13,9 @@
 
 namespace itop::benchmark {
 
-/// The milliseconds `body` takes, undisturbed: the fastest of `repetitions`, after one run that warms caches and scratch
-/// memory. On a machine that does other things as well, the fastest run says what the code costs; a mean says how busy
-/// the neighbours were.
-/// `prepare` runs before each, untimed.
+/// The milliseconds `body` takes, undisturbed: the fastest of `repetitions`, after one run that warms caches and
+/// scratch memory. On a machine that does other things as well, the fastest run says what the code costs; a mean says
+/// how busy the neighbours were. `prepare` runs before each, untimed.
 template <class Body, class Prepare>
 double milliseconds(int repetitions, Body&& body, Prepare&& prepare) {
   prepare();

@@ -47,7 +47,8 @@ struct MaskedModel {
     gradients.resize(weights.size());
     momentum.resize(weights.size());
     fill();
-    for (const std::int64_t size : sizes) num_active.push_back(static_cast<std::int64_t>(density * static_cast<double>(size)));
+    for (const std::int64_t size : sizes)
+      num_active.push_back(static_cast<std::int64_t>(density * static_cast<double>(size)));
     SelectRequest request;
     request.scores.resize(sizes.size());
     request.k = num_active;
@@ -77,7 +78,8 @@ struct MaskedModel {
     std::vector<std::vector<TensorView>> result(sizes.size());
     std::int64_t first = 0;
     for (std::size_t layer = 0; layer < sizes.size(); ++layer) {
-      for (auto* array : arrays) result[layer].push_back({array->data() + first, sizes[layer], DType::kFloat32, Device{}});
+      for (auto* array : arrays)
+        result[layer].push_back({array->data() + first, sizes[layer], DType::kFloat32, Device{}});
       first += sizes[layer];
     }
     return result;

@@ -1,4 +1,5 @@
-// The contract of Backend::commit, apply and the bit set operations, on every device: first by hand, then against a loop.
+// The contract of Backend::commit, apply and the bit set operations, on every device: first by hand, then against a
+// loop.
 
 #include "itop/backend.hpp"
 
@@ -62,7 +63,8 @@ class CommitOn : public ::testing::TestWithParam<std::tuple<Device, DType>> {
   Backend& backend() const { return backend_for(device()); }
 
   /// Commits changes to layers in one call and brings everything back.
-  std::vector<LayerCounts> commit(std::vector<LayerState>& layers, const std::vector<Change>& changes, const CommitOptions& options) {
+  std::vector<LayerCounts> commit(std::vector<LayerState>& layers, const std::vector<Change>& changes,
+                                  const CommitOptions& options) {
     struct Buffers {
       DeviceBytes active, explored, reliable, dropped, grown;
       std::vector<DeviceBytes> tensors;
@@ -71,11 +73,20 @@ class CommitOn : public ::testing::TestWithParam<std::tuple<Device, DType>> {
     std::vector<LayerCommit> commits;
     for (std::size_t l = 0; l < layers.size(); ++l) {
       const auto bits = [&](const Bits& host) { return DeviceBytes::of(device(), pack_bits(host)); };
-      buffers.push_back({bits(layers[l].active), bits(layers[l].explored), bits(layers[l].reliable), bits(changes[l].dropped),
-                         bits(changes[l].grown), {}});
+      buffers.push_back({bits(layers[l].active),
+                         bits(layers[l].explored),
+                         bits(layers[l].reliable),
+                         bits(changes[l].dropped),
+                         bits(changes[l].grown),
+                         {}});
       Buffers& on_device = buffers.back();
-      LayerCommit one{static_cast<std::int64_t>(layers[l].active.size()), on_device.active.words(),  on_device.explored.words(),
-                      on_device.reliable.words(), on_device.dropped.words(), on_device.grown.words(), {}};
+      LayerCommit one{static_cast<std::int64_t>(layers[l].active.size()),
+                      on_device.active.words(),
+                      on_device.explored.words(),
+                      on_device.reliable.words(),
+                      on_device.dropped.words(),
+                      on_device.grown.words(),
+                      {}};
       for (const auto& tensor : layers[l].tensors) {
         on_device.tensors.emplace_back(device(), encode(dtype(), tensor));
         one.tensors.push_back({on_device.tensors.back().data(), one.numel, dtype(), device()});
@@ -97,7 +108,9 @@ class CommitOn : public ::testing::TestWithParam<std::tuple<Device, DType>> {
 
   /// Six weights: kept, dropped, regrown, grown, explored before and left alone, never explored.
   static LayerState six_weights() {
-    return {bits_of({1, 1, 1, 0, 0, 0}), bits_of({1, 1, 1, 0, 1, 0}), bits_of({0, 0, 0, 0, 1, 0}),
+    return {bits_of({1, 1, 1, 0, 0, 0}),
+            bits_of({1, 1, 1, 0, 1, 0}),
+            bits_of({0, 0, 0, 0, 1, 0}),
             {{1.0, 2.0, 3.0, 4.0, 5.0, 6.0}, {-1.0, -2.0, -3.0, -4.0, -5.0, -6.0}}};
   }
   static Change six_changes() { return {bits_of({0, 1, 1, 0, 0, 0}), bits_of({0, 0, 1, 1, 0, 0}), {}}; }
@@ -242,14 +255,17 @@ TEST_P(BitOperationsOn, CombineWordByWordAlsoInPlace) {
 TEST_P(BitOperationsOn, CountsEachRangeOfWords) {
   Draws draws(43);
   std::vector<Word> words(5'000);
-  for (auto& word : words) word = static_cast<Word>(draws.below(std::int64_t{1} << 62)) & static_cast<Word>(draws.below(std::int64_t{1} << 62));
+  for (auto& word : words)
+    word =
+        static_cast<Word>(draws.below(std::int64_t{1} << 62)) & static_cast<Word>(draws.below(std::int64_t{1} << 62));
   const std::vector<std::int64_t> offsets{0, 0, 1, 3, 3, 4'000, 5'000};
   const DeviceBytes on_device = DeviceBytes::of(GetParam(), words);
   const auto counts = backend().count(on_device.words(), offsets, 0);
   ASSERT_EQ(counts.size(), 6U);
   for (std::size_t range = 0; range + 1 < offsets.size(); ++range) {
     std::int64_t expected = 0;
-    for (auto word = offsets[range]; word < offsets[range + 1]; ++word) expected += std::popcount(words[static_cast<std::size_t>(word)]);
+    for (auto word = offsets[range]; word < offsets[range + 1]; ++word)
+      expected += std::popcount(words[static_cast<std::size_t>(word)]);
     EXPECT_EQ(counts[range], expected);
   }
   EXPECT_TRUE(backend().count(on_device.words(), std::vector<std::int64_t>{}, 0).empty());
@@ -261,7 +277,8 @@ TEST_P(BitOperationsOn, UnpackAndPackAreInverse) {
   for (const std::int64_t n : {0, 1, 63, 64, 65, 1'000, 3'000'001}) {
     const Bits bits = draws.bits(n, 0.4);
     const DeviceBytes packed = DeviceBytes::of(GetParam(), pack_bits(bits));
-    const DeviceBytes bytes = DeviceBytes::of(GetParam(), std::vector<std::uint8_t>(static_cast<std::size_t>(n) + 1, 9));
+    const DeviceBytes bytes =
+        DeviceBytes::of(GetParam(), std::vector<std::uint8_t>(static_cast<std::size_t>(n) + 1, 9));
     backend().unpack(packed.words(), static_cast<std::uint8_t*>(bytes.data()), n, 0);
     std::vector<std::uint8_t> host = bytes.read<std::uint8_t>();
     EXPECT_EQ(host.back(), 9);  // nothing is written past the end

@@ -13,7 +13,9 @@
 namespace itop {
 namespace {
 
-LayerLayout layer_of(const std::string& name, std::int64_t numel) { return {name, numel, IndexMap::contiguous(numel), 0}; }
+LayerLayout layer_of(const std::string& name, std::int64_t numel) {
+  return {name, numel, IndexMap::contiguous(numel), 0};
+}
 
 /// A store of three layers, one of them empty, with weights on the CPU.
 class MaskStoreTest : public ::testing::Test {
@@ -59,9 +61,7 @@ TEST_F(MaskStoreTest, BeginsWithNothingActive) {
   EXPECT_EQ(store_.seed(), 9U);
 }
 
-TEST_F(MaskStoreTest, TakesThreeBitsAWeightRoundedUpToWords) {
-  EXPECT_EQ(store_.num_bytes(), 3 * (2 + 0 + 2) * 8);
-}
+TEST_F(MaskStoreTest, TakesThreeBitsAWeightRoundedUpToWords) { EXPECT_EQ(store_.num_bytes(), 3 * (2 + 0 + 2) * 8); }
 
 TEST_F(MaskStoreTest, FullHoldsEveryWeightAndNoMore) {
   EXPECT_EQ(store_.full(0).count(0), (Counts{100, 0, 70}));
@@ -106,7 +106,8 @@ TEST_F(MaskStoreTest, CommitsAndAppliesToEveryLayer) {
   EXPECT_EQ(std::count(conv_.begin(), conv_.end(), 2.0F), 10);
   EXPECT_EQ(std::count(conv_.begin(), conv_.end(), 0.0F), 90);
   const auto words = store_.active().layer_to_host(0, 0);
-  for (std::int64_t i = 0; i < 100; ++i) EXPECT_EQ(conv_[static_cast<std::size_t>(i)] != 0.0F, test_bit(words.data(), i));
+  for (std::int64_t i = 0; i < 100; ++i)
+    EXPECT_EQ(conv_[static_cast<std::size_t>(i)] != 0.0F, test_bit(words.data(), i));
 }
 
 TEST_F(MaskStoreTest, BitSetsCombineAndCopyWithoutSharing) {
@@ -136,7 +137,8 @@ TEST_F(MaskStoreTest, RefusesTensorsThatDoNotFitTheirLayerBeforeChangingAnything
   const BitSets some = chosen({10, 0, 7});
   auto swapped = tensors();
   std::swap(swapped[0], swapped[2]);
-  expect_refused([&] { store_.commit(store_.empty(0), some, swapped, CommitOptions{}, 0); }, "layer 'conv' has 70 values");
+  expect_refused([&] { store_.commit(store_.empty(0), some, swapped, CommitOptions{}, 0); },
+                 "layer 'conv' has 70 values");
   expect_refused([&] { store_.apply(swapped, 0); }, "layer 'conv' has 70 values");
   auto elsewhere = tensors();
   elsewhere[2][0].device = {DeviceType::kCuda, 1};
@@ -167,8 +169,10 @@ TEST_F(MaskStoreTest, RefusesRequestsThatDoNotFit) {
 TEST_F(MaskStoreTest, RefusesBitSetsOfAnotherStore) {
   MaskStore other({layer_of("conv", 100), layer_of("empty", 0), layer_of("fc", 70)}, Device{}, 9, 0);
   expect_refused([&] { store_.select(other.full(0), random({1, 0, 1}), local_, 0); }, "different mask stores");
-  expect_refused([&] { store_.commit(other.empty(0), store_.empty(0), tensors(), CommitOptions{}, 0); }, "different mask stores");
-  expect_refused([&] { static_cast<void>(store_.full(0).combined(BitOperation::kAnd, other.full(0), 0)); }, "different mask stores");
+  expect_refused([&] { store_.commit(other.empty(0), store_.empty(0), tensors(), CommitOptions{}, 0); },
+                 "different mask stores");
+  expect_refused([&] { static_cast<void>(store_.full(0).combined(BitOperation::kAnd, other.full(0), 0)); },
+                 "different mask stores");
 }
 
 TEST(MaskStore, RefusesLayersThatCannotBe) {

@@ -27,7 +27,8 @@ class PageBuffer {
     auto address = reinterpret_cast<std::uintptr_t>(mapped_);
     if (num_bytes_ >= kHugePage) {
       address = (address + kHugePage - 1) / kHugePage * kHugePage;
-      // Only whole huge pages: the rest of the last one would be memory for nothing. Old kernels say no, which does no harm.
+      // Only whole huge pages: the rest of the last one would be memory for nothing. Old kernels say no, which does no
+      // harm.
       static_cast<void>(madvise(reinterpret_cast<void*>(address), num_bytes_ / kHugePage * kHugePage, MADV_HUGEPAGE));
 #if defined(MADV_POPULATE_WRITE)
       static_cast<void>(madvise(reinterpret_cast<void*>(address), num_bytes_, MADV_POPULATE_WRITE));

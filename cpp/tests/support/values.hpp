@@ -61,7 +61,8 @@ inline std::uint16_t encode_float16(double value) {
   }
   int exponent = 0;
   const double fraction = std::frexp(magnitude, &exponent);  // in [1/2, 1)
-  return static_cast<std::uint16_t>(sign | ((exponent + 14) << 10) | (static_cast<int>(std::ldexp(fraction, 11)) & 0x3FF));
+  return static_cast<std::uint16_t>(sign | ((exponent + 14) << 10) |
+                                    (static_cast<int>(std::ldexp(fraction, 11)) & 0x3FF));
 }
 
 inline std::uint16_t encode_bfloat16(double value) {
