@@ -95,7 +95,9 @@ def test_the_package_is_where_this_test_looks_for_it() -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_every_part_has_its_place(path: Path) -> None:
-    assert part_of(path) in LAYERS or part_of(path) == "", f"add {part_of(path)!r} to LAYERS and to docs/architecture.md"
+    assert part_of(path) in LAYERS or part_of(path) == "", (
+        f"add {part_of(path)!r} to LAYERS and to docs/architecture.md"
+    )
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
@@ -121,8 +123,12 @@ def test_only_the_command_line_prints_or_parses_arguments(path: Path) -> None:
     if part_of(path) == "cli":
         return
     for call in calls_of(path):
-        assert not (isinstance(call.func, ast.Name) and call.func.id == "print"), f"{name_of(path)}:{call.lineno}: print"
-    assert "argparse" not in {alias.name for node in ast.walk(tree_of(path)) if isinstance(node, ast.Import) for alias in node.names}
+        assert not (isinstance(call.func, ast.Name) and call.func.id == "print"), (
+            f"{name_of(path)}:{call.lineno}: print"
+        )
+    assert "argparse" not in {
+        alias.name for node in ast.walk(tree_of(path)) if isinstance(node, ast.Import) for alias in node.names
+    }
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
