@@ -128,6 +128,13 @@ def storage_order(tensor: Tensor) -> list[int]:
     return order
 
 
+def has_same_memory_order(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one shape lie in memory alike; strides of dimensions of size 1 do not matter."""
+    return a.stride() == b.stride() or all(
+        size == 1 or mine == other for size, mine, other in zip(a.shape, a.stride(), b.stride(), strict=True)
+    )
+
+
 def index_map(
     local: Tensor, shape: Sequence[int], start: Sequence[int] | None = None
 ) -> tuple[int, list[int], list[int]]:
