@@ -328,7 +328,13 @@ class SparseEngine:
                 "after backward() and before optimizer.step()"
             )
         self.topology.move_if_needed()
-        return self._update()
+        self._context.zero_all_inactive = self._needs_full_mask or self._was_changed_by_others()
+        try:
+            report = self._update()
+        finally:
+            self._context.zero_all_inactive = False
+        self._remember()
+        return report
 
     def step(self) -> UpdateReport | None:
         """For loops without hooks (``attach=False``): call it after ``optimizer.step()``. Otherwise changes nothing.
@@ -415,10 +421,12 @@ class SparseEngine:
             self.method.before_step(self._context)
         if update_due and withhold and self.method.timing is UpdateTiming.REPLACES_STEP:
             self._context.step = step
+            self._context.zero_all_inactive = self._needs_full_mask or self._was_changed_by_others()
             try:
                 self._update()
             finally:
                 self._context.step = step - 1
+                self._context.zero_all_inactive = False
             self._updated_before_step = True
             self._withhold_gradients()
             return

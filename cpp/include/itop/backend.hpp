@@ -31,13 +31,15 @@ struct LayerCommit {
   Word* reliable = nullptr;
   const Word* dropped = nullptr;
   const Word* grown = nullptr;
-  /// The weights and every optimiser state of their shape: zero where a weight was dropped or grown.
+  /// The weights and every optimiser state of their shape: zero where a weight was dropped. What was inactive is zero
+  /// already, so a grown weight starts at zero without being written.
   std::vector<TensorView> tensors;
 };
 
 /// How a topology change treats values.
 struct CommitOptions {
-  /// Zero every weight that was not kept, not only those that changed (needed after an unmasked optimiser step).
+  /// Zero every weight that was not kept, not only those that were dropped: needed where inactive weights may hold values,
+  /// as after an unmasked optimiser step.
   bool zero_all_inactive = false;
   /// A weight dropped and grown in the same update keeps its value and state (RigL); otherwise it restarts at zero.
   bool regrown_keeps_value = false;
@@ -89,7 +91,7 @@ class Backend {
   /// @throws NonFiniteError if scores hold NaN or infinity, on all parts alike; chosen bits are then unspecified
   virtual void select(std::span<const Selection> selections, Reduction& reduction, StreamHandle stream) = 0;
 
-  /// active <- (active - dropped) + grown; explored and reliable grow; changed weights and their state become zero.
+  /// active <- (active - dropped) + grown; explored and reliable grow; dropped weights and their state become zero.
   /// @return one entry a layer
   virtual std::vector<LayerCounts> commit(std::span<const LayerCommit> layers, const CommitOptions& options,
                                           StreamHandle stream) = 0;

@@ -69,7 +69,7 @@ LayerCounts commit_chunk(const LayerCommit& layer, const cpu::WordRange& range, 
     const Word regrown = dropped & grown;
     const Word with_values = options.regrown_keeps_value ? kept | regrown : kept;
     zeros[static_cast<std::size_t>(word - range.begin_word)] =
-        (options.zero_all_inactive ? valid_bits(word, range.numel) : dropped | grown) & ~with_values;
+        (options.zero_all_inactive ? valid_bits(word, range.numel) : dropped) & ~with_values;
     layer.active[word] = after;
     layer.explored[word] |= after;
     if (options.marks_reliable) layer.reliable[word] |= kept;

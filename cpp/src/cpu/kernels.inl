@@ -26,7 +26,7 @@ struct KeyParameters {
 };
 
 /// Keys of 64 float32 bit patterns. Returns whether all are finite.
-inline bool keys_from_bits(const std::uint32_t* bits, std::int32_t* keys, KeyParameters<std::int32_t> parameters) {
+[[gnu::always_inline]] inline bool keys_from_bits(const std::uint32_t* bits, std::int32_t* keys, KeyParameters<std::int32_t> parameters) {
   std::int32_t largest = 0;
   for (int i = 0; i < kWordBits; ++i) {
     const std::int32_t magnitude = static_cast<std::int32_t>(bits[i] & 0x7FFFFFFFu);
@@ -37,7 +37,7 @@ inline bool keys_from_bits(const std::uint32_t* bits, std::int32_t* keys, KeyPar
   return largest < OrderedKey32::kExponent;
 }
 
-inline bool keys_from_bits(const std::uint64_t* bits, std::int64_t* keys, KeyParameters<std::int64_t> parameters) {
+[[gnu::always_inline]] inline bool keys_from_bits(const std::uint64_t* bits, std::int64_t* keys, KeyParameters<std::int64_t> parameters) {
   std::int64_t largest = 0;
   for (int i = 0; i < kWordBits; ++i) {
     const std::int64_t magnitude = static_cast<std::int64_t>(bits[i] & 0x7FFFFFFFFFFFFFFFULL);
@@ -114,7 +114,7 @@ void with_loader(const KeyFormat& format, Body&& body) {
 
 /// The keys of one word's weights; past the end of the segment, those of zeros.
 template <class Loader>
-bool load_word(const typename Loader::Value* values, std::int64_t word, std::int64_t numel, typename Loader::Key* keys,
+[[gnu::always_inline]] inline bool load_word(const typename Loader::Value* values, std::int64_t word, std::int64_t numel, typename Loader::Key* keys,
                const KeyParameters<typename Loader::Key>& parameters) {
   const std::int64_t first = word * kWordBits;
   if (numel - first >= kWordBits) [[likely]] {
@@ -167,14 +167,11 @@ void score_pass(const ScorePass& pass, const WordRange& range, PassResult& resul
 }
 
 /// The coarse tie keys of one word's weights.
-inline void coarse_keys_of_word(const TiePass& pass, bool consecutive, std::int64_t word, std::int64_t numel,
-                                std::uint16_t* keys) {
-  const CoarseKeyLanes lanes(pass.stream);
+inline void coarse_keys_of_word(const TiePass& pass, const CoarseKeyLanes& lanes, bool consecutive, std::int64_t word,
+                                std::int64_t numel, std::uint16_t* keys) {
   std::uint64_t counters[kCoarseKeysPerBlock];
   if (consecutive) {
-    const auto first = static_cast<std::uint64_t>(pass.index_map.offset + word * kWordBits) / kCoarseKeysPerBlock;
-    for (int i = 0; i < kCoarseKeysPerBlock; ++i) counters[i] = first + static_cast<std::uint64_t>(i);
-    lanes.draw(counters, keys);
+    lanes.draw_consecutive(static_cast<std::uint64_t>(pass.index_map.offset + word * kWordBits) / kCoarseKeysPerBlock, keys);
     return;
   }
   // Neighbours in storage are not neighbours in the layer: one block a weight, of which one key is taken.
@@ -199,6 +196,7 @@ constexpr int kFewTies = 3;
 template <class EqualBits>
 void tie_pass_with(const TiePass& pass, const WordRange& range, PassResult& result, EqualBits&& equal_bits) {
   const bool consecutive = pass.index_map.is_contiguous() && pass.index_map.offset % kCoarseKeysPerBlock == 0;
+  const CoarseKeyLanes lanes(pass.stream);
   alignas(64) std::uint16_t coarse[kWordBits];
   for (std::int64_t word = range.begin_word; word < range.end_word; ++word) {
     const Word equal = equal_bits(word);
@@ -214,7 +212,7 @@ void tie_pass_with(const TiePass& pass, const WordRange& range, PassResult& resu
         inside |= Word{key >= pass.low && key <= pass.high} << bit;
       }
     } else {
-      coarse_keys_of_word(pass, consecutive, word, range.numel, coarse);
+      coarse_keys_of_word(pass, lanes, consecutive, word, range.numel, coarse);
       below = equal & less_mask(coarse, pass.low);
       inside = equal & ~below & ~greater_mask(coarse, pass.high);
     }

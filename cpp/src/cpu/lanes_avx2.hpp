@@ -83,43 +83,64 @@ inline void widen_float16(const std::uint16_t* values, std::uint32_t* bits) {
 /// Upper halves hold rubbish between rounds: the multiplication does not look at them.
 class CoarseKeyLanes {
  public:
-  explicit CoarseKeyLanes(const KeyStream& stream) : stream_(stream) {}
-
-  void draw(const std::uint64_t* counters, std::uint16_t* keys) const {
-    for (int half = 0; half < 2; ++half) {
-      const __m256i counter = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(counters + 4 * half));
-      const PhiloxBlock base = stream_.counter_block(0, 0);
-      __m256i c0 = counter;
-      __m256i c1 = _mm256_or_si256(_mm256_srli_epi64(counter, 32), _mm256_set1_epi64x(base.word[1]));
-      __m256i c2 = _mm256_set1_epi64x(base.word[2]);
-      __m256i c3 = _mm256_set1_epi64x(base.word[3]);
-      std::uint32_t key0 = stream_.key0();
-      std::uint32_t key1 = stream_.key1();
-      const __m256i multiplier0 = _mm256_set1_epi64x(PhiloxConstants::kMultiplier0);
-      const __m256i multiplier1 = _mm256_set1_epi64x(PhiloxConstants::kMultiplier1);
-      for (int round = 0; round < PhiloxConstants::kRounds; ++round) {
-        const __m256i product0 = _mm256_mul_epu32(c0, multiplier0);
-        const __m256i product1 = _mm256_mul_epu32(c2, multiplier1);
-        c0 = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(product1, 32), c1), _mm256_set1_epi64x(key0));
-        c2 = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(product0, 32), c3), _mm256_set1_epi64x(key1));
-        c1 = product1;
-        c3 = product0;
-        key0 += PhiloxConstants::kWeyl0;
-        key1 += PhiloxConstants::kWeyl1;
-      }
-      const __m256i low = _mm256_set1_epi64x(0xFFFFFFFF);
-      const __m256i words01 = _mm256_or_si256(_mm256_and_si256(c0, low), _mm256_slli_epi64(c1, 32));
-      const __m256i words23 = _mm256_or_si256(_mm256_and_si256(c2, low), _mm256_slli_epi64(c3, 32));
-      const __m256i blocks02 = _mm256_unpacklo_epi64(words01, words23);
-      const __m256i blocks13 = _mm256_unpackhi_epi64(words01, words23);
-      auto* out = reinterpret_cast<__m256i*>(keys + 32 * half);
-      _mm256_storeu_si256(out, _mm256_permute2x128_si256(blocks02, blocks13, 0x20));
-      _mm256_storeu_si256(out + 1, _mm256_permute2x128_si256(blocks02, blocks13, 0x31));
+  explicit CoarseKeyLanes(const KeyStream& stream) {
+    const PhiloxBlock base = stream.counter_block(0, 0);
+    word1_ = _mm256_set1_epi64x(base.word[1]);
+    word2_ = _mm256_set1_epi64x(base.word[2]);
+    word3_ = _mm256_set1_epi64x(base.word[3]);
+    std::uint32_t key0 = stream.key0();
+    std::uint32_t key1 = stream.key1();
+    for (int round = 0; round < PhiloxConstants::kRounds; ++round) {
+      key0_[round] = _mm256_set1_epi64x(key0);
+      key1_[round] = _mm256_set1_epi64x(key1);
+      key0 += PhiloxConstants::kWeyl0;
+      key1 += PhiloxConstants::kWeyl1;
     }
   }
 
+  /// keys[8 * i + j] is key j of block counters[i].
+  void draw(const std::uint64_t* counters, std::uint16_t* keys) const {
+    draw(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(counters)), keys);
+    draw(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(counters + 4)), keys + 32);
+  }
+
+  /// The same for the blocks first, first + 1, ... first + 7.
+  void draw_consecutive(std::uint64_t first, std::uint16_t* keys) const {
+    const __m256i base = _mm256_set1_epi64x(static_cast<long long>(first));
+    draw(_mm256_add_epi64(base, _mm256_setr_epi64x(0, 1, 2, 3)), keys);
+    draw(_mm256_add_epi64(base, _mm256_setr_epi64x(4, 5, 6, 7)), keys + 32);
+  }
+
  private:
-  KeyStream stream_;
+  void draw(__m256i counter, std::uint16_t* keys) const {
+    __m256i c0 = counter;
+    __m256i c1 = _mm256_or_si256(_mm256_srli_epi64(counter, 32), word1_);
+    __m256i c2 = word2_;
+    __m256i c3 = word3_;
+    const __m256i multiplier0 = _mm256_set1_epi64x(PhiloxConstants::kMultiplier0);
+    const __m256i multiplier1 = _mm256_set1_epi64x(PhiloxConstants::kMultiplier1);
+#pragma GCC unroll 10
+    for (int round = 0; round < PhiloxConstants::kRounds; ++round) {
+      const __m256i product0 = _mm256_mul_epu32(c0, multiplier0);
+      const __m256i product1 = _mm256_mul_epu32(c2, multiplier1);
+      c0 = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(product1, 32), c1), key0_[round]);
+      c2 = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(product0, 32), c3), key1_[round]);
+      c1 = product1;
+      c3 = product0;
+    }
+    const __m256i low = _mm256_set1_epi64x(0xFFFFFFFF);
+    const __m256i words01 = _mm256_or_si256(_mm256_and_si256(c0, low), _mm256_slli_epi64(c1, 32));
+    const __m256i words23 = _mm256_or_si256(_mm256_and_si256(c2, low), _mm256_slli_epi64(c3, 32));
+    const __m256i blocks02 = _mm256_unpacklo_epi64(words01, words23);
+    const __m256i blocks13 = _mm256_unpackhi_epi64(words01, words23);
+    auto* out = reinterpret_cast<__m256i*>(keys);
+    _mm256_storeu_si256(out, _mm256_permute2x128_si256(blocks02, blocks13, 0x20));
+    _mm256_storeu_si256(out + 1, _mm256_permute2x128_si256(blocks02, blocks13, 0x31));
+  }
+
+  __m256i word1_, word2_, word3_;
+  __m256i key0_[PhiloxConstants::kRounds];
+  __m256i key1_[PhiloxConstants::kRounds];
 };
 
 /// Zeroes data[i] where bit i is set.

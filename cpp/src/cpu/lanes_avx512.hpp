@@ -55,28 +55,45 @@ inline void widen_float16(const std::uint16_t* values, std::uint32_t* bits) {
 /// Upper halves hold rubbish between rounds: the multiplication does not look at them.
 class CoarseKeyLanes {
  public:
-  explicit CoarseKeyLanes(const KeyStream& stream) : stream_(stream) {}
+  explicit CoarseKeyLanes(const KeyStream& stream) {
+    const PhiloxBlock base = stream.counter_block(0, 0);
+    word1_ = _mm512_set1_epi64(base.word[1]);
+    word2_ = _mm512_set1_epi64(base.word[2]);
+    word3_ = _mm512_set1_epi64(base.word[3]);
+    std::uint32_t key0 = stream.key0();
+    std::uint32_t key1 = stream.key1();
+    for (int round = 0; round < PhiloxConstants::kRounds; ++round) {
+      key0_[round] = _mm512_set1_epi64(key0);
+      key1_[round] = _mm512_set1_epi64(key1);
+      key0 += PhiloxConstants::kWeyl0;
+      key1 += PhiloxConstants::kWeyl1;
+    }
+  }
 
-  void draw(const std::uint64_t* counters, std::uint16_t* keys) const {
-    const __m512i counter = _mm512_loadu_si512(counters);
-    const PhiloxBlock base = stream_.counter_block(0, 0);
+  /// keys[8 * i + j] is key j of block counters[i].
+  void draw(const std::uint64_t* counters, std::uint16_t* keys) const { draw(_mm512_loadu_si512(counters), keys); }
+
+  /// The same for the blocks first, first + 1, ... first + 7.
+  void draw_consecutive(std::uint64_t first, std::uint16_t* keys) const {
+    draw(_mm512_add_epi64(_mm512_set1_epi64(static_cast<long long>(first)), _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7)), keys);
+  }
+
+ private:
+  void draw(__m512i counter, std::uint16_t* keys) const {
     __m512i c0 = counter;
-    __m512i c1 = _mm512_or_si512(_mm512_srli_epi64(counter, 32), _mm512_set1_epi64(base.word[1]));
-    __m512i c2 = _mm512_set1_epi64(base.word[2]);
-    __m512i c3 = _mm512_set1_epi64(base.word[3]);
-    std::uint32_t key0 = stream_.key0();
-    std::uint32_t key1 = stream_.key1();
+    __m512i c1 = _mm512_or_si512(_mm512_srli_epi64(counter, 32), word1_);
+    __m512i c2 = word2_;
+    __m512i c3 = word3_;
     const __m512i multiplier0 = _mm512_set1_epi64(PhiloxConstants::kMultiplier0);
     const __m512i multiplier1 = _mm512_set1_epi64(PhiloxConstants::kMultiplier1);
+#pragma GCC unroll 10
     for (int round = 0; round < PhiloxConstants::kRounds; ++round) {
       const __m512i product0 = _mm512_mul_epu32(c0, multiplier0);
       const __m512i product1 = _mm512_mul_epu32(c2, multiplier1);
-      c0 = _mm512_xor_si512(_mm512_xor_si512(_mm512_srli_epi64(product1, 32), c1), _mm512_set1_epi64(key0));
-      c2 = _mm512_xor_si512(_mm512_xor_si512(_mm512_srli_epi64(product0, 32), c3), _mm512_set1_epi64(key1));
+      c0 = _mm512_ternarylogic_epi64(_mm512_srli_epi64(product1, 32), c1, key0_[round], kXor3);
+      c2 = _mm512_ternarylogic_epi64(_mm512_srli_epi64(product0, 32), c3, key1_[round], kXor3);
       c1 = product1;
       c3 = product0;
-      key0 += PhiloxConstants::kWeyl0;
-      key1 += PhiloxConstants::kWeyl1;
     }
     const __m512i low = _mm512_set1_epi64(0xFFFFFFFF);
     const __m512i words01 = _mm512_or_si512(_mm512_and_si512(c0, low), _mm512_slli_epi64(c1, 32));
@@ -87,8 +104,10 @@ class CoarseKeyLanes {
     _mm512_storeu_si512(keys + 32, _mm512_permutex2var_epi64(words01, last_four, words23));
   }
 
- private:
-  KeyStream stream_;
+  static constexpr int kXor3 = 0x96;
+  __m512i word1_, word2_, word3_;
+  __m512i key0_[PhiloxConstants::kRounds];
+  __m512i key1_[PhiloxConstants::kRounds];
 };
 
 /// Zeroes data[i] where bit i is set. Whole stores of a masked load: as fast as masked stores or faster.

@@ -24,10 +24,22 @@ struct SearchRange {
   }
 };
 
+/// Runs `body(first, last)` for every run of queries that ask for the same values.
+template <class Body>
+void for_groups(std::span<OrderStatisticQuery> queries, ThreadPool& threads, Body&& body) {
+  std::vector<std::size_t> begins;
+  for (std::size_t i = 0; i < queries.size(); ++i) {
+    if (i == 0 || queries[i].values != queries[i - 1].values) begins.push_back(i);
+  }
+  begins.push_back(queries.size());
+  threads.parallel_for(static_cast<std::int64_t>(begins.size()) - 1, [&](std::int64_t group) {
+    body(begins[static_cast<std::size_t>(group)], begins[static_cast<std::size_t>(group) + 1]);
+  });
+}
+
 void answer_merged(std::span<OrderStatisticQuery> queries, Reduction& reduction, ThreadPool& threads) {
-  threads.parallel_for(static_cast<std::int64_t>(queries.size()), [&](std::int64_t i) {
-    auto& values = *queries[static_cast<std::size_t>(i)].values;
-    if (!std::is_sorted(values.begin(), values.end())) std::sort(values.begin(), values.end());
+  for_groups(queries, threads, [&](std::size_t first, std::size_t) {
+    std::sort(queries[first].values->begin(), queries[first].values->end());
   });
   std::vector<SearchRange> ranges;
   for (const auto& query : queries) ranges.push_back({to_unsigned(query.lowest), to_unsigned(query.highest)});
@@ -69,11 +81,17 @@ void answer(std::span<OrderStatisticQuery> queries, Reduction& reduction, Thread
     answer_merged(queries, reduction, threads);
     return;
   }
-  threads.parallel_for(static_cast<std::int64_t>(queries.size()), [&](std::int64_t i) {
-    auto& query = queries[static_cast<std::size_t>(i)];
-    const auto wanted = query.values->begin() + (query.rank - 1);
-    std::nth_element(query.values->begin(), wanted, query.values->end());
-    query.result = *wanted;
+  for_groups(queries, threads, [&](std::size_t first, std::size_t last) {
+    auto& values = *queries[first].values;
+    auto from = values.begin();  // what lies before it is no larger than what follows
+    for (std::size_t i = first; i < last; ++i) {
+      const auto wanted = values.begin() + (queries[i].rank - 1);
+      if (wanted >= from) {
+        std::nth_element(from, wanted, values.end());
+        from = wanted + 1;
+      }
+      queries[i].result = *wanted;
+    }
   });
 }
 

@@ -10,6 +10,7 @@
 namespace itop::cpu {
 
 /// Asks for the `rank`-th smallest (from 1) of values that lie scattered over the parts of a reduction.
+/// Queries of the same values stand next to each other, by rising rank.
 struct OrderStatisticQuery {
   std::vector<std::int64_t>* values = nullptr;  ///< this part's; reordered
   std::int64_t rank = 0;

@@ -16,9 +16,8 @@ namespace {
 
 constexpr std::int64_t kChunkWords = 2048;            // 131,072 weights: small enough to balance, large enough to stream
 constexpr std::int64_t kSmallSelection = 1 << 14;     // up to here every candidate is resolved exactly, without a bracket
-constexpr std::int64_t kMinSampleWords = 256;
-constexpr std::int64_t kMaxSampleWords = 2048;
-constexpr double kBracketDeviations = 5.0;            // a miss costs a second pass, never exactness
+constexpr double kMinSample = 1024;
+constexpr double kBracketDeviations = 3.5;            // a miss costs a second pass, never exactness
 constexpr std::int64_t kLowestKey = std::numeric_limits<std::int64_t>::min();
 constexpr std::int64_t kHighestKey = std::numeric_limits<std::int64_t>::max();
 constexpr int kHistogramDigitBits = 11;
@@ -191,8 +190,6 @@ class Rounds {
     std::vector<std::int64_t> sizes;
     for (const auto& one : samples) sizes.push_back(static_cast<std::int64_t>(one.size()));
     reduction_.sum(sizes);
-    // Two queries a problem, each on its own copy: partial sorting of one must not disturb the other.
-    std::vector<std::vector<std::int64_t>> copies = samples;
     std::vector<OrderStatisticQuery> queries;
     std::vector<std::pair<std::size_t, bool>> asked_by;
     for (std::size_t i = 0; i < problems_.size(); ++i) {
@@ -208,7 +205,7 @@ class Rounds {
         asked_by.emplace_back(i, true);
       }
       if (high_rank <= sizes[i]) {
-        queries.push_back({&copies[i], high_rank, problem.key_min(), problem.key_max(), 0});
+        queries.push_back({&samples[i], high_rank, problem.key_min(), problem.key_max(), 0});
         asked_by.emplace_back(i, false);
       }
     }
@@ -245,11 +242,20 @@ class Rounds {
     problem.lists_inside = false;
   }
 
+  /// A larger sample narrows the bracket: this size makes drawing and comparing it, together, cheapest. Both cost about
+  /// the same a key; s samples leave 2 c sigma N / sqrt(s) candidates inside, where sigma^2 = q (1 - q).
+  static double sampled_fraction(const Problem& problem) {
+    const auto num_candidates = static_cast<double>(problem.num_candidates);
+    const double quantile = static_cast<double>(problem.selection->k) / num_candidates;
+    const double spread = std::sqrt(quantile * (1.0 - quantile));
+    return std::max(kMinSample, std::pow(kBracketDeviations * spread * num_candidates, 2.0 / 3.0)) / num_candidates;
+  }
+
   /// Keys of the candidates in words spread over the problem, at scattered places so that rows do not alias.
   static std::vector<std::int64_t> sample(const Problem& problem) {
     std::int64_t words = 0;
     for (const auto& segment : problem.selection->segments) words += words_for(segment.numel);
-    const std::int64_t wanted = std::min(words, std::clamp(words / 32, kMinSampleWords, kMaxSampleWords));
+    const std::int64_t wanted = std::min(words, static_cast<std::int64_t>(sampled_fraction(problem) * static_cast<double>(words)) + 1);
     const double stride = static_cast<double>(words) / static_cast<double>(std::max<std::int64_t>(wanted, 1));
     std::vector<std::int64_t> keys;
     PassResult result;
