@@ -333,7 +333,8 @@ class SparseEngine:
             report = self._update()
         finally:
             self._context.zero_all_inactive = False
-        self._remember()
+        if report is not None:
+            self._remember()
         return report
 
     def step(self) -> UpdateReport | None:
