@@ -582,25 +582,43 @@ class SparseEngine:
             raise ValueError(
                 f"the engine state was saved with seed {state['seed']}, this engine has seed {self.topology.seed}"
             )
+        for key in ("steps", "num_updates"):
+            count = state[key]
+            if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count < 2**32:
+                raise ValueError(f"the engine state is damaged: {key} must be a whole number, got {count!r}")
+        if not isinstance(state["method_state"], Mapping):
+            raise ValueError(
+                f"the engine state is damaged: method_state must be a dictionary, got {type(state['method_state']).__name__}"
+            )
         saved = state["layers"]
         mine = {layer.name: list(layer.shape) for layer in self.topology.layers}
         if not isinstance(saved, Mapping) or set(saved) != set(mine):
-            different = sorted(set(saved) ^ set(mine))
+            names = set(saved) if isinstance(saved, Mapping) else set()
             raise ValueError(
-                f"the engine state belongs to another model: layers {', '.join(map(str, different))} are not in both"
+                "the engine state belongs to another model: layers "
+                f"{', '.join(sorted(map(str, names ^ set(mine))))} are not in both"
             )
         for name, shape in mine.items():
-            if list(saved[name]["shape"]) != shape:
-                raise ValueError(
-                    f"the engine state belongs to another model: layer '{name}' has shape {saved[name]['shape']} there, {shape} here"
-                )
-            num_bytes = (math.prod(shape) + 7) // 8
-            for key in ("active", "explored", "reliable"):
-                bits = saved[name].get(key)
-                if not isinstance(bits, Tensor) or bits.dtype != torch.uint8 or bits.numel() != num_bytes:
-                    raise ValueError(
-                        f"the engine state is damaged: the {key} bits of layer '{name}' are not {num_bytes} bytes"
-                    )
+            _check_layer_state(name, shape, saved[name])
+
+
+def _check_layer_state(name: str, shape: list[int], saved: object) -> None:
+    if not isinstance(saved, Mapping):
+        raise ValueError(f"the engine state is damaged: layer '{name}' is a {type(saved).__name__}, not a dictionary")
+    saved_shape = saved.get("shape")
+    if not isinstance(saved_shape, (list, tuple)) or list(saved_shape) != shape:
+        raise ValueError(
+            f"the engine state belongs to another model: layer '{name}' has shape {saved_shape} there, {shape} here"
+        )
+    num_bytes = (math.prod(shape) + 7) // 8
+    for key in ("active", "explored", "reliable"):
+        bits = saved.get(key)
+        if not isinstance(bits, Tensor) or bits.dtype != torch.uint8 or tuple(bits.shape) != (num_bytes,):
+            raise ValueError(f"the engine state is damaged: the {key} bits of layer '{name}' are not {num_bytes} bytes")
+    if (saved["active"] & ~saved["explored"]).any() or (saved["reliable"] & ~saved["explored"]).any():
+        raise ValueError(
+            f"the engine state is damaged: layer '{name}' has active or reliable weights that were never explored"
+        )
 
 
 def _was_skipped_by_scaler(optimizer: Optimizer) -> bool:

@@ -200,9 +200,13 @@ def _is_default(name: str, module: nn.Module) -> bool:
 def _as_rules(rules: Rules) -> tuple[Rule, ...]:
     if rules is None:
         return ()
-    if isinstance(rules, (str, type)) or not isinstance(rules, Iterable):
-        return (rules,)
-    return tuple(rules)
+    chosen = (rules,) if isinstance(rules, (str, type)) or not isinstance(rules, Iterable) else tuple(rules)
+    for rule in chosen:
+        if not isinstance(rule, str) and not callable(rule):
+            raise TypeError(
+                f"include and exclude take globs, module types or callables, got {rule!r} of type {type(rule).__name__}"
+            )
+    return chosen
 
 
 def _matches(rule: Rule, name: str, module: nn.Module, parameter: nn.Parameter) -> bool:
