@@ -3,55 +3,13 @@
 #include <cstdint>
 
 #include "cuda/launch_shape.hpp"
+#include "cuda/mask_tables.hpp"
 #include "cuda/row_lookup.hpp"
 #include "cuda/simt.hpp"
 #include "itop/bitset.hpp"
 
-/// Topology changes and mask application. Their tables travel as kernel arguments, by value: nothing is allocated, uploaded or
-/// waited for, so a launch can be captured in a CUDA graph, which then holds its own copy of the table.
+/// The kernels of topology changes and mask application.
 namespace itop::cuda {
-
-/// Neighbouring blocks count in different places, so that their atomic operations do not queue up. The reader adds them up.
-inline constexpr int kCountPlaces = 8;
-inline constexpr int kCountFields = 6;  ///< as in LayerCounts
-
-/// One layer's topology change.
-struct CommitEntry {
-  static constexpr int kTensors = 4;  ///< weights and the states of most optimisers; more take another entry
-
-  Word* active = nullptr;
-  Word* explored = nullptr;
-  Word* reliable = nullptr;
-  const Word* dropped = nullptr;
-  const Word* grown = nullptr;
-  std::int64_t numel = 0;
-  std::uint64_t* counts = nullptr;  ///< [kCountPlaces][kCountFields]; null: bit sets stay as they are, only tensors are zeroed
-  void* data[kTensors] = {};
-  std::uint8_t element_size[kTensors] = {};
-  std::int32_t num_tensors = 0;
-};
-
-struct CommitRules {
-  bool zero_all_inactive = false;
-  bool regrown_keeps_value = false;
-  bool marks_reliable = true;
-};
-
-/// One tensor to which its layer's mask is applied.
-struct ApplyEntry {
-  const Word* active = nullptr;
-  void* data = nullptr;
-  std::int64_t numel = 0;
-  std::int32_t element_size = 0;
-};
-
-/// Rows for one launch. Kernel arguments may take 32,764 bytes.
-template <class Entry, int kCapacity>
-struct LayerTable {
-  Entry rows[kCapacity];
-  std::int64_t chunk_offsets[kCapacity + 1];
-  std::int32_t num_rows = 0;
-};
 
 /// Zeroes the weights of this lane's word whose bit is set, for the whole warp: each word in turn, 32 neighbours at a time.
 template <class Element>
@@ -84,18 +42,18 @@ struct WordChange {
   Word zeros = 0;  ///< weights whose value and state become zero
 };
 
-ITOP_HOST_DEVICE WordChange change_of(Word before, Word dropped, Word grown, Word valid, const CommitRules& rules) {
+ITOP_HOST_DEVICE WordChange change_of(Word before, Word dropped, Word grown, Word valid, const CommitOptions& options) {
   WordChange change;
   change.kept = before & ~dropped;
   change.after = change.kept | grown;
-  const Word with_values = rules.regrown_keeps_value ? change.kept | (dropped & grown) : change.kept;
-  change.zeros = (rules.zero_all_inactive ? valid : dropped | grown) & ~with_values;
+  const Word with_values = options.regrown_keeps_value ? change.kept | (dropped & grown) : change.kept;
+  change.zeros = (options.zero_all_inactive ? valid : dropped | grown) & ~with_values;
   return change;
 }
 
 /// A block a chunk, kStreamThreads threads, a word a lane.
 template <class Table>
-ITOP_DEVICE void commit_chunk(const Table& table, const CommitRules& rules) {
+ITOP_DEVICE void commit_chunk(const Table& table, const CommitOptions& options) {
   const int row = row_of(table.chunk_offsets, table.num_rows, simt::block());
   const CommitEntry& layer = table.rows[row];
   const std::int64_t first_word =
@@ -107,13 +65,13 @@ ITOP_DEVICE void commit_chunk(const Table& table, const CommitRules& rules) {
   const Word dropped = has_word ? layer.dropped[word] : Word{0};
   const Word grown = has_word ? layer.grown[word] : Word{0};
   WordChange change;
-  if (has_word) change = change_of(layer.active[word], dropped, grown, valid_bits(word, layer.numel), rules);
+  if (has_word) change = change_of(layer.active[word], dropped, grown, valid_bits(word, layer.numel), options);
   if (layer.counts != nullptr) {
     Word explored = 0;
     Word reliable = 0;
     if (has_word) {
       explored = layer.explored[word] | change.after;
-      reliable = layer.reliable[word] | (rules.marks_reliable ? change.kept : Word{0});
+      reliable = layer.reliable[word] | (options.marks_reliable ? change.kept : Word{0});
       layer.active[word] = change.after;
       layer.explored[word] = explored;
       layer.reliable[word] = reliable;
@@ -142,6 +100,15 @@ ITOP_DEVICE void apply_chunk(const Table& table) {
   const std::int64_t word = first_word + simt::lane();
   const Word zeros = word < num_words ? ~tensor.active[word] & valid_bits(word, tensor.numel) : Word{0};
   zero_tile_of(tensor.data, tensor.element_size, first_word, zeros);
+}
+
+/// A block a chunk, kStreamThreads threads, a word a lane: all weights of the layers.
+template <class Table>
+ITOP_DEVICE void fill_chunk(const Table& table) {
+  const int row = row_of(table.chunk_offsets, table.num_rows, simt::block());
+  const LayerBits& layer = table.rows[row];
+  const std::int64_t word = (simt::block() - table.chunk_offsets[row]) * kChunkWords + simt::thread();
+  if (word < words_for(layer.numel)) layer.words[word] = valid_bits(word, layer.numel);
 }
 
 }  // namespace itop::cuda
