@@ -25,7 +25,7 @@ std::vector<std::int32_t> problems_with(std::span<const ProblemState> states, Ac
 }
 
 void select_here(std::span<const Selection> selections, Reduction& reduction, Executor& executor) {
-  const SelectionPlan plan(selections, true, executor);
+  const SelectionPlan plan(selections, comparisons(selections, reduction), true, executor);
   SelectionTables tables = plan.tables();
   executor.launch(SelectionKernel::kCountAndSample, tables.num_chunks + plan.num_sample_blocks(), tables);
   executor.launch(SelectionKernel::kFindBracket, tables.num_problems, tables);
@@ -52,7 +52,7 @@ void select_here(std::span<const Selection> selections, Reduction& reduction, Ex
 }
 
 void select_over_parts(std::span<const Selection> selections, Reduction& reduction, Executor& executor) {
-  const SelectionPlan plan(selections, false, executor);
+  const SelectionPlan plan(selections, comparisons(selections, reduction), false, executor);
   executor.launch(SelectionKernel::kCountAndSample, plan.tables().num_chunks, plan.tables());
   std::vector<std::int64_t> num_candidates;
   for (const ProblemState& state : plan.download(executor).states) {

@@ -26,6 +26,25 @@ ListSpan reserve(std::int64_t& num_entries, std::int64_t capacity) {
 
 }  // namespace
 
+std::vector<Comparison> comparisons(std::span<const Selection> selections, Reduction& reduction) {
+  std::vector<std::int64_t> counts;
+  for (const Selection& selection : selections) {
+    std::int64_t num_scored = 0;
+    std::int64_t num_wide = 0;
+    for (const SelectionSegment& segment : selection.segments) {
+      const bool is_scored = segment.scores.data != nullptr;
+      num_scored += is_scored ? 1 : 0;
+      num_wide += is_scored && segment.scores.dtype == DType::kFloat64 ? 1 : 0;
+    }
+    counts.push_back(num_scored);
+    counts.push_back(num_wide);
+  }
+  reduction.sum(counts);
+  std::vector<Comparison> result;
+  for (std::size_t i = 0; i < selections.size(); ++i) result.push_back({counts[2 * i] > 0, counts[2 * i + 1] > 0});
+  return result;
+}
+
 SampleSize sample_size(std::int64_t numel, std::int64_t num_words) {
   if (numel <= kSampledWhole) return {num_words * (kWordBits / kSampleGroup), true};
   return {std::clamp(numel / kSampledShare, kMinSample, kMaxSample) / kSampleGroup, false};
@@ -45,23 +64,20 @@ std::int64_t fine_list_capacity(std::int64_t numel) {
   return std::min(numel, ties + numel / 8192 + kSpareEntries);
 }
 
-SelectionPlan::SelectionPlan(std::span<const Selection> selections, bool samples, Executor& executor) {
-  for (const Selection& selection : selections) add(selection, samples);
+SelectionPlan::SelectionPlan(std::span<const Selection> selections, std::span<const Comparison> comparisons, bool samples,
+                             Executor& executor) {
+  for (std::size_t i = 0; i < selections.size(); ++i) add(selections[i], comparisons[i], samples);
   upload(executor);
 }
 
-void SelectionPlan::add(const Selection& selection, bool samples) {
+void SelectionPlan::add(const Selection& selection, const Comparison& comparison, bool samples) {
   ProblemEntry problem;
   problem.k = selection.k;
   problem.first_segment = static_cast<std::int32_t>(segments_.size());
   problem.num_segments = static_cast<std::int32_t>(selection.segments.size());
-  bool wide = false;
+  problem.has_scores = comparison.has_scores;
   std::int64_t numel = 0;
-  for (const SelectionSegment& segment : selection.segments) {
-    problem.has_scores |= segment.scores.data != nullptr;
-    wide |= segment.scores.data != nullptr && segment.scores.dtype == DType::kFloat64;
-    numel += segment.numel;
-  }
+  for (const SelectionSegment& segment : selection.segments) numel += segment.numel;
   for (const SelectionSegment& segment : selection.segments) {
     SegmentEntry entry;
     entry.scores = segment.scores.data;
@@ -71,7 +87,7 @@ void SelectionPlan::add(const Selection& selection, bool samples) {
     entry.first_word = problem.num_words;
     entry.index_map = segment.index_map;
     entry.stream = segment.stream;
-    entry.format = {segment.scores.dtype, segment.transform, selection.order, wide};
+    entry.format = {segment.scores.dtype, segment.transform, selection.order, comparison.wide};
     entry.problem = static_cast<std::int32_t>(problems_.size());
     entry.draws_blocks = segment.index_map.is_contiguous() && segment.index_map.offset % kCoarseKeysPerBlock == 0;
     segments_.push_back(entry);
@@ -79,7 +95,7 @@ void SelectionPlan::add(const Selection& selection, bool samples) {
     problem.num_words += words_for(segment.numel);
     chunk_offsets_.push_back(chunk_offsets_.back() + chunks_for(segment.numel));
   }
-  problem.highest_key = problem.has_scores && !wide ? std::numeric_limits<std::uint32_t>::max()
+  problem.highest_key = problem.has_scores && !comparison.wide ? std::numeric_limits<std::uint32_t>::max()
                                                     : std::numeric_limits<std::uint64_t>::max();
   if (samples) {
     if (problem.has_scores) {

@@ -6,9 +6,19 @@
 #include <vector>
 
 #include "cuda/executor.hpp"
+#include "itop/reduction.hpp"
 #include "itop/selection.hpp"
 
 namespace itop::cuda {
+
+/// Whether a selection compares scores, and whether as float64. Parts of a layer agree on it, because a part that holds nothing
+/// of a layer has no data to tell by.
+struct Comparison {
+  bool has_scores = false;
+  bool wide = false;
+};
+/// Of every selection, over all parts.
+std::vector<Comparison> comparisons(std::span<const Selection> selections, Reduction& reduction);
 
 /// How many weights a problem samples, and how much room its lists get.
 struct SampleSize {
@@ -23,7 +33,8 @@ std::int64_t fine_list_capacity(std::int64_t numel);
 class SelectionPlan {
  public:
   /// @param samples whether to make room for samples and lists; the histogram rounds need none
-  SelectionPlan(std::span<const Selection> selections, bool samples, Executor& executor);
+  SelectionPlan(std::span<const Selection> selections, std::span<const Comparison> comparisons, bool samples,
+                Executor& executor);
 
   const SelectionTables& tables() const noexcept { return tables_; }
   std::span<const ProblemEntry> problems() const noexcept { return problems_; }
@@ -40,7 +51,7 @@ class SelectionPlan {
   const std::string& layer_of(std::size_t segment) const { return *layers_[segment]; }
 
  private:
-  void add(const Selection& selection, bool samples);
+  void add(const Selection& selection, const Comparison& comparison, bool samples);
   void upload(Executor& executor);
 
   std::vector<SegmentEntry> segments_;
