@@ -8,6 +8,7 @@
 #include <limits>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cpu/selection.hpp"
@@ -61,12 +62,21 @@ Layer make_layer(std::int64_t numel, DType dtype, Values values, double density,
     const std::uint16_t brain = to_bfloat16(narrow);
     const std::uint16_t half = to_float16(narrow, random);
     switch (dtype) {
-      case DType::kFloat32: std::memcpy(target, &narrow, 4); break;
-      case DType::kFloat64: std::memcpy(target, &value, 8); break;
-      case DType::kBFloat16: std::memcpy(target, &brain, 2); break;
-      case DType::kFloat16: std::memcpy(target, &half, 2); break;
+      case DType::kFloat32:
+        std::memcpy(target, &narrow, 4);
+        break;
+      case DType::kFloat64:
+        std::memcpy(target, &value, 8);
+        break;
+      case DType::kBFloat16:
+        std::memcpy(target, &brain, 2);
+        break;
+      case DType::kFloat16:
+        std::memcpy(target, &half, 2);
+        break;
     }
-    if (uniform(random) < density) layer.candidates[static_cast<std::size_t>(i / kWordBits)] |= Word{1} << (i % kWordBits);
+    if (uniform(random) < density)
+      layer.candidates[static_cast<std::size_t>(i / kWordBits)] |= Word{1} << (i % kWordBits);
   }
   return layer;
 }
@@ -145,8 +155,16 @@ class EveryDType : public testing::TestWithParam<DType> {};
 TEST_P(EveryDType, ChoosesTheBitsOfTheCpu) {
   std::mt19937_64 random(11 + static_cast<unsigned>(GetParam()));
   std::vector<Problem> problems;
-  for (const Values values : {Values::kNormal, Values::kFewDistinct, Values::kZeros, Values::kMostlyZero, Values::kScaledRows}) {
-    for (const std::int64_t numel : {1, 63, 64, 65, 1000, 2048, 2049, 16384, 20011}) {
+  // Around a word, a warp's tile, the size up to which a sample is everything.
+  const std::vector<std::pair<Values, std::vector<std::int64_t>>> shapes{
+      {Values::kNormal, {1, 63, 2048, 16'389}},
+      {Values::kFewDistinct, {64, 2049, 17'001}},
+      {Values::kZeros, {65, 16'384}},
+      {Values::kMostlyZero, {1000, 20'011}},
+      {Values::kScaledRows, {5000}},
+  };
+  for (const auto& [values, sizes] : shapes) {
+    for (const std::int64_t numel : sizes) {
       Problem problem;
       problem.layers.push_back(make_layer(numel, GetParam(), values, numel % 2 == 0 ? 1.0 : 0.3, random));
       problem.k = static_cast<std::int64_t>(random() % static_cast<unsigned>(numel + 2));
@@ -165,10 +183,10 @@ INSTANTIATE_TEST_SUITE_P(CudaSelection, EveryDType,
 TEST(CudaSelection, SamplesABracketInLargeLayersAndWaitsOnce) {
   std::mt19937_64 random(5);
   std::vector<Problem> problems(2);
-  problems[0].layers.push_back(make_layer(200'003, DType::kFloat32, Values::kNormal, 0.9, random));
+  problems[0].layers.push_back(make_layer(120'003, DType::kFloat32, Values::kNormal, 0.9, random));
   problems[0].k = 6000;
-  problems[1].layers.push_back(make_layer(100'000, DType::kFloat32, Values::kNormal, 0.1, random));
-  problems[1].k = 3000;
+  problems[1].layers.push_back(make_layer(60'000, DType::kFloat32, Values::kNormal, 0.1, random));
+  problems[1].k = 2000;
   problems[1].order = SelectionOrder::kSmallest;
   SimulatedExecutor executor(simt::Schedule::kBackward);
   EXPECT_EQ(on_gpu(problems, executor), on_cpu(problems));
@@ -179,9 +197,9 @@ TEST(CudaSelection, SamplesABracketInLargeLayersAndWaitsOnce) {
 TEST(CudaSelection, TiesOfALargeLayerAreBrokenWithoutListingThem) {
   std::mt19937_64 random(6);
   std::vector<Problem> problems(2);
-  problems[0].layers.push_back(make_layer(60'000, DType::kFloat32, Values::kZeros, 0.9, random));
+  problems[0].layers.push_back(make_layer(40'000, DType::kFloat32, Values::kZeros, 0.9, random));
   problems[0].k = 20'000;
-  problems[1].layers.push_back(make_layer(60'000, DType::kFloat32, Values::kMostlyZero, 1.0, random));
+  problems[1].layers.push_back(make_layer(40'000, DType::kFloat32, Values::kMostlyZero, 1.0, random));
   problems[1].k = 20'000;
   SimulatedExecutor executor;
   EXPECT_EQ(on_gpu(problems, executor), on_cpu(problems));
@@ -281,27 +299,27 @@ TEST(CudaSelection, OverSeveralPartsTheHostSumsHistograms) {
 
 TEST(CudaSelection, RefusesNaNAndInfinityEvenWhereNothingIsCompared) {
   std::mt19937_64 random(13);
+  using Limits = std::numeric_limits<float>;
   for (const std::int64_t k : {0, 10, 1'000'000}) {
-    for (const float bad : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
-      std::vector<Problem> problems(2);
-      for (Problem& problem : problems) {
-        problem.layers.push_back(make_layer(3'000, DType::kFloat32, Values::kNormal, 0.5, random));
-        problem.k = k;
-      }
-      std::memcpy(problems[1].layers[0].scores.data() + 4 * 2'999, &bad, 4);
-      problems[1].layers[0].candidates.back() = 0;  // not even a candidate
-      Chosen chosen;
-      const std::vector<Selection> selections = selections_of(problems, chosen);
-      for (const bool is_local : {true, false}) {
-        LocalReduction local;
-        SingletonReduction parts;
-        SimulatedExecutor executor;
-        try {
-          select(selections, is_local ? static_cast<Reduction&>(local) : parts, executor);
-          FAIL() << "not refused";
-        } catch (const NonFiniteError& error) {
-          EXPECT_EQ(error.layer(), "layer1");
-        }
+    const float bad = k == 10 ? Limits::quiet_NaN() : -Limits::infinity();
+    std::vector<Problem> problems(2);
+    for (Problem& problem : problems) {
+      problem.layers.push_back(make_layer(1'000, DType::kFloat32, Values::kNormal, 0.5, random));
+      problem.k = k;
+    }
+    std::memcpy(problems[1].layers[0].scores.data() + 4 * 999, &bad, 4);
+    problems[1].layers[0].candidates.back() = 0;  // not even a candidate
+    Chosen chosen;
+    const std::vector<Selection> selections = selections_of(problems, chosen);
+    for (const bool is_local : {true, false}) {
+      LocalReduction local;
+      SingletonReduction parts;
+      SimulatedExecutor executor;
+      try {
+        select(selections, is_local ? static_cast<Reduction&>(local) : parts, executor);
+        FAIL() << "not refused";
+      } catch (const NonFiniteError& error) {
+        EXPECT_EQ(error.layer(), "layer1");
       }
     }
   }
@@ -310,10 +328,11 @@ TEST(CudaSelection, RefusesNaNAndInfinityEvenWhereNothingIsCompared) {
 TEST(CudaSelection, DoesNotDependOnTheOrderInWhichThreadsRun) {
   std::mt19937_64 random(14);
   std::vector<Problem> problems;
-  for (int i = 0; i < 6; ++i) {
+  for (int i = 0; i < 2; ++i) {
     Problem problem;
-    problem.layers.push_back(make_layer(18'000 + 100 * i, DType::kFloat32, i % 2 ? Values::kNormal : Values::kFewDistinct, 0.5, random));
-    problem.k = 1'000 * (i + 1);
+    problem.layers.push_back(
+        make_layer(18'000 + 100 * i, DType::kFloat32, i % 2 ? Values::kNormal : Values::kFewDistinct, 0.5, random));
+    problem.k = 4'000 * (i + 1);
     problems.push_back(std::move(problem));
   }
   SimulatedExecutor forward(simt::Schedule::kForward);

@@ -14,8 +14,8 @@ struct BinSearchShared {
   BinOfRank found;
 };
 
-/// The bin that holds the element of rank `rank` (from 1, at most the number of elements), found by the whole block; every
-/// thread gets it. Begins and ends with a barrier.
+/// The bin that holds the element of rank `rank` (from 1, at most the number of elements), found by the whole block;
+/// every thread gets it. Begins and ends with a barrier.
 ITOP_DEVICE BinOfRank find_bin(const std::uint32_t* bins, std::uint64_t rank, BinSearchShared& shared) {
   static_assert(kBins == 2 * kSearchThreads, "two bins a thread");
   simt::sync_block();

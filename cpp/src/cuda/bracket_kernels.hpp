@@ -8,7 +8,8 @@
 #include "cuda/selection_tables.hpp"
 #include "cuda/simt.hpp"
 
-/// The first two kernels of a selection: count the candidates and sample their keys; find a bracket of keys around the k-th.
+/// The first two kernels of a selection: count the candidates and sample their keys; find a bracket of keys around the
+/// k-th.
 namespace itop::cuda {
 
 struct CountShared {

@@ -73,14 +73,16 @@ std::unique_ptr<WordBuffer> CudaBackend::allocate(std::int64_t num_words, Stream
 void CudaBackend::copy_to_host(const Word* source, std::span<Word> target, StreamHandle stream) {
   if (target.empty()) return;
   const Call call(device_index_, memory_, stream);
-  check(cudaMemcpyAsync(target.data(), source, target.size_bytes(), cudaMemcpyDeviceToHost, call.stream()), "cudaMemcpyAsync");
+  check(cudaMemcpyAsync(target.data(), source, target.size_bytes(), cudaMemcpyDeviceToHost, call.stream()),
+        "cudaMemcpyAsync");
   check(cudaStreamSynchronize(call.stream()), "cudaStreamSynchronize");
 }
 
 void CudaBackend::copy_from_host(std::span<const Word> source, Word* target, StreamHandle stream) {
   if (source.empty()) return;
   const Call call(device_index_, memory_, stream);
-  check(cudaMemcpyAsync(target, source.data(), source.size_bytes(), cudaMemcpyHostToDevice, call.stream()), "cudaMemcpyAsync");
+  check(cudaMemcpyAsync(target, source.data(), source.size_bytes(), cudaMemcpyHostToDevice, call.stream()),
+        "cudaMemcpyAsync");
   check(cudaStreamSynchronize(call.stream()), "cudaStreamSynchronize");  // the source may go away now
 }
 
@@ -95,10 +97,11 @@ void CudaBackend::combine(BitOperation operation, const Word* a, const Word* b, 
   launch_combine(operation, a, b, target, num_words, call.stream());
 }
 
-std::vector<std::int64_t> CudaBackend::count(const Word* words, std::span<const std::int64_t> offsets, StreamHandle stream) {
+std::vector<std::int64_t> CudaBackend::count(const Word* words, std::span<const std::int64_t> offsets,
+                                             StreamHandle stream) {
   if (offsets.size() < 2) return {};
   const Call call(device_index_, memory_, stream);
-  StreamExecutor executor(memory_, staging_, call.stream());
+  StreamExecutor executor(memory_, staging_pool_, call.stream());
   const std::size_t num_ranges = offsets.size() - 1;
   std::vector<std::int64_t> chunk_offsets{0};
   for (std::size_t i = 0; i < num_ranges; ++i) {
@@ -109,8 +112,8 @@ std::vector<std::int64_t> CudaBackend::count(const Word* words, std::span<const 
   const auto chunks_begin = layout.table(std::span<const std::int64_t>(chunk_offsets));
   const auto counts = layout.zeros<std::uint64_t>(static_cast<std::int64_t>(num_ranges));
   layout.materialise(executor);
-  launch_count(words, layout.at(words_begin), layout.at(chunks_begin), chunk_offsets.back(), static_cast<int>(num_ranges),
-               layout.at(counts), call.stream());
+  launch_count(words, layout.at(words_begin), layout.at(chunks_begin), chunk_offsets.back(),
+               static_cast<int>(num_ranges), layout.at(counts), call.stream());
   std::vector<std::int64_t> result(num_ranges);
   executor.download(result.data(), layout.at(counts), static_cast<std::int64_t>(num_ranges * sizeof(std::int64_t)));
   return result;
@@ -128,7 +131,7 @@ void CudaBackend::pack(const std::uint8_t* bytes, Word* words, std::int64_t nume
 
 void CudaBackend::select(std::span<const Selection> selections, Reduction& reduction, StreamHandle stream) {
   const Call call(device_index_, memory_, stream);
-  StreamExecutor executor(memory_, staging_, call.stream());
+  StreamExecutor executor(memory_, staging_pool_, call.stream());
   cuda::select(selections, reduction, executor);
 }
 
@@ -136,7 +139,7 @@ std::vector<LayerCounts> CudaBackend::commit(std::span<const LayerCommit> layers
                                              StreamHandle stream) {
   if (layers.empty()) return {};
   const Call call(device_index_, memory_, stream);
-  StreamExecutor executor(memory_, staging_, call.stream());
+  StreamExecutor executor(memory_, staging_pool_, call.stream());
   DeviceLayout layout;
   const auto num_counts = static_cast<std::int64_t>(layers.size()) * kCountPlaces * kCountFields;
   const auto counts = layout.zeros<std::uint64_t>(num_counts);

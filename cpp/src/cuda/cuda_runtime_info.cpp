@@ -48,13 +48,15 @@ CudaRuntimeInfo cuda_runtime_info() {
 
 Backend& cuda_backend(int device_index) {
   static std::mutex mutex;
-  // Never destroyed: bit sets that outlive main still free their memory, and the driver may be gone before static objects.
+  // Never destroyed: bit sets that outlive main still free their memory, and the driver may be gone before static
+  // objects.
   static auto* backends = new std::map<int, std::unique_ptr<cuda::CudaBackend>>();
   const std::lock_guard lock(mutex);
   std::unique_ptr<cuda::CudaBackend>& backend = (*backends)[device_index];
   if (backend == nullptr) {
     const Devices devices = find_devices();
-    if (devices.count == 0) throw BackendUnavailableError("a tensor is on a CUDA device, but there is " + devices.status);
+    if (devices.count == 0)
+      throw BackendUnavailableError("a tensor is on a CUDA device, but there is " + devices.status);
     if (device_index < 0 || device_index >= devices.count) {
       throw BackendUnavailableError("a tensor is on cuda:" + std::to_string(device_index) + ", but this machine has " +
                                     std::to_string(devices.count) + " CUDA device" + (devices.count == 1 ? "" : "s"));

@@ -11,8 +11,8 @@
 
 namespace itop::cuda {
 
-/// One piece of device memory made of tables (uploaded together), then zeros (set together), then room that is written before
-/// it is read. Arrays are asked for in that order; their addresses are known once the memory is there.
+/// One piece of device memory made of tables (uploaded together), then zeros (set together), then room that is written
+/// before it is read. Arrays are asked for in that order; their addresses are known once the memory is there.
 class DeviceLayout {
  public:
   template <class T>

@@ -9,8 +9,8 @@
 
 namespace itop::cuda {
 
-/// Memory of one device, in the order of streams: allocated and freed without waiting for the device, from a pool of its own
-/// that keeps what was freed. Not destroyed while anything of it is in use.
+/// Memory of one device, in the order of streams: allocated and freed without waiting for the device, from a pool of
+/// its own that keeps what was freed. Not destroyed while anything of it is in use.
 class DeviceMemory {
  public:
   /// The device must be current, here and in allocate and release.
@@ -24,8 +24,8 @@ class DeviceMemory {
   /// @throws CudaError, when out of memory among others
   void* allocate(std::int64_t num_bytes, cudaStream_t stream);
 
-  /// Frees on `stream`, after what every noted stream was given so far. While a stream is being captured into a graph the
-  /// memory is kept and freed later.
+  /// Frees on `stream`, after what every noted stream was given so far. While a stream is being captured into a graph
+  /// the memory is kept and freed later.
   void release(void* pointer, cudaStream_t stream) noexcept;
 
  private:
@@ -37,14 +37,6 @@ class DeviceMemory {
   cudaEvent_t event_ = nullptr;
   std::vector<cudaStream_t> streams_;
   std::vector<void*> kept_;
-};
-
-/// Pinned host memory through which uploads go, so that they do not wait for the stream. One call at a time fills it.
-struct Staging {
-  std::mutex mutex;
-  std::byte* data = nullptr;
-  std::int64_t capacity = 0;
-  cudaEvent_t uploaded = nullptr;  ///< the last upload has left the memory
 };
 
 }  // namespace itop::cuda

@@ -7,9 +7,9 @@
 #include "cuda/selection_tables.hpp"
 #include "cuda/simt.hpp"
 
-/// The kernels of the histogram rounds: a digit of the key (then of the tie key, then of the index) a round, over all weights.
-/// They serve selections over several processes, which must sum counts between the rounds, and the few problems whose
-/// sampled bracket missed.
+/// The kernels of the histogram rounds: a digit of the key (then of the tie key, then of the index) a round, over all
+/// weights. They serve selections over several processes, which must sum counts between the rounds, and the few
+/// problems whose sampled bracket missed.
 namespace itop::cuda {
 
 ITOP_DEVICE RankedCandidate candidate_at(const SegmentEntry& segment, int segment_number, std::int64_t position,
@@ -74,8 +74,7 @@ ITOP_DEVICE void write_chosen(const SelectionTables& tables) {
   const SegmentEntry& segment = tables.segments[row];
   const HistogramSearch search = tables.searches[segment.problem];
   if (!search.takes_part) return;
-  const std::int64_t first_word =
-      (simt::block() - tables.chunk_offsets[row]) * kChunkWords + simt::warp() * kWarpSize;
+  const std::int64_t first_word = (simt::block() - tables.chunk_offsets[row]) * kChunkWords + simt::warp() * kWarpSize;
   const std::int64_t num_words = words_for(segment.numel);
   if (first_word >= num_words) return;
   Word chosen = 0;

@@ -5,8 +5,8 @@
 namespace itop::cuda {
 namespace {
 
-/// Goes on where a round's counts say. A range all of whose candidates are wanted is closed: everything up to its end is
-/// chosen. A single value with more candidates than wanted hands over to the next stage.
+/// Goes on where a round's counts say. A range all of whose candidates are wanted is closed: everything up to its end
+/// is chosen. A single value with more candidates than wanted hands over to the next stage.
 void narrow(HistogramSearch& search, std::span<const std::int64_t> counts) {
   BinOfRank found;
   while (search.range.rank > found.before + static_cast<std::uint64_t>(counts[found.bin])) {
@@ -88,7 +88,8 @@ void HistogramRounds::run() {
   const std::size_t num_bins = searches_.size() * kBins;
   std::vector<std::uint64_t> bins(num_bins);
   for (std::vector<std::size_t> open = open_problems(); !open.empty(); open = open_problems()) {
-    executor_.upload(tables_.searches, searches_.data(), static_cast<std::int64_t>(searches_.size() * sizeof(HistogramSearch)));
+    executor_.upload(tables_.searches, searches_.data(),
+                     static_cast<std::int64_t>(searches_.size() * sizeof(HistogramSearch)));
     executor_.zero(tables_.search_bins, static_cast<std::int64_t>(num_bins * sizeof(std::uint64_t)));
     executor_.launch(SelectionKernel::kCountBins, tables_.num_chunks, tables_);
     executor_.download(bins.data(), tables_.search_bins, static_cast<std::int64_t>(num_bins * sizeof(std::uint64_t)));
@@ -105,7 +106,8 @@ void HistogramRounds::run() {
 }
 
 void HistogramRounds::write() {
-  executor_.upload(tables_.searches, searches_.data(), static_cast<std::int64_t>(searches_.size() * sizeof(HistogramSearch)));
+  executor_.upload(tables_.searches, searches_.data(),
+                   static_cast<std::int64_t>(searches_.size() * sizeof(HistogramSearch)));
   executor_.launch(SelectionKernel::kWriteChosen, tables_.num_chunks, tables_);
 }
 

@@ -9,9 +9,9 @@
 
 namespace itop::cuda {
 
-/// Exact selection without samples: the last candidate to be chosen is found digit by digit, first its key, then its tie key,
-/// then its index. A round is one launch for all problems; its counts come to the host, are summed over the parts of the
-/// reduction, and say where the search goes on.
+/// Exact selection without samples: the last candidate to be chosen is found digit by digit, first its key, then its
+/// tie key, then its index. A round is one launch for all problems; its counts come to the host, are summed over the
+/// parts of the reduction, and say where the search goes on.
 class HistogramRounds {
  public:
   /// @param problems       the plan's problems that take part

@@ -12,7 +12,8 @@
 /// The kernels' launches, one file of device code a group. All go to `stream` and return at once.
 namespace itop::cuda {
 
-void launch_selection(SelectionKernel kernel, std::int64_t num_blocks, const SelectionTables& tables, cudaStream_t stream);
+void launch_selection(SelectionKernel kernel, std::int64_t num_blocks, const SelectionTables& tables,
+                      cudaStream_t stream);
 
 /// As many launches as the rows need tables: one up to 300 layers.
 void launch_commit(std::span<const CommitEntry> rows, const CommitOptions& options, cudaStream_t stream);

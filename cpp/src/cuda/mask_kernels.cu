@@ -7,7 +7,8 @@ namespace itop::cuda {
 namespace {
 
 template <class Table>
-__global__ void __launch_bounds__(kStreamThreads) commit_kernel(const __grid_constant__ Table table, CommitOptions options) {
+__global__ void __launch_bounds__(kStreamThreads)
+    commit_kernel(const __grid_constant__ Table table, CommitOptions options) {
   commit_chunk(table, options);
 }
 

@@ -11,7 +11,8 @@
 /// The kernels of topology changes and mask application.
 namespace itop::cuda {
 
-/// Zeroes the weights of this lane's word whose bit is set, for the whole warp: each word in turn, 32 neighbours at a time.
+/// Zeroes the weights of this lane's word whose bit is set, for the whole warp: each word in turn, 32 neighbours at a
+/// time.
 template <class Element>
 ITOP_DEVICE void zero_tile(Element* data, std::int64_t first_word, Word zeros) {
   for (int owner = 0; owner < kWarpSize; ++owner) {
@@ -56,8 +57,7 @@ template <class Table>
 ITOP_DEVICE void commit_chunk(const Table& table, const CommitOptions& options) {
   const int row = row_of(table.chunk_offsets, table.num_rows, simt::block());
   const CommitEntry& layer = table.rows[row];
-  const std::int64_t first_word =
-      (simt::block() - table.chunk_offsets[row]) * kChunkWords + simt::warp() * kTileWords;
+  const std::int64_t first_word = (simt::block() - table.chunk_offsets[row]) * kChunkWords + simt::warp() * kTileWords;
   const std::int64_t num_words = words_for(layer.numel);
   if (first_word >= num_words) return;
   const std::int64_t word = first_word + simt::lane();
@@ -93,8 +93,7 @@ template <class Table>
 ITOP_DEVICE void apply_chunk(const Table& table) {
   const int row = row_of(table.chunk_offsets, table.num_rows, simt::block());
   const ApplyEntry& tensor = table.rows[row];
-  const std::int64_t first_word =
-      (simt::block() - table.chunk_offsets[row]) * kChunkWords + simt::warp() * kTileWords;
+  const std::int64_t first_word = (simt::block() - table.chunk_offsets[row]) * kChunkWords + simt::warp() * kTileWords;
   const std::int64_t num_words = words_for(tensor.numel);
   if (first_word >= num_words) return;
   const std::int64_t word = first_word + simt::lane();

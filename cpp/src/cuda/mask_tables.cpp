@@ -53,7 +53,8 @@ std::vector<LayerCounts> layer_counts(std::span<const std::uint64_t> counts) {
   const std::uint64_t* next = counts.data();
   for (LayerCounts& layer : layers) {
     for (int place = 0; place < kCountPlaces; ++place) {
-      for (std::int64_t* field : {&layer.active, &layer.explored, &layer.reliable, &layer.dropped, &layer.grown, &layer.regrown}) {
+      for (std::int64_t* field :
+           {&layer.active, &layer.explored, &layer.reliable, &layer.dropped, &layer.grown, &layer.regrown}) {
         *field += static_cast<std::int64_t>(*next++);
       }
     }

@@ -8,11 +8,13 @@
 #include "itop/backend.hpp"
 #include "itop/bitset.hpp"
 
-/// The tables of topology changes and mask application. They travel as kernel arguments, by value: nothing is allocated,
-/// uploaded or waited for, so a launch can be captured in a CUDA graph, which then holds its own copy of the table.
+/// The tables of topology changes and mask application. They travel as kernel arguments, by value: nothing is
+/// allocated, uploaded or waited for, so a launch can be captured in a CUDA graph, which then holds its own copy of the
+/// table.
 namespace itop::cuda {
 
-/// Neighbouring blocks count in different places, so that their atomic operations do not queue up. The reader adds them up.
+/// Neighbouring blocks count in different places, so that their atomic operations do not queue up. The reader adds them
+/// up.
 inline constexpr int kCountPlaces = 8;
 inline constexpr int kCountFields = 6;  ///< as in LayerCounts
 
@@ -26,7 +28,8 @@ struct CommitEntry {
   const Word* dropped = nullptr;
   const Word* grown = nullptr;
   std::int64_t numel = 0;
-  std::uint64_t* counts = nullptr;  ///< [kCountPlaces][kCountFields]; null: bit sets stay as they are, only tensors are zeroed
+  std::uint64_t* counts =
+      nullptr;  ///< [kCountPlaces][kCountFields]; null: bit sets stay as they are, only tensors are zeroed
   void* data[kTensors] = {};
   std::uint8_t element_size[kTensors] = {};
   std::int32_t num_tensors = 0;

@@ -17,8 +17,9 @@ struct BinOfRank {
   std::uint64_t count = 0;   ///< elements in this bin
 };
 
-/// Looks for the `rank`-th smallest (from 1) of the integers in [low, high], a histogram at a time. Each round cuts the range
-/// into at most kBins equal bins, whatever its width, so the first round already separates values that lie close together.
+/// Looks for the `rank`-th smallest (from 1) of the integers in [low, high], a histogram at a time. Each round cuts the
+/// range into at most kBins equal bins, whatever its width, so the first round already separates values that lie close
+/// together.
 struct RangeSearch {
   std::uint64_t low = 0;
   std::uint64_t high = ~std::uint64_t{0};

@@ -7,8 +7,8 @@
 #include "cuda/selection_tables.hpp"
 #include "cuda/simt.hpp"
 
-/// The kernels after the pass over the weights: narrow the bracket by the histogram of what fell inside, split the listed
-/// candidates again, and order the few that remain.
+/// The kernels after the pass over the weights: narrow the bracket by the histogram of what fell inside, split the
+/// listed candidates again, and order the few that remain.
 namespace itop::cuda {
 
 struct NarrowShared {
@@ -117,10 +117,12 @@ ITOP_DEVICE std::uint64_t tie_key_of(const SelectionTables& tables, std::uint64_
 ITOP_DEVICE RankedCandidate ranked_candidate(const SelectionTables& tables, const ListEntry& entry) {
   const int segment = segment_of(entry.place);
   const std::int64_t index = tables.segments[segment].index_map(position_of(entry.place));
-  return {entry.key, tie_key(tables.segments[segment].stream, static_cast<std::uint64_t>(index)), place_of(segment, index)};
+  return {entry.key, tie_key(tables.segments[segment].stream, static_cast<std::uint64_t>(index)),
+          place_of(segment, index)};
 }
 
-/// Takes the `wanted` best of a list, exactly. Returns false where more candidates than can be ranked share one tie key.
+/// Takes the `wanted` best of a list, exactly. Returns false where more candidates than can be ranked share one tie
+/// key.
 ITOP_DEVICE bool choose_from_list(const SelectionTables& tables, const ListEntry* list, std::int64_t length,
                                   const Window& window, std::uint64_t wanted, FinishShared& shared) {
   RangeSearch keys{window.low, window.high, wanted};
@@ -185,8 +187,8 @@ ITOP_DEVICE void finish(const SelectionTables& tables, FinishShared& shared) {
   const ProblemEntry& problem = tables.problems[simt::block()];
   ProblemState& state = tables.states[simt::block()];
   const Action action = state.action;
-  const bool is_due = tables.refines_data ? action == Action::kRefineData
-                                          : action == Action::kByTies || action == Action::kRefineList;
+  const bool is_due =
+      tables.refines_data ? action == Action::kRefineData : action == Action::kByTies || action == Action::kRefineList;
   if (!is_due) return;
   const Tally fine = state.fine;
   // The second pass over the weights wrote all chosen bits again; otherwise they add to those of the first.

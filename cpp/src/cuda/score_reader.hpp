@@ -9,8 +9,8 @@
 
 namespace itop::cuda {
 
-/// Keys as unsigned integers in their order. Keys of finite scores are never the least nor the greatest of their type, so
-/// these two serve as "nothing" and "everything".
+/// Keys as unsigned integers in their order. Keys of finite scores are never the least nor the greatest of their type,
+/// so these two serve as "nothing" and "everything".
 template <class Key>
 struct Ordered;
 template <>
@@ -21,7 +21,9 @@ struct Ordered<std::int32_t> {
 template <>
 struct Ordered<std::int64_t> {
   using Type = std::uint64_t;
-  ITOP_HOST_DEVICE static Type of(std::int64_t key) { return static_cast<std::uint64_t>(key) ^ (std::uint64_t{1} << 63); }
+  ITOP_HOST_DEVICE static Type of(std::int64_t key) {
+    return static_cast<std::uint64_t>(key) ^ (std::uint64_t{1} << 63);
+  }
 };
 
 struct Float32Bits {

@@ -45,7 +45,8 @@ void select_here(std::span<const Selection> selections, Reduction& reduction, Ex
   const std::vector<std::int32_t> unresolved = problems_with(outcome.states, Action::kUnresolved);
   if (unresolved.empty()) return;
   std::vector<std::int64_t> num_candidates;
-  for (const ProblemState& state : outcome.states) num_candidates.push_back(static_cast<std::int64_t>(state.num_candidates));
+  for (const ProblemState& state : outcome.states)
+    num_candidates.push_back(static_cast<std::int64_t>(state.num_candidates));
   HistogramRounds rounds(plan, unresolved, num_candidates, executor, reduction);
   rounds.run();
   rounds.write();

@@ -18,7 +18,9 @@ __global__ void __launch_bounds__(kSearchThreads) find_bracket_kernel(SelectionT
   find_bracket(tables, shared);
 }
 
-__global__ void __launch_bounds__(kStreamThreads) split_weights_kernel(SelectionTables tables) { split_weights(tables); }
+__global__ void __launch_bounds__(kStreamThreads) split_weights_kernel(SelectionTables tables) {
+  split_weights(tables);
+}
 
 __global__ void __launch_bounds__(kSearchThreads) narrow_window_kernel(SelectionTables tables) {
   __shared__ NarrowShared shared;
@@ -41,7 +43,8 @@ __global__ void __launch_bounds__(kStreamThreads) write_chosen_kernel(SelectionT
 
 }  // namespace
 
-void launch_selection(SelectionKernel kernel, std::int64_t num_blocks, const SelectionTables& tables, cudaStream_t stream) {
+void launch_selection(SelectionKernel kernel, std::int64_t num_blocks, const SelectionTables& tables,
+                      cudaStream_t stream) {
   if (num_blocks == 0) return;
   const auto blocks = static_cast<unsigned>(num_blocks);
   switch (kernel) {

@@ -64,8 +64,8 @@ std::int64_t fine_list_capacity(std::int64_t numel) {
   return std::min(numel, ties + numel / 8192 + kSpareEntries);
 }
 
-SelectionPlan::SelectionPlan(std::span<const Selection> selections, std::span<const Comparison> comparisons, bool samples,
-                             Executor& executor) {
+SelectionPlan::SelectionPlan(std::span<const Selection> selections, std::span<const Comparison> comparisons,
+                             bool samples, Executor& executor) {
   for (std::size_t i = 0; i < selections.size(); ++i) add(selections[i], comparisons[i], samples);
   upload(executor);
 }
@@ -96,7 +96,7 @@ void SelectionPlan::add(const Selection& selection, const Comparison& comparison
     chunk_offsets_.push_back(chunk_offsets_.back() + chunks_for(segment.numel));
   }
   problem.highest_key = problem.has_scores && !comparison.wide ? std::numeric_limits<std::uint32_t>::max()
-                                                    : std::numeric_limits<std::uint64_t>::max();
+                                                               : std::numeric_limits<std::uint64_t>::max();
   if (samples) {
     if (problem.has_scores) {
       const SampleSize sample = sample_size(numel, problem.num_words);
@@ -108,7 +108,8 @@ void SelectionPlan::add(const Selection& selection, const Comparison& comparison
     }
     problem.fine = reserve(num_entries_, fine_list_capacity(numel));
   }
-  sample_block_offsets_.push_back(sample_block_offsets_.back() + ceil_div(problem.num_sample_groups, kSampleGroupsPerBlock));
+  sample_block_offsets_.push_back(sample_block_offsets_.back() +
+                                  ceil_div(problem.num_sample_groups, kSampleGroupsPerBlock));
   list_block_offsets_.push_back(list_block_offsets_.back() + ceil_div(problem.broad.capacity, kListChunk));
   problems_.push_back(problem);
 }

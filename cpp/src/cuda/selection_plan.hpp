@@ -11,8 +11,8 @@
 
 namespace itop::cuda {
 
-/// Whether a selection compares scores, and whether as float64. Parts of a layer agree on it, because a part that holds nothing
-/// of a layer has no data to tell by.
+/// Whether a selection compares scores, and whether as float64. Parts of a layer agree on it, because a part that holds
+/// nothing of a layer has no data to tell by.
 struct Comparison {
   bool has_scores = false;
   bool wide = false;

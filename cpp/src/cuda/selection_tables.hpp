@@ -10,8 +10,8 @@
 #include "itop/random.hpp"
 #include "itop/tensor_view.hpp"
 
-/// The tables in device memory that the kernels of a selection share. A selection is called a problem here: one layer's, or
-/// that of all layers together; its segments are the layers (or shards) it draws from.
+/// The tables in device memory that the kernels of a selection share. A selection is called a problem here: one
+/// layer's, or that of all layers together; its segments are the layers (or shards) it draws from.
 namespace itop::cuda {
 
 /// The key of all weights of a layer without scores.
@@ -111,8 +111,8 @@ struct RankedCandidate {
   }
 };
 
-/// What the histogram rounds look for next, one a problem: the key, then the tie key, then the index of the last candidate to
-/// be chosen.
+/// What the histogram rounds look for next, one a problem: the key, then the tie key, then the index of the last
+/// candidate to be chosen.
 enum class Stage : std::int32_t { kKey, kTie, kIndex };
 
 struct HistogramSearch {
@@ -144,17 +144,17 @@ struct SelectionTables {
   const std::int64_t* sample_block_offsets = nullptr;  ///< [num_problems + 1]
   const std::int64_t* list_block_offsets = nullptr;    ///< [num_problems + 1]
   ProblemState* states = nullptr;
-  std::uint32_t* not_finite = nullptr;      ///< [num_segments], set where scores hold NaN or infinity
-  std::uint32_t* bins = nullptr;            ///< [num_problems][kBins], keys inside the sampled bracket
+  std::uint32_t* not_finite = nullptr;  ///< [num_segments], set where scores hold NaN or infinity
+  std::uint32_t* bins = nullptr;        ///< [num_problems][kBins], keys inside the sampled bracket
   std::uint64_t* samples = nullptr;
   ListEntry* entries = nullptr;
-  HistogramSearch* searches = nullptr;      ///< [num_problems], of the histogram rounds
-  std::uint64_t* search_bins = nullptr;     ///< [num_problems][kBins]
+  HistogramSearch* searches = nullptr;   ///< [num_problems], of the histogram rounds
+  std::uint64_t* search_bins = nullptr;  ///< [num_problems][kBins]
   std::int64_t num_chunks = 0;
   std::int32_t num_segments = 0;
   std::int32_t num_problems = 0;
-  bool refines_data = false;    ///< this launch is for problems with Action::kRefineData only
-  bool checks_finite = false;   ///< this histogram round looks at every score, to refuse NaN and infinity
+  bool refines_data = false;   ///< this launch is for problems with Action::kRefineData only
+  bool checks_finite = false;  ///< this histogram round looks at every score, to refuse NaN and infinity
 };
 
 }  // namespace itop::cuda

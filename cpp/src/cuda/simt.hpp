@@ -5,9 +5,9 @@
 #include "cuda/launch_shape.hpp"
 #include "itop/bitset.hpp"
 
-/// The few operations of a GPU's execution model that kernels use. Kernel bodies are written against these names only, so
-/// that they compile twice: by nvcc for the device, and by the host compiler against a simulator (cpp/tests/support), in
-/// which every thread of a block is a fiber and the tests run the very code the GPU runs.
+/// The few operations of a GPU's execution model that kernels use. Kernel bodies are written against these names only,
+/// so that they compile twice: by nvcc for the device, and by the host compiler against a simulator
+/// (cpp/tests/support), in which every thread of a block is a fiber and the tests run the very code the GPU runs.
 ///
 /// Every warp operation is taken part in by all 32 lanes; there are no partial masks.
 

@@ -10,10 +10,10 @@
 
 /// The pass over the weights: every candidate is split by its problem's window into chosen, inside and not chosen.
 ///
-/// A warp owns a tile of 32 mask words, a word a lane. For each half word the 32 lanes read 32 neighbouring scores, and two
-/// ballots give the half words of "below" and "not above" to the lane that owns the word: masks are written whole, and reads
-/// are coalesced without asking for aligned tensors. Sixteen reads are under way in each lane before the first ballot, as
-/// many bytes as four reads of 16.
+/// A warp owns a tile of 32 mask words, a word a lane. For each half word the 32 lanes read 32 neighbouring scores, and
+/// two ballots give the half words of "below" and "not above" to the lane that owns the word: masks are written whole,
+/// and reads are coalesced without asking for aligned tensors. Sixteen reads are under way in each lane before the
+/// first ballot, as many bytes as four reads of 16.
 namespace itop::cuda {
 
 /// Bits of one mask word: candidates below and inside a window.
@@ -54,7 +54,8 @@ ITOP_DEVICE bool split_tile_by_key(const Scores& scores, std::int64_t first, std
 }
 
 /// Moves the bits inside that have a coarse tie key below `tie_low` to `below`, and drops those above `tie_high`.
-ITOP_DEVICE void split_word_by_ties(const SegmentEntry& segment, std::int64_t word, const Window& window, SplitWord& split) {
+ITOP_DEVICE void split_word_by_ties(const SegmentEntry& segment, std::int64_t word, const Window& window,
+                                    SplitWord& split) {
   Word better = 0;
   Word undecided = 0;
   const std::int64_t first = word * kWordBits;
@@ -79,7 +80,8 @@ ITOP_DEVICE void split_word_by_ties(const SegmentEntry& segment, std::int64_t wo
     IndexWalk walk(segment.index_map, first);
     for (int bit = 0; bit < kWordBits && (split.inside >> bit) != 0; ++bit) {
       if ((split.inside >> bit) & 1u) {
-        const auto key = static_cast<std::int32_t>(coarse_key(segment.stream, static_cast<std::uint64_t>(walk.index())));
+        const auto key =
+            static_cast<std::int32_t>(coarse_key(segment.stream, static_cast<std::uint64_t>(walk.index())));
         better |= Word{key < window.tie_low} << bit;
         undecided |= Word{key >= window.tie_low && key <= window.tie_high} << bit;
       }
@@ -90,11 +92,11 @@ ITOP_DEVICE void split_word_by_ties(const SegmentEntry& segment, std::int64_t wo
   split.inside &= undecided;
 }
 
-/// Appends the lanes' bits inside to a list; a list that is full only goes on counting. Counts the keys in `bins` where asked
-/// to. The whole warp takes part.
+/// Appends the lanes' bits inside to a list; a list that is full only goes on counting. Counts the keys in `bins` where
+/// asked to. The whole warp takes part.
 ITOP_DEVICE void list_inside(const SelectionTables& tables, const SegmentEntry& segment, int segment_number,
-                             std::int64_t word, Word inside, std::uint64_t* length, const ListSpan& list, std::uint32_t* bins,
-                             const Window& window) {
+                             std::int64_t word, Word inside, std::uint64_t* length, const ListSpan& list,
+                             std::uint32_t* bins, const Window& window) {
   std::uint64_t slot = simt::reserve(length, static_cast<std::uint32_t>(simt::popcount(inside)));
   const auto capacity = static_cast<std::uint64_t>(list.capacity);
   if (slot >= capacity) inside = 0;
@@ -126,8 +128,7 @@ ITOP_DEVICE void split_weights(const SelectionTables& tables) {
   const ProblemEntry& problem = tables.problems[segment.problem];
   ProblemState& state = tables.states[segment.problem];
   if (tables.refines_data && state.action != Action::kRefineData) return;
-  const std::int64_t first_word =
-      (simt::block() - tables.chunk_offsets[row]) * kChunkWords + simt::warp() * kWarpSize;
+  const std::int64_t first_word = (simt::block() - tables.chunk_offsets[row]) * kChunkWords + simt::warp() * kWarpSize;
   const std::int64_t num_words = words_for(segment.numel);
   if (first_word >= num_words) return;
 
@@ -142,8 +143,9 @@ ITOP_DEVICE void split_weights(const SelectionTables& tables) {
     bool finite = true;
     const std::int64_t first = first_word * kWordBits;
     with_scores(segment.scores, segment.format, [&](const auto& scores) {
-      finite = segment.numel - first >= kTileWeights ? split_tile_by_key<true>(scores, first, segment.numel, window, split)
-                                                     : split_tile_by_key<false>(scores, first, segment.numel, window, split);
+      finite = segment.numel - first >= kTileWeights
+                   ? split_tile_by_key<true>(scores, first, segment.numel, window, split)
+                   : split_tile_by_key<false>(scores, first, segment.numel, window, split);
     });
     if (simt::ballot(!finite) != 0 && simt::lane() == 0) tables.not_finite[row] = 1;
   }
@@ -157,7 +159,8 @@ ITOP_DEVICE void split_weights(const SelectionTables& tables) {
   Tally& tally = is_fine ? state.fine : state.broad;
   std::uint32_t* bins = window.low == window.high ? nullptr : tables.bins + std::int64_t{segment.problem} * kBins;
   simt::add_warp_sum(&tally.below, static_cast<std::uint64_t>(simt::popcount(split.below)));
-  list_inside(tables, segment, row, word, split.inside, &tally.inside, is_fine ? problem.fine : problem.broad, bins, window);
+  list_inside(tables, segment, row, word, split.inside, &tally.inside, is_fine ? problem.fine : problem.broad, bins,
+              window);
 }
 
 }  // namespace itop::cuda

@@ -1,14 +1,14 @@
 #include "cuda/stream_executor.hpp"
 
-#include <cstring>
+#include <utility>
 
 #include "cuda/cuda_check.hpp"
 #include "cuda/launches.hpp"
 
 namespace itop::cuda {
 
-StreamExecutor::StreamExecutor(DeviceMemory& memory, Staging& staging, cudaStream_t stream)
-    : memory_(memory), staging_(staging), lock_(staging.mutex), stream_(stream) {
+StreamExecutor::StreamExecutor(DeviceMemory& memory, StagingPool& staging_pool, cudaStream_t stream)
+    : memory_(memory), staging_pool_(staging_pool), stream_(stream) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   check(cudaStreamIsCapturing(stream, &status), "cudaStreamIsCapturing");
   if (status != cudaStreamCaptureStatusNone) {
@@ -16,14 +16,12 @@ StreamExecutor::StreamExecutor(DeviceMemory& memory, Staging& staging, cudaStrea
         "a topology update cannot be captured in a CUDA graph, because it reads counts back; capture the steps between "
         "updates, which only apply masks");
   }
-  if (staging_.uploaded == nullptr) {
-    check(cudaEventCreateWithFlags(&staging_.uploaded, cudaEventDisableTiming), "cudaEventCreateWithFlags");
-  }
-  check(cudaEventSynchronize(staging_.uploaded), "cudaEventSynchronize");  // at once, unless a call has just ended
+  staging_ = staging_pool_.take();
 }
 
 StreamExecutor::~StreamExecutor() {
   for (void* pointer : scratch_) memory_.release(pointer, stream_);
+  staging_pool_.give_back(std::move(staging_));
 }
 
 std::byte* StreamExecutor::scratch(std::int64_t num_bytes) {
@@ -37,31 +35,14 @@ void StreamExecutor::zero(void* target, std::int64_t num_bytes) {
 }
 
 void StreamExecutor::upload(void* target, const void* source, std::int64_t num_bytes) {
-  if (num_bytes == 0) return;
-  if (staged_ + num_bytes > staging_.capacity) {
-    check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
-    staged_ = 0;
-    if (num_bytes > staging_.capacity) {
-      if (staging_.data != nullptr) check(cudaFreeHost(staging_.data), "cudaFreeHost");
-      staging_.data = nullptr;
-      staging_.capacity = 0;
-      void* data = nullptr;
-      check(cudaMallocHost(&data, static_cast<std::size_t>(2 * num_bytes)), "cudaMallocHost");
-      staging_.data = static_cast<std::byte*>(data);
-      staging_.capacity = 2 * num_bytes;
-    }
-  }
-  std::byte* staged = staging_.data + staged_;
-  std::memcpy(staged, source, static_cast<std::size_t>(num_bytes));
-  staged_ += num_bytes;
-  check(cudaMemcpyAsync(target, staged, static_cast<std::size_t>(num_bytes), cudaMemcpyHostToDevice, stream_), "cudaMemcpyAsync");
-  check(cudaEventRecord(staging_.uploaded, stream_), "cudaEventRecord");
+  staging_->upload(target, source, num_bytes, stream_);
 }
 
 void StreamExecutor::download(void* target, const void* source, std::int64_t num_bytes) {
-  check(cudaMemcpyAsync(target, source, static_cast<std::size_t>(num_bytes), cudaMemcpyDeviceToHost, stream_), "cudaMemcpyAsync");
+  check(cudaMemcpyAsync(target, source, static_cast<std::size_t>(num_bytes), cudaMemcpyDeviceToHost, stream_),
+        "cudaMemcpyAsync");
   check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
-  staged_ = 0;
+  staging_->rewind();
 }
 
 void StreamExecutor::launch(SelectionKernel kernel, std::int64_t num_blocks, const SelectionTables& tables) {

@@ -1,10 +1,11 @@
 #pragma once
 
-#include <mutex>
+#include <memory>
 #include <vector>
 
 #include "cuda/device_memory.hpp"
 #include "cuda/executor.hpp"
+#include "cuda/staging.hpp"
 
 namespace itop::cuda {
 
@@ -12,7 +13,7 @@ namespace itop::cuda {
 class StreamExecutor final : public Executor {
  public:
   /// @throws CudaError if the stream is being captured into a graph: what waits for the device cannot be
-  StreamExecutor(DeviceMemory& memory, Staging& staging, cudaStream_t stream);
+  StreamExecutor(DeviceMemory& memory, StagingPool& staging_pool, cudaStream_t stream);
   ~StreamExecutor() override;
   StreamExecutor(const StreamExecutor&) = delete;
   StreamExecutor& operator=(const StreamExecutor&) = delete;
@@ -27,11 +28,10 @@ class StreamExecutor final : public Executor {
 
  private:
   DeviceMemory& memory_;
-  Staging& staging_;
-  std::unique_lock<std::mutex> lock_;
+  StagingPool& staging_pool_;
   cudaStream_t stream_;
+  std::unique_ptr<Staging> staging_;
   std::vector<void*> scratch_;
-  std::int64_t staged_ = 0;
 };
 
 }  // namespace itop::cuda

@@ -8,8 +8,9 @@
 
 namespace itop::cuda {
 
-/// What decides about a candidate without looking at the others: keys below the window are chosen, keys above are not, and
-/// those inside go on. Where the window is a single key and `by_ties` is set, the coarse tie keys split it in the same way.
+/// What decides about a candidate without looking at the others: keys below the window are chosen, keys above are not,
+/// and those inside go on. Where the window is a single key and `by_ties` is set, the coarse tie keys split it in the
+/// same way.
 struct Window {
   std::uint64_t low = 0;
   std::uint64_t high = 0;
@@ -24,8 +25,8 @@ inline constexpr std::int32_t kNumCoarseKeys = 1 << kCoarseKeyBits;
 /// exactness.
 inline constexpr double kBracketDeviations = 5.0;
 
-/// The window of a tie: `wanted` of `num_equal` candidates whose key is `key`, by coarse tie keys. These are uniform, so the
-/// bracket needs no sample. Where all are wanted the window takes all and leaves none inside.
+/// The window of a tie: `wanted` of `num_equal` candidates whose key is `key`, by coarse tie keys. These are uniform,
+/// so the bracket needs no sample. Where all are wanted the window takes all and leaves none inside.
 ITOP_HOST_DEVICE Window tie_window(std::uint64_t key, std::uint64_t num_equal, std::uint64_t wanted) {
   Window window;
   window.low = window.high = key;
@@ -47,8 +48,8 @@ ITOP_HOST_DEVICE Window tie_window(std::uint64_t key, std::uint64_t num_equal, s
   return window;
 }
 
-/// The ranks in a sample of `size` that almost surely enclose the `k`-th best of `num_candidates`. A rank outside [1, size]
-/// means that the sample does not reach that far: the window is open at that end.
+/// The ranks in a sample of `size` that almost surely enclose the `k`-th best of `num_candidates`. A rank outside [1,
+/// size] means that the sample does not reach that far: the window is open at that end.
 struct SampleRanks {
   std::int64_t low = 0;
   std::int64_t high = 0;

@@ -17,11 +17,13 @@ __global__ void __launch_bounds__(kStreamThreads)
   count_range(words, word_offsets, chunk_offsets, num_ranges, counts);
 }
 
-__global__ void __launch_bounds__(kStreamThreads) unpack_kernel(const Word* words, std::uint8_t* bytes, std::int64_t numel) {
+__global__ void __launch_bounds__(kStreamThreads)
+    unpack_kernel(const Word* words, std::uint8_t* bytes, std::int64_t numel) {
   unpack_bit(words, bytes, numel);
 }
 
-__global__ void __launch_bounds__(kStreamThreads) pack_kernel(const std::uint8_t* bytes, Word* words, std::int64_t numel) {
+__global__ void __launch_bounds__(kStreamThreads)
+    pack_kernel(const std::uint8_t* bytes, Word* words, std::int64_t numel) {
   pack_word(bytes, words, numel);
 }
 
@@ -39,8 +41,8 @@ void launch_combine(BitOperation operation, const Word* a, const Word* b, Word* 
 void launch_count(const Word* words, const std::int64_t* word_offsets, const std::int64_t* chunk_offsets,
                   std::int64_t num_chunks, int num_ranges, std::uint64_t* counts, cudaStream_t stream) {
   if (num_chunks == 0) return;
-  count_kernel<<<static_cast<unsigned>(num_chunks), kStreamThreads, 0, stream>>>(words, word_offsets, chunk_offsets, num_ranges,
-                                                                                  counts);
+  count_kernel<<<static_cast<unsigned>(num_chunks), kStreamThreads, 0, stream>>>(words, word_offsets, chunk_offsets,
+                                                                                 num_ranges, counts);
   check_launch("launch of count");
 }
 

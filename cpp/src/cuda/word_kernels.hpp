@@ -13,7 +13,8 @@ namespace itop::cuda {
 
 ITOP_DEVICE std::int64_t global_thread() { return simt::block() * simt::num_threads() + simt::thread(); }
 
-ITOP_DEVICE void combine_word(BitOperation operation, const Word* a, const Word* b, Word* target, std::int64_t num_words) {
+ITOP_DEVICE void combine_word(BitOperation operation, const Word* a, const Word* b, Word* target,
+                              std::int64_t num_words) {
   const std::int64_t word = global_thread();
   if (word >= num_words) return;
   switch (operation) {

@@ -50,7 +50,8 @@ class Simulator {
         swapcontext(&scheduler_, &fiber.context);
         if (fiber.is_done) ++num_done;
       }
-      if (failure_.empty() && progress_ == progress_before) failure_ = "threads wait for others that have ended or wait elsewhere";
+      if (failure_.empty() && progress_ == progress_before)
+        failure_ = "threads wait for others that have ended or wait elsewhere";
       if (!failure_.empty()) throw std::logic_error("block " + std::to_string(block) + ": " + failure_);
     }
   }

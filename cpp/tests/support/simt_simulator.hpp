@@ -7,9 +7,9 @@
 #include "cuda/launch_shape.hpp"
 #include "itop/bitset.hpp"
 
-/// A GPU's execution model on the host: what cuda/simt.hpp names, for code that no nvcc compiles. Every thread of a block is a
-/// fiber; a barrier or warp operation suspends it until all have come. A kernel whose threads do not all come (a divergent
-/// barrier, a lane missing from a ballot) never gets on, and that is reported.
+/// A GPU's execution model on the host: what cuda/simt.hpp names, for code that no nvcc compiles. Every thread of a
+/// block is a fiber; a barrier or warp operation suspends it until all have come. A kernel whose threads do not all
+/// come (a divergent barrier, a lane missing from a ballot) never gets on, and that is reported.
 namespace itop::cuda::simt {
 
 /// In which order runnable threads, and the blocks of a launch, get their turn. Results must not depend on it.

@@ -23,7 +23,9 @@ class SimulatedExecutor final : public Executor {
     std::memset(bytes.get(), 0xA5, static_cast<std::size_t>(num_bytes));
     return bytes.get();
   }
-  void zero(void* target, std::int64_t num_bytes) override { std::memset(target, 0, static_cast<std::size_t>(num_bytes)); }
+  void zero(void* target, std::int64_t num_bytes) override {
+    std::memset(target, 0, static_cast<std::size_t>(num_bytes));
+  }
   void upload(void* target, const void* source, std::int64_t num_bytes) override {
     std::memcpy(target, source, static_cast<std::size_t>(num_bytes));
   }
@@ -36,19 +38,23 @@ class SimulatedExecutor final : public Executor {
     launched.push_back(kernel);
     switch (kernel) {
       case SelectionKernel::kCountAndSample:
-        return run<CountShared>(num_blocks, kStreamThreads, [&](CountShared& shared) { count_and_sample(tables, shared); });
+        return run<CountShared>(num_blocks, kStreamThreads,
+                                [&](CountShared& shared) { count_and_sample(tables, shared); });
       case SelectionKernel::kFindBracket:
-        return run<BracketShared>(num_blocks, kSearchThreads, [&](BracketShared& shared) { find_bracket(tables, shared); });
+        return run<BracketShared>(num_blocks, kSearchThreads,
+                                  [&](BracketShared& shared) { find_bracket(tables, shared); });
       case SelectionKernel::kSplitWeights:
         return run<Nothing>(num_blocks, kStreamThreads, [&](Nothing&) { split_weights(tables); });
       case SelectionKernel::kNarrowWindow:
-        return run<NarrowShared>(num_blocks, kSearchThreads, [&](NarrowShared& shared) { narrow_window(tables, shared); });
+        return run<NarrowShared>(num_blocks, kSearchThreads,
+                                 [&](NarrowShared& shared) { narrow_window(tables, shared); });
       case SelectionKernel::kRefineList:
         return run<Nothing>(num_blocks, kStreamThreads, [&](Nothing&) { refine_list(tables); });
       case SelectionKernel::kFinish:
         return run<FinishShared>(num_blocks, kSearchThreads, [&](FinishShared& shared) { finish(tables, shared); });
       case SelectionKernel::kCountBins:
-        return run<HistogramShared>(num_blocks, kStreamThreads, [&](HistogramShared& shared) { count_bins(tables, shared); });
+        return run<HistogramShared>(num_blocks, kStreamThreads,
+                                    [&](HistogramShared& shared) { count_bins(tables, shared); });
       case SelectionKernel::kWriteChosen:
         return run<Nothing>(num_blocks, kStreamThreads, [&](Nothing&) { write_chosen(tables); });
     }
@@ -60,8 +66,8 @@ class SimulatedExecutor final : public Executor {
  private:
   struct Nothing {};
 
-  /// Shared memory is one object for the threads of a block, unset when a block begins. One object serves all blocks: what an
-  /// earlier block left there is as good as garbage.
+  /// Shared memory is one object for the threads of a block, unset when a block begins. One object serves all blocks:
+  /// what an earlier block left there is as good as garbage.
   template <class Shared, class Body>
   void run(std::int64_t num_blocks, int num_threads, Body&& body) {
     Shared shared;
