@@ -83,7 +83,7 @@ TEST(BlockSearch, FindsTheBinOfEveryRank) {
   std::vector<std::uint32_t> bins(kBins);
   for (int i = 0; i < 60; ++i) ++bins[random() % 5 ? random() % kBins : 2047];
   for (std::uint64_t rank = 1; rank <= 60; rank += 7) {
-    BinOfRank expected;
+    BinOfRank expected{};
     while (expected.before + bins[expected.bin] < rank) expected.before += bins[expected.bin++];
     BinSearchShared shared;
     simulate(1, kSearchThreads, Schedule::kForward, [&] {
@@ -111,7 +111,7 @@ TEST(RangeSearch, HistogramsOfAnyWidthEndAtTheRank) {
         for (const std::uint64_t value : values) {
           if (range.contains(value)) ++bins.at(RangeSearch::bin(value, range.low, range.shift()));
         }
-        BinOfRank found;
+        BinOfRank found{};
         while (found.before + bins[found.bin] < range.rank) found.before += bins[found.bin++];
         range.enter(found);
         ASSERT_LE(++num_rounds, 6);

@@ -14,8 +14,7 @@ namespace itop::cuda {
 
 ITOP_DEVICE RankedCandidate candidate_at(const SegmentEntry& segment, int segment_number, std::int64_t position,
                                          std::uint64_t key, const HistogramSearch& search) {
-  RankedCandidate candidate;
-  candidate.key = key;
+  RankedCandidate candidate{key, 0, 0};
   if (search.stage == Stage::kKey || key != search.exact_key) return candidate;
   const std::int64_t index = segment.index_map(position);
   candidate.tie = tie_key(segment.stream, static_cast<std::uint64_t>(index));

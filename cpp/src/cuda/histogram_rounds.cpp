@@ -8,7 +8,7 @@ namespace {
 /// Goes on where a round's counts say. A range all of whose candidates are wanted is closed: everything up to its end
 /// is chosen. A single value with more candidates than wanted hands over to the next stage.
 void narrow(HistogramSearch& search, std::span<const std::int64_t> counts) {
-  BinOfRank found;
+  BinOfRank found{};
   while (search.range.rank > found.before + static_cast<std::uint64_t>(counts[found.bin])) {
     found.before += static_cast<std::uint64_t>(counts[found.bin++]);
   }

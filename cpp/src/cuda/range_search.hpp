@@ -10,11 +10,11 @@ namespace itop::cuda {
 inline constexpr int kDigitBits = 11;
 inline constexpr int kBins = 1 << kDigitBits;
 
-/// Where in a histogram the element of some rank lies.
+/// Where in a histogram the element of some rank lies. Without initialisers, like all that lies in shared memory.
 struct BinOfRank {
-  std::uint32_t bin = 0;
-  std::uint64_t before = 0;  ///< elements in lower bins
-  std::uint64_t count = 0;   ///< elements in this bin
+  std::uint32_t bin;
+  std::uint64_t before;  ///< elements in lower bins
+  std::uint64_t count;   ///< elements in this bin
 };
 
 /// Looks for the `rank`-th smallest (from 1) of the integers in [low, high], a histogram at a time. Each round cuts the

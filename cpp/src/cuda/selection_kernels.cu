@@ -1,3 +1,5 @@
+#include <type_traits>
+
 #include "cuda/bracket_kernels.hpp"
 #include "cuda/cuda_check.hpp"
 #include "cuda/histogram_kernels.hpp"
@@ -7,6 +9,13 @@
 
 namespace itop::cuda {
 namespace {
+
+// Shared memory comes as it is: no constructor runs.
+static_assert(std::is_trivially_default_constructible_v<BracketShared> &&
+              std::is_trivially_default_constructible_v<NarrowShared> &&
+              std::is_trivially_default_constructible_v<FinishShared> &&
+              std::is_trivially_default_constructible_v<CountShared> &&
+              std::is_trivially_default_constructible_v<HistogramShared>);
 
 __global__ void __launch_bounds__(kStreamThreads) count_and_sample_kernel(SelectionTables tables) {
   __shared__ CountShared shared;

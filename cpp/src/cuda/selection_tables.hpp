@@ -100,9 +100,9 @@ struct ListEntry {
 
 /// A candidate in the order of selection: by key, then tie key, then index (segments in their order).
 struct RankedCandidate {
-  std::uint64_t key = 0;
-  std::uint64_t tie = 0;
-  std::uint64_t index = 0;
+  std::uint64_t key;
+  std::uint64_t tie;
+  std::uint64_t index;
 
   ITOP_HOST_DEVICE bool precedes(const RankedCandidate& other) const {
     if (key != other.key) return key < other.key;
