@@ -63,7 +63,7 @@ int main(int argc, char** argv) {
   auto& pool = itop::ThreadPool::global();
   std::printf("%s, %d threads, [%lld, %lld], batch %lld\n", itop::cpu::sparse_kernels_name(), pool.num_threads(),
               static_cast<long long>(num_rows), static_cast<long long>(num_columns), static_cast<long long>(batch));
-  std::printf("density   forward    input    scatter   weights   (ms)        GFLOP/s   transpose  blocks\n");
+  std::printf("density   forward    input    scatter   weights   (ms)        GFLOP/s   transpose  blocks   step\n");
   for (const double density : densities) {
     Matrix matrix = random_matrix(num_rows, num_columns, density);
     const auto num_entries = matrix.columns.size();
@@ -91,25 +91,24 @@ int main(int argc, char** argv) {
     std::vector<float> gradient(num_entries);
     std::vector<float> bias(num_rows);
     const auto f32 = itop::ValueType::kFloat32;
+    const itop::ActivationView x_view{x.data(), f32, batch};
+    const itop::ActivationView y_view{y.data(), f32, batch};
+    const auto backward = [&](const itop::SparsePattern* other, const itop::LinearGradients& gradients) {
+      return best_seconds(repeats, [&] {
+        itop::sparse_linear_backward(pattern, other, matrix.values.data(), f32, x_view, y_view, gradients, pool);
+      });
+    };
     const double forward = best_seconds(repeats, [&] {
-      itop::sparse_linear_forward(pattern, matrix.values.data(), f32, {x.data(), f32, batch}, bias.data(), y.data(),
-                                  pool);
+      itop::sparse_linear_forward(pattern, matrix.values.data(), f32, x_view, bias.data(), y.data(), pool);
     });
-    const double input = best_seconds(repeats, [&] {
-      itop::sparse_linear_forward(transposed, matrix.values.data(), f32, {y.data(), f32, batch}, nullptr, x.data(),
-                                  pool);
-    });
-    const double scattering = best_seconds(repeats, [&] {
-      itop::sparse_linear_scatter(pattern, matrix.values.data(), f32, {y.data(), f32, batch}, x.data(), pool);
-    });
-    const double weights = best_seconds(repeats, [&] {
-      itop::sparse_linear_weight_gradient(pattern, {x.data(), f32, batch}, {y.data(), f32, batch}, f32,
-                                          gradient.data(), bias.data(), pool);
-    });
+    const double input = backward(&transposed, {x.data(), nullptr, nullptr});
+    const double scattering = backward(nullptr, {x.data(), nullptr, nullptr});
+    const double weights = backward(nullptr, {nullptr, gradient.data(), bias.data()});
+    const double both = backward(&transposed, {x.data(), gradient.data(), bias.data()});
     const double flops = 2e-9 * static_cast<double>(num_entries) * static_cast<double>(batch);
-    std::printf("%6.4f %9.3f %9.3f %9.3f %9.3f   %5.1f %5.1f %5.1f %5.1f  %9.3f %9.3f\n", density, forward * 1e3,
+    std::printf("%6.4f %9.3f %9.3f %9.3f %9.3f   %5.1f %5.1f %5.1f %5.1f  %9.3f %9.3f %9.3f\n", density, forward * 1e3,
                 input * 1e3, scattering * 1e3, weights * 1e3, flops / forward, flops / input, flops / scattering,
-                flops / weights, transposing * 1e3, blocking * 1e3);
+                flops / weights, transposing * 1e3, blocking * 1e3, (forward + both) * 1e3);
   }
   return 0;
 }

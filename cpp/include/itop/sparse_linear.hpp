@@ -25,21 +25,23 @@ struct ActivationView {
 void sparse_linear_forward(const SparsePattern& pattern, const void* values, ValueType value_type,
                            const ActivationView& x, const void* bias, void* y, ThreadPool& pool);
 
-/// The input gradient in row order: each thread owns blocks of columns and adds value * g there. No transposed pattern
-/// is needed; slower than `sparse_linear_forward` of one, save where batches are small or memory decides.
-/// @param pattern     [out, in] without permutation
-/// @param output_gradient [batch, out]
-/// @param input_gradient  [batch, in] in the type of `output_gradient`, written
-void sparse_linear_scatter(const SparsePattern& pattern, const void* values, ValueType value_type,
-                           const ActivationView& output_gradient, void* input_gradient, ThreadPool& pool);
+/// What a backward pass is asked for; a null pointer leaves it out.
+struct LinearGradients {
+  void* input = nullptr;   ///< [batch, in] in the type of the output gradient
+  void* values = nullptr;  ///< [num_entries] in the type of the values: the active weights only
+  void* bias = nullptr;    ///< [out] in the type of the values
+};
 
-/// The gradient of the active weights only, and of the bias.
-/// @param x               [batch, in]
+/// The gradients of `sparse_linear_forward`, written to `gradients`; the result does not depend on the number of threads.
+/// @param pattern         [out, in] in row order, without permutation
+/// @param transposed      [in, out] with permutation: the input gradient at the speed of the forward pass. Null: in row
+///                        order, each thread adding value * gradient inside its own blocks of columns; slower, but it
+///                        needs no second set of indices and reads the values in order, which decides where layers are
+///                        huge and batches small
+/// @param x               [batch, in]; needed for the gradient of the values only
 /// @param output_gradient [batch, out], the type of `x`
-/// @param value_gradient  [num_entries] in `value_type`, written
-/// @param bias_gradient   [out] in `value_type`, written; may be null
-void sparse_linear_weight_gradient(const SparsePattern& pattern, const ActivationView& x,
-                                   const ActivationView& output_gradient, ValueType value_type, void* value_gradient,
-                                   void* bias_gradient, ThreadPool& pool);
+void sparse_linear_backward(const SparsePattern& pattern, const SparsePattern* transposed, const void* values,
+                            ValueType value_type, const ActivationView& x, const ActivationView& output_gradient,
+                            const LinearGradients& gradients, ThreadPool& pool);
 
 }  // namespace itop

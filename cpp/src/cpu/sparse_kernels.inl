@@ -278,10 +278,20 @@ void pack(const Scalar* dense, std::int64_t dense_stride, int num_samples, std::
 template <class Scalar>
 void unpack(const Scalar* packed, int tile, int num_samples, std::int64_t num_features, Scalar* dense,
             std::int64_t dense_stride) {
-  // In strips, so that what is written is a whole cache line of each sample.
-  transpose(packed, tile, num_features & ~std::int64_t{15}, num_samples, dense, dense_stride);
-  for (std::int64_t f = num_features & ~std::int64_t{15}; f < num_features; ++f) {
-    for (int s = 0; s < num_samples; ++s) dense[s * dense_stride + f] = packed[f * tile + s];
+  // Samples are often a multiple of 4 KiB apart, in the same set of the first-level cache: a line is written whole
+  // before the next sample's takes its place.
+  const std::int64_t whole_features = num_features & ~std::int64_t{15};
+  const int whole_samples = num_samples & ~7;
+  for (std::int64_t f = 0; f < whole_features; f += 16) {
+    for (int s = 0; s < whole_samples; s += 8) {
+      transpose_8x8(packed + f * tile + s, tile, dense + s * dense_stride + f, dense_stride);
+      transpose_8x8(packed + (f + 8) * tile + s, tile, dense + s * dense_stride + f + 8, dense_stride);
+    }
+  }
+  for (int s = 0; s < num_samples; ++s) {
+    for (std::int64_t f = s < whole_samples ? whole_features : 0; f < num_features; ++f) {
+      dense[s * dense_stride + f] = packed[f * tile + s];
+    }
   }
 }
 
