@@ -1,0 +1,10 @@
+#include "registers.hpp"
+
+PYBIND11_MODULE(_core, module) {
+  module.doc() = "The native core of itop: bit sets, exact selection, topology updates.";
+  itop::bindings::register_errors(module);
+  itop::bindings::register_build_info(module);
+  itop::bindings::register_allocation(module);
+  itop::bindings::register_random(module);
+  itop::bindings::register_mask_store(module);
+}

@@ -1,0 +1,105 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "itop/bitset.hpp"
+#include "itop/device.hpp"
+#include "itop/selection.hpp"
+#include "itop/tensor_view.hpp"
+
+namespace itop {
+
+/// Words in a device's memory, owned. Zero when allocated.
+class WordBuffer {
+ public:
+  virtual ~WordBuffer() = default;
+  virtual Word* data() noexcept = 0;
+  virtual std::int64_t size() const noexcept = 0;
+};
+
+/// How two bit sets become one.
+enum class BitOperation : std::uint8_t { kAnd, kOr, kAndNot, kXor };
+
+/// One layer's bit sets and tensors in a topology change. Bit sets are [numel].
+struct LayerCommit {
+  std::int64_t numel = 0;
+  Word* active = nullptr;
+  Word* explored = nullptr;
+  Word* reliable = nullptr;
+  const Word* dropped = nullptr;
+  const Word* grown = nullptr;
+  /// The weights and every optimiser state of their shape: zero where a weight was dropped or grown.
+  std::vector<TensorView> tensors;
+};
+
+/// How a topology change treats values.
+struct CommitOptions {
+  /// Zero every weight that was not kept, not only those that changed (needed after an unmasked optimiser step).
+  bool zero_all_inactive = false;
+  /// A weight dropped and grown in the same update keeps its value and state (RigL); otherwise it restarts at zero.
+  bool regrown_keeps_value = false;
+  /// Whether dropping was a pruning round, whose survivors become reliable.
+  bool marks_reliable = true;
+};
+
+/// What a topology change did to a layer.
+struct LayerCounts {
+  std::int64_t active = 0;
+  std::int64_t explored = 0;
+  std::int64_t reliable = 0;
+  std::int64_t dropped = 0;
+  std::int64_t grown = 0;
+  std::int64_t regrown = 0;  ///< dropped and grown in the same update
+};
+
+/// One layer's mask and the tensors it is applied to.
+struct LayerApply {
+  std::int64_t numel = 0;
+  const Word* active = nullptr;
+  std::vector<TensorView> tensors;
+};
+
+/// A device's implementation of everything that runs in proportion to the number of weights.
+///
+/// One call serves a whole model. Pointers are on the backend's device and outlive the call only. Work goes to `stream`.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual std::unique_ptr<WordBuffer> allocate(std::int64_t num_words, StreamHandle stream) = 0;
+  virtual void copy_to_host(const Word* source, std::span<Word> target, StreamHandle stream) = 0;
+  virtual void copy_from_host(std::span<const Word> source, Word* target, StreamHandle stream) = 0;
+
+  /// target[i] = a[i] op b[i]; may be in place.
+  virtual void combine(BitOperation operation, const Word* a, const Word* b, Word* target, std::int64_t num_words,
+                       StreamHandle stream) = 0;
+
+  /// The number of set bits in each of the word ranges [offsets[i], offsets[i + 1]).
+  virtual std::vector<std::int64_t> count(const Word* words, std::span<const std::int64_t> offsets, StreamHandle stream) = 0;
+
+  /// Bits to one byte a weight (0 or 1) and back, both on the device, [numel].
+  virtual void unpack(const Word* words, std::uint8_t* bytes, std::int64_t numel, StreamHandle stream) = 0;
+  virtual void pack(const std::uint8_t* bytes, Word* words, std::int64_t numel, StreamHandle stream) = 0;
+
+  /// Sets in each selection's `chosen` bits the k best candidates, exactly: by score, then by the smaller tie key, then by
+  /// the lower index. Chooses min(k, number of candidates).
+  /// @throws NonFiniteError if scores hold NaN or infinity, on all parts alike; chosen bits are then unspecified
+  virtual void select(std::span<const Selection> selections, Reduction& reduction, StreamHandle stream) = 0;
+
+  /// active <- (active - dropped) + grown; explored and reliable grow; changed weights and their state become zero.
+  /// @return one entry a layer
+  virtual std::vector<LayerCounts> commit(std::span<const LayerCommit> layers, const CommitOptions& options,
+                                          StreamHandle stream) = 0;
+
+  /// Zeroes every tensor where its layer is inactive.
+  virtual void apply(std::span<const LayerApply> layers, StreamHandle stream) = 0;
+};
+
+/// The backend of a device; the same object every time.
+/// @throws BackendUnavailableError for a CUDA device if CUDA was not compiled, has no driver, or has no such device
+Backend& backend_for(const Device& device);
+
+}  // namespace itop

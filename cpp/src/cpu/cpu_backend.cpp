@@ -1,0 +1,195 @@
+#include "cpu/cpu_backend.hpp"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+
+#include "cpu/kernels.hpp"
+#include "cpu/selection.hpp"
+#include "itop/thread_pool.hpp"
+
+namespace itop {
+namespace {
+
+/// 131,072 weights: whatever the layers' sizes, threads share the work evenly, and a chunk's words fit the first-level cache.
+constexpr std::int64_t kChunkWords = 2048;
+
+class HostWords final : public WordBuffer {
+ public:
+  explicit HostWords(std::int64_t num_words) : words_(static_cast<std::size_t>(num_words), Word{0}) {}
+  Word* data() noexcept override { return words_.data(); }
+  std::int64_t size() const noexcept override { return static_cast<std::int64_t>(words_.size()); }
+
+ private:
+  std::vector<Word> words_;
+};
+
+struct LayerChunk {
+  std::size_t layer;
+  cpu::WordRange range;
+};
+
+template <class Layers>
+std::vector<LayerChunk> chunks_of(const Layers& layers) {
+  std::vector<LayerChunk> chunks;
+  for (std::size_t layer = 0; layer < layers.size(); ++layer) {
+    const std::int64_t words = words_for(layers[layer].numel);
+    for (std::int64_t begin = 0; begin < words; begin += kChunkWords) {
+      chunks.push_back({layer, {begin, std::min(begin + kChunkWords, words), layers[layer].numel}});
+    }
+  }
+  return chunks;
+}
+
+/// Runs `body(first, last)` over pieces of [0, num_words).
+template <class Body>
+void for_word_pieces(std::int64_t num_words, Body&& body) {
+  constexpr std::int64_t piece = 16 * kChunkWords;
+  ThreadPool::global().parallel_for((num_words + piece - 1) / piece, [&](std::int64_t i) {
+    body(i * piece, std::min((i + 1) * piece, num_words));
+  });
+}
+
+template <class Operation>
+void combine_with(const Word* a, const Word* b, Word* target, std::int64_t num_words, Operation operation) {
+  for_word_pieces(num_words, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t word = first; word < last; ++word) target[word] = operation(a[word], b[word]);
+  });
+}
+
+LayerCounts commit_chunk(const LayerCommit& layer, const cpu::WordRange& range, const CommitOptions& options) {
+  std::array<Word, kChunkWords> zeros;
+  LayerCounts counts;
+  for (std::int64_t word = range.begin_word; word < range.end_word; ++word) {
+    const Word before = layer.active[word];
+    const Word dropped = layer.dropped[word];
+    const Word grown = layer.grown[word];
+    const Word kept = before & ~dropped;
+    const Word after = kept | grown;
+    const Word regrown = dropped & grown;
+    const Word with_values = options.regrown_keeps_value ? kept | regrown : kept;
+    zeros[static_cast<std::size_t>(word - range.begin_word)] =
+        (options.zero_all_inactive ? valid_bits(word, range.numel) : dropped | grown) & ~with_values;
+    layer.active[word] = after;
+    layer.explored[word] |= after;
+    if (options.marks_reliable) layer.reliable[word] |= kept;
+    counts.active += std::popcount(after);
+    counts.explored += std::popcount(layer.explored[word]);
+    counts.reliable += std::popcount(layer.reliable[word]);
+    counts.dropped += std::popcount(dropped);
+    counts.grown += std::popcount(grown);
+    counts.regrown += std::popcount(regrown);
+  }
+  for (const TensorView& tensor : layer.tensors) {
+    cpu::kernels().zero_where(tensor.data, size_of(tensor.dtype), zeros.data(), range);
+  }
+  return counts;
+}
+
+void apply_chunk(const LayerApply& layer, const cpu::WordRange& range) {
+  std::array<Word, kChunkWords> zeros;
+  for (std::int64_t word = range.begin_word; word < range.end_word; ++word) {
+    zeros[static_cast<std::size_t>(word - range.begin_word)] = ~layer.active[word] & valid_bits(word, range.numel);
+  }
+  for (const TensorView& tensor : layer.tensors) {
+    cpu::kernels().zero_where(tensor.data, size_of(tensor.dtype), zeros.data(), range);
+  }
+}
+
+LayerCounts& operator+=(LayerCounts& sum, const LayerCounts& other) {
+  sum.active += other.active;
+  sum.explored += other.explored;
+  sum.reliable += other.reliable;
+  sum.dropped += other.dropped;
+  sum.grown += other.grown;
+  sum.regrown += other.regrown;
+  return sum;
+}
+
+}  // namespace
+
+std::unique_ptr<WordBuffer> CpuBackend::allocate(std::int64_t num_words, StreamHandle) {
+  return std::make_unique<HostWords>(num_words);
+}
+
+void CpuBackend::copy_to_host(const Word* source, std::span<Word> target, StreamHandle) {
+  std::copy_n(source, target.size(), target.begin());
+}
+
+void CpuBackend::copy_from_host(std::span<const Word> source, Word* target, StreamHandle) {
+  std::copy(source.begin(), source.end(), target);
+}
+
+void CpuBackend::combine(BitOperation operation, const Word* a, const Word* b, Word* target, std::int64_t num_words,
+                         StreamHandle) {
+  switch (operation) {
+    case BitOperation::kAnd:
+      return combine_with(a, b, target, num_words, [](Word x, Word y) { return x & y; });
+    case BitOperation::kOr:
+      return combine_with(a, b, target, num_words, [](Word x, Word y) { return x | y; });
+    case BitOperation::kAndNot:
+      return combine_with(a, b, target, num_words, [](Word x, Word y) { return x & ~y; });
+    case BitOperation::kXor:
+      return combine_with(a, b, target, num_words, [](Word x, Word y) { return x ^ y; });
+  }
+}
+
+std::vector<std::int64_t> CpuBackend::count(const Word* words, std::span<const std::int64_t> offsets, StreamHandle) {
+  if (offsets.empty()) return {};
+  std::vector<std::int64_t> counts(offsets.size() - 1, 0);
+  ThreadPool::global().parallel_for(static_cast<std::int64_t>(counts.size()), [&](std::int64_t i) {
+    const auto range = static_cast<std::size_t>(i);
+    std::int64_t total = 0;
+    for (std::int64_t word = offsets[range]; word < offsets[range + 1]; ++word) total += std::popcount(words[word]);
+    counts[range] = total;
+  });
+  return counts;
+}
+
+void CpuBackend::unpack(const Word* words, std::uint8_t* bytes, std::int64_t numel, StreamHandle) {
+  for_word_pieces(words_for(numel), [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t word = first; word < last; ++word) {
+      const std::int64_t base = word * kWordBits;
+      const std::int64_t length = std::min(kWordBits, numel - base);
+      for (std::int64_t bit = 0; bit < length; ++bit) bytes[base + bit] = (words[word] >> bit) & 1u;
+    }
+  });
+}
+
+void CpuBackend::pack(const std::uint8_t* bytes, Word* words, std::int64_t numel, StreamHandle) {
+  for_word_pieces(words_for(numel), [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t word = first; word < last; ++word) {
+      const std::int64_t base = word * kWordBits;
+      const std::int64_t length = std::min(kWordBits, numel - base);
+      Word packed = 0;
+      for (std::int64_t bit = 0; bit < length; ++bit) packed |= Word{bytes[base + bit] != 0} << bit;
+      words[word] = packed;
+    }
+  });
+}
+
+void CpuBackend::select(std::span<const Selection> selections, Reduction& reduction, StreamHandle) {
+  cpu::select(selections, reduction, ThreadPool::global());
+}
+
+std::vector<LayerCounts> CpuBackend::commit(std::span<const LayerCommit> layers, const CommitOptions& options, StreamHandle) {
+  const std::vector<LayerChunk> chunks = chunks_of(layers);
+  std::vector<LayerCounts> of_chunk(chunks.size());
+  ThreadPool::global().parallel_for(static_cast<std::int64_t>(chunks.size()), [&](std::int64_t i) {
+    const auto& chunk = chunks[static_cast<std::size_t>(i)];
+    of_chunk[static_cast<std::size_t>(i)] = commit_chunk(layers[chunk.layer], chunk.range, options);
+  });
+  std::vector<LayerCounts> counts(layers.size());
+  for (std::size_t i = 0; i < chunks.size(); ++i) counts[chunks[i].layer] += of_chunk[i];
+  return counts;
+}
+
+void CpuBackend::apply(std::span<const LayerApply> layers, StreamHandle) {
+  const std::vector<LayerChunk> chunks = chunks_of(layers);
+  ThreadPool::global().parallel_for(static_cast<std::int64_t>(chunks.size()), [&](std::int64_t i) {
+    const auto& chunk = chunks[static_cast<std::size_t>(i)];
+    apply_chunk(layers[chunk.layer], chunk.range);
+  });
+}
+
+}  // namespace itop

@@ -1,0 +1,96 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "itop/bitset.hpp"
+#include "itop/index_map.hpp"
+#include "itop/ordered_key.hpp"
+#include "itop/random.hpp"
+#include "itop/tensor_view.hpp"
+
+namespace itop::cpu {
+
+/// A candidate whose key fell inside the bracket, so that only an exact comparison decides.
+struct InsideCandidate {
+  std::int64_t key = 0;
+  std::int64_t position = 0;  ///< in the segment's storage order
+};
+
+/// The words [begin_word, end_word) of one segment.
+struct WordRange {
+  std::int64_t begin_word = 0;
+  std::int64_t end_word = 0;
+  std::int64_t numel = 0;  ///< of the whole segment
+};
+
+/// How scores become keys. `wide` keys are those of float64, for selections in which a float64 tensor takes part.
+struct KeyFormat {
+  DType dtype = DType::kFloat32;
+  ScoreTransform transform = ScoreTransform::kMagnitude;
+  SelectionOrder order = SelectionOrder::kLargest;
+  bool wide = false;
+};
+
+/// chosen <- candidates with key < low (not written if null); those with low <= key <= high are counted, and listed until
+/// there are more than `capacity`.
+struct ScorePass {
+  const void* scores = nullptr;
+  KeyFormat format;
+  const Word* candidates = nullptr;
+  Word* chosen = nullptr;
+  std::int64_t low = 0;
+  std::int64_t high = 0;
+  std::int64_t capacity = 0;
+};
+
+/// Among the candidates whose key is `key` (all candidates if scores is null): chosen gains those with coarse tie key < low;
+/// those with low <= coarse <= high are listed.
+struct TiePass {
+  const void* scores = nullptr;
+  KeyFormat format;
+  const Word* candidates = nullptr;
+  Word* chosen = nullptr;
+  std::int64_t key = 0;
+  std::uint16_t low = 0;
+  std::uint16_t high = 0;
+  IndexMap index_map;
+  KeyStream stream;
+};
+
+struct PassResult {
+  std::int64_t num_below = 0;
+  std::int64_t num_inside = 0;
+  bool all_finite = true;
+  std::vector<InsideCandidate> inside;
+};
+
+/// Candidates by the digit `(key >> shift) & (2^digit_bits - 1)`, of those whose higher bits equal `prefix`.
+/// Keys are taken as unsigned in their order (sign bit flipped).
+struct HistogramPass {
+  const void* scores = nullptr;
+  KeyFormat format;
+  const Word* candidates = nullptr;
+  int shift = 0;
+  int digit_bits = 0;
+  std::uint64_t prefix = 0;
+};
+
+/// The loops that run once per weight, one table per instruction set.
+struct Kernels {
+  void (*score_pass)(const ScorePass&, const WordRange&, PassResult&);
+  void (*tie_pass)(const TiePass&, const WordRange&, PassResult&);
+  void (*histogram_pass)(const HistogramPass&, const WordRange&, std::int64_t* bins);
+  /// Zeroes the elements whose bit is set; where[0] is the word `range.begin_word`.
+  void (*zero_where)(void* data, std::size_t element_size, const Word* where, const WordRange& range);
+};
+
+extern const Kernels kPortableKernels;
+extern const Kernels kAvx2Kernels;
+extern const Kernels kAvx512Kernels;
+
+/// The table for this processor.
+const Kernels& kernels();
+
+}  // namespace itop::cpu

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <cstdint>
+
+#include "itop/bitset.hpp"
+#include "itop/ordered_key.hpp"
+#include "itop/random.hpp"
+
+namespace itop::cpu::lanes_portable {
+
+/// Bit i is set where keys[i] < threshold.
+template <class Key>
+Word less_mask(const Key* keys, Key threshold) {
+  Word mask = 0;
+  for (int i = 0; i < kWordBits; ++i) mask |= Word{keys[i] < threshold} << i;
+  return mask;
+}
+
+/// Bit i is set where keys[i] > threshold.
+template <class Key>
+Word greater_mask(const Key* keys, Key threshold) {
+  Word mask = 0;
+  for (int i = 0; i < kWordBits; ++i) mask |= Word{keys[i] > threshold} << i;
+  return mask;
+}
+
+inline void widen_float16(const std::uint16_t* values, std::uint32_t* bits) {
+  for (int i = 0; i < kWordBits; ++i) bits[i] = float32_bits_of_float16(values[i]);
+}
+
+/// Eight Philox blocks of coarse keys at once: keys[8 * i + j] is key j of block counters[i].
+class CoarseKeyLanes {
+ public:
+  explicit CoarseKeyLanes(const KeyStream& stream) : stream_(stream) {}
+
+  void draw(const std::uint64_t* counters, std::uint16_t* keys) const {
+    for (int i = 0; i < kCoarseKeysPerBlock; ++i) {
+      const PhiloxBlock block = philox(stream_.counter_block(counters[i], 0), stream_.key0(), stream_.key1());
+      for (int j = 0; j < kCoarseKeysPerBlock; ++j) {
+        keys[i * kCoarseKeysPerBlock + j] = static_cast<std::uint16_t>(block.word[j / 2] >> (16 * (j % 2)));
+      }
+    }
+  }
+
+ private:
+  KeyStream stream_;
+};
+
+/// Zeroes data[i] where bit i is set.
+template <class Element>
+void zero_lanes(Element* data, Word zeros) {
+  for (int i = 0; i < kWordBits; ++i) data[i] = (zeros >> i) & 1u ? Element{0} : data[i];
+}
+
+}  // namespace itop::cpu::lanes_portable

@@ -1,0 +1,634 @@
+#include "cpu/selection.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <utility>
+
+#include "cpu/kernels.hpp"
+#include "cpu/order_statistics.hpp"
+#include "itop/error.hpp"
+
+namespace itop::cpu {
+namespace {
+
+constexpr std::int64_t kChunkWords = 2048;            // 131,072 weights: small enough to balance, large enough to stream
+constexpr std::int64_t kSmallSelection = 1 << 14;     // up to here every candidate is resolved exactly, without a bracket
+constexpr std::int64_t kMinSampleWords = 256;
+constexpr std::int64_t kMaxSampleWords = 2048;
+constexpr double kBracketDeviations = 5.0;            // a miss costs a second pass, never exactness
+constexpr std::int64_t kLowestKey = std::numeric_limits<std::int64_t>::min();
+constexpr std::int64_t kHighestKey = std::numeric_limits<std::int64_t>::max();
+constexpr int kHistogramDigitBits = 11;
+
+struct Chunk {
+  std::size_t segment = 0;
+  WordRange range;
+  PassResult result;
+};
+
+/// What is known of the k-th best candidate as the rounds go on.
+enum class Stage : std::uint8_t {
+  kBracketed,   ///< its key lies in [low, high], if the sample did not mislead
+  kThreshold,   ///< its key is `low`; how many share that key is known
+  kTies,        ///< `wanted` of the candidates with key `low` are to be taken by their tie keys
+  kDone,
+};
+
+struct Problem {
+  const Selection* selection = nullptr;
+  std::vector<Chunk> chunks;
+  bool has_scores = false;
+  bool wide = false;
+  Stage stage = Stage::kDone;
+  std::int64_t num_candidates = 0;  // over all parts, as is every count below
+  std::int64_t numel = 0;
+  std::int64_t low = 0;
+  std::int64_t high = 0;
+  bool lists_inside = true;
+  std::int64_t num_below = 0;
+  std::int64_t num_inside = 0;
+  std::int64_t num_equal = 0;
+  std::int64_t wanted = 0;
+  std::int64_t listed_here = 0;
+  std::uint16_t tie_low = 0;
+  std::uint16_t tie_high = 0;
+
+  std::int64_t key_min() const { return wide ? kLowestKey : std::numeric_limits<std::int32_t>::min(); }
+  std::int64_t key_max() const { return wide ? kHighestKey : std::numeric_limits<std::int32_t>::max(); }
+};
+
+KeyFormat format_of(const Problem& problem, const SelectionSegment& segment) {
+  return {segment.scores.dtype, segment.transform, problem.selection->order, problem.wide};
+}
+
+void set_chosen(const Problem& problem, const Chunk& chunk, std::int64_t position) {
+  problem.selection->segments[chunk.segment].chosen[position / kWordBits] |= Word{1} << (position % kWordBits);
+}
+
+class Rounds {
+ public:
+  Rounds(std::span<const Selection> selections, Reduction& reduction, ThreadPool& threads)
+      : reduction_(reduction), threads_(threads) {
+    problems_.resize(selections.size());
+    for (std::size_t i = 0; i < selections.size(); ++i) prepare(selections[i], problems_[i]);
+  }
+
+  void run() {
+    count_candidates();
+    narrow();
+    pass_over_scores(Stage::kBracketed);
+    refuse_non_finite();
+    accept_or_refine_brackets();
+    resolve_thresholds();
+    pass_over_ties();
+    resolve_ties();
+  }
+
+ private:
+  void prepare(const Selection& selection, Problem& problem) {
+    problem.selection = &selection;
+    for (const auto& segment : selection.segments) {
+      problem.has_scores |= segment.scores.data != nullptr;
+      problem.wide |= segment.scores.data != nullptr && segment.scores.dtype == DType::kFloat64;
+    }
+    for (std::size_t s = 0; s < selection.segments.size(); ++s) {
+      const std::int64_t words = words_for(selection.segments[s].numel);
+      for (std::int64_t begin = 0; begin < words; begin += kChunkWords) {
+        Chunk chunk;
+        chunk.segment = s;
+        chunk.range = {begin, std::min(begin + kChunkWords, words), selection.segments[s].numel};
+        problem.chunks.push_back(std::move(chunk));
+      }
+    }
+  }
+
+  /// Runs `body(problem, chunk)` for the chunks of the problems for which `wanted(problem)`.
+  template <class Wanted, class Body>
+  void for_chunks(Wanted&& wanted, Body&& body) {
+    std::vector<std::pair<Problem*, Chunk*>> work;
+    for (auto& problem : problems_) {
+      if (!wanted(problem)) continue;
+      for (auto& chunk : problem.chunks) work.emplace_back(&problem, &chunk);
+    }
+    threads_.parallel_for(static_cast<std::int64_t>(work.size()), [&](std::int64_t i) {
+      const auto [problem, chunk] = work[static_cast<std::size_t>(i)];
+      body(*problem, *chunk);
+    });
+  }
+
+  template <class Body>
+  void for_problems(Body&& body) {
+    threads_.parallel_for(static_cast<std::int64_t>(problems_.size()),
+                          [&](std::int64_t i) { body(problems_[static_cast<std::size_t>(i)]); });
+  }
+
+  /// Sums what `members` points to over the parts.
+  template <class... Members>
+  void merge(Members... members) {
+    constexpr std::size_t width = sizeof...(members);
+    std::vector<std::int64_t> counts;
+    counts.reserve(problems_.size() * width);
+    for (auto& problem : problems_) (counts.push_back(problem.*members), ...);
+    reduction_.sum(counts);
+    std::size_t next = 0;
+    for (auto& problem : problems_) ((problem.*members = counts[next++]), ...);
+  }
+
+  void count_candidates() {
+    for_problems([](Problem& problem) {
+      for (const auto& chunk : problem.chunks) {
+        const auto& segment = problem.selection->segments[chunk.segment];
+        for (std::int64_t word = chunk.range.begin_word; word < chunk.range.end_word; ++word) {
+          problem.num_candidates += std::popcount(segment.candidates[word]);
+        }
+      }
+      for (const auto& segment : problem.selection->segments) problem.numel += segment.numel;
+    });
+    merge(&Problem::num_candidates, &Problem::numel);
+  }
+
+  /// A bracket of keys that almost surely holds the k-th best.
+  void narrow() {
+    std::vector<std::vector<std::int64_t>> samples(problems_.size());
+    for (std::size_t i = 0; i < problems_.size(); ++i) {
+      Problem& problem = problems_[i];
+      const std::int64_t k = problem.selection->k;
+      if (!problem.has_scores) {
+        choose_all_or_ties(problem);
+        continue;
+      }
+      // Nothing or everything is chosen without comparing, but scores that have no order are refused all the same.
+      problem.stage = Stage::kBracketed;
+      problem.lists_inside = false;
+      if (k <= 0) {
+        problem.low = kLowestKey;
+        problem.high = kLowestKey;
+      } else if (k >= problem.num_candidates) {
+        problem.low = kHighestKey;
+        problem.high = kHighestKey;
+      } else {
+        problem.lists_inside = true;
+        problem.low = problem.key_min();
+        problem.high = problem.key_max();
+      }
+    }
+    threads_.parallel_for(static_cast<std::int64_t>(problems_.size()), [&](std::int64_t i) {
+      const Problem& problem = problems_[static_cast<std::size_t>(i)];
+      if (is_sampled(problem)) samples[static_cast<std::size_t>(i)] = sample(problem);
+    });
+
+    std::vector<std::int64_t> sizes;
+    for (const auto& one : samples) sizes.push_back(static_cast<std::int64_t>(one.size()));
+    reduction_.sum(sizes);
+    // Two queries a problem, each on its own copy: partial sorting of one must not disturb the other.
+    std::vector<std::vector<std::int64_t>> copies = samples;
+    std::vector<OrderStatisticQuery> queries;
+    std::vector<std::pair<std::size_t, bool>> asked_by;
+    for (std::size_t i = 0; i < problems_.size(); ++i) {
+      const Problem& problem = problems_[i];
+      if (!is_sampled(problem) || sizes[i] == 0) continue;
+      const auto size = static_cast<double>(sizes[i]);
+      const double quantile = static_cast<double>(problem.selection->k) / static_cast<double>(problem.num_candidates);
+      const double slack = kBracketDeviations * std::sqrt(size * quantile * (1.0 - quantile)) + 2.0;
+      const auto low_rank = static_cast<std::int64_t>(std::floor(size * quantile - slack));
+      const auto high_rank = static_cast<std::int64_t>(std::ceil(size * quantile + slack)) + 1;
+      if (low_rank >= 1) {
+        queries.push_back({&samples[i], low_rank, problem.key_min(), problem.key_max(), 0});
+        asked_by.emplace_back(i, true);
+      }
+      if (high_rank <= sizes[i]) {
+        queries.push_back({&copies[i], high_rank, problem.key_min(), problem.key_max(), 0});
+        asked_by.emplace_back(i, false);
+      }
+    }
+    answer(queries, reduction_, threads_);
+    for (std::size_t q = 0; q < queries.size(); ++q) {
+      Problem& problem = problems_[asked_by[q].first];
+      (asked_by[q].second ? problem.low : problem.high) = queries[q].result;
+    }
+    for (auto& problem : problems_) {
+      // A bracket of one key is a tie: listing its members could mean listing the whole layer.
+      if (is_sampled(problem) && problem.low == problem.high) problem.lists_inside = false;
+    }
+  }
+
+  static bool is_sampled(const Problem& problem) {
+    const std::int64_t k = problem.selection->k;
+    return problem.stage == Stage::kBracketed && k > 0 && k < problem.num_candidates && problem.numel > kSmallSelection;
+  }
+
+  void choose_all_or_ties(Problem& problem) {
+    const std::int64_t k = problem.selection->k;
+    const bool all = k >= problem.num_candidates;
+    for (const auto& segment : problem.selection->segments) {
+      const std::int64_t words = words_for(segment.numel);
+      if (all) {
+        std::copy_n(segment.candidates, words, segment.chosen);
+      } else {
+        std::fill_n(segment.chosen, words, Word{0});
+      }
+    }
+    problem.stage = all || k <= 0 ? Stage::kDone : Stage::kTies;
+    problem.wanted = k;
+    problem.num_equal = problem.num_candidates;
+    problem.lists_inside = false;
+  }
+
+  /// Keys of the candidates in words spread over the problem, at scattered places so that rows do not alias.
+  static std::vector<std::int64_t> sample(const Problem& problem) {
+    std::int64_t words = 0;
+    for (const auto& segment : problem.selection->segments) words += words_for(segment.numel);
+    const std::int64_t wanted = std::min(words, std::clamp(words / 32, kMinSampleWords, kMaxSampleWords));
+    const double stride = static_cast<double>(words) / static_cast<double>(std::max<std::int64_t>(wanted, 1));
+    std::vector<std::int64_t> keys;
+    PassResult result;
+    std::size_t s = 0;
+    std::int64_t first_word = 0;
+    for (std::int64_t i = 0; i < wanted; ++i) {
+      const double jitter = static_cast<double>((static_cast<std::uint64_t>(i) * 0x9E3779B97F4A7C15ULL) >> 40) / 16777216.0;
+      const auto word = std::min(words - 1, static_cast<std::int64_t>((static_cast<double>(i) + jitter) * stride));
+      while (word - first_word >= words_for(problem.selection->segments[s].numel)) {
+        first_word += words_for(problem.selection->segments[s].numel);
+        ++s;
+      }
+      const auto& segment = problem.selection->segments[s];
+      result.inside.clear();
+      result.num_inside = 0;
+      ScorePass pass;
+      pass.scores = segment.scores.data;
+      pass.format = format_of(problem, segment);
+      pass.candidates = segment.candidates;
+      pass.low = problem.key_min();
+      pass.high = problem.key_max();
+      pass.capacity = kWordBits;
+      kernels().score_pass(pass, {word - first_word, word - first_word + 1, segment.numel}, result);
+      for (const auto& candidate : result.inside) keys.push_back(candidate.key);
+    }
+    return keys;
+  }
+
+  /// chosen <- candidates below `low`; lists those inside the bracket where asked to.
+  void pass_over_scores(Stage stage) {
+    const auto wanted = [&](const Problem& problem) { return problem.has_scores && problem.stage == stage; };
+    for_chunks(wanted, [](Problem& problem, Chunk& chunk) {
+      const auto& segment = problem.selection->segments[chunk.segment];
+      chunk.result = PassResult{};
+      ScorePass pass;
+      pass.scores = segment.scores.data;
+      pass.format = format_of(problem, segment);
+      pass.candidates = segment.candidates;
+      pass.chosen = segment.chosen;
+      pass.low = problem.low;
+      pass.high = problem.high;
+      pass.capacity = problem.lists_inside ? std::max(kSmallSelection, (chunk.range.end_word - chunk.range.begin_word) * kWordBits / 2) : 0;
+      kernels().score_pass(pass, chunk.range, chunk.result);
+    });
+    for (auto& problem : problems_) {
+      if (!wanted(problem)) continue;
+      problem.num_below = problem.num_inside = problem.listed_here = 0;
+      for (const auto& chunk : problem.chunks) {
+        problem.num_below += chunk.result.num_below;
+        problem.num_inside += chunk.result.num_inside;
+        problem.listed_here += static_cast<std::int64_t>(chunk.result.inside.size());
+      }
+    }
+  }
+
+  void refuse_non_finite() {
+    std::vector<std::int64_t> flags;
+    std::vector<const SelectionSegment*> segments;
+    for (const auto& problem : problems_) {
+      const std::size_t first = flags.size();
+      for (const auto& segment : problem.selection->segments) {
+        flags.push_back(0);
+        segments.push_back(&segment);
+      }
+      for (const auto& chunk : problem.chunks) flags[first + chunk.segment] |= chunk.result.all_finite ? 0 : 1;
+    }
+    reduction_.sum(flags);
+    for (std::size_t i = 0; i < flags.size(); ++i) {
+      if (flags[i] != 0) throw NonFiniteError(segments[i]->layer, "the scores of layer '" + segments[i]->layer + "' hold NaN or infinity");
+    }
+  }
+
+  /// Brackets that missed, or hold too many candidates to list, are replaced by the exact threshold.
+  void accept_or_refine_brackets() {
+    std::vector<std::int64_t> unlisted;
+    for (auto& problem : problems_) unlisted.push_back(problem.num_inside - problem.listed_here);
+    merge(&Problem::num_below, &Problem::num_inside);
+    reduction_.sum(unlisted);
+    std::vector<Problem*> missed;
+    for (std::size_t i = 0; i < problems_.size(); ++i) {
+      Problem& problem = problems_[i];
+      if (problem.stage != Stage::kBracketed) continue;
+      const std::int64_t k = std::clamp<std::int64_t>(problem.selection->k, 0, problem.num_candidates);
+      if (problem.num_below == k) {
+        problem.stage = Stage::kDone;
+      } else if (problem.num_below > k || problem.num_below + problem.num_inside < k ||
+                 (problem.low != problem.high && unlisted[i] > 0)) {
+        missed.push_back(&problem);
+      } else if (problem.low == problem.high) {
+        settle(problem, problem.low, problem.num_inside);
+        problem.lists_inside = unlisted[i] == 0;
+      }
+    }
+    if (missed.empty()) {
+      // No part entered the histogram rounds: all of them see the same counts.
+      return;
+    }
+    find_thresholds_by_histogram(missed);
+  }
+
+  /// The k-th key is known: take the chosen below it as they are, and see whether its equals need tie keys.
+  static void settle(Problem& problem, std::int64_t threshold, std::int64_t num_equal) {
+    problem.low = problem.high = threshold;
+    problem.num_equal = num_equal;
+    problem.wanted = problem.selection->k - problem.num_below;
+    problem.stage = Stage::kThreshold;
+  }
+
+  /// Radix search for the k-th key: one histogram a digit, summed over the parts.
+  void find_thresholds_by_histogram(const std::vector<Problem*>& missed) {
+    constexpr std::size_t bins = std::size_t{1} << kHistogramDigitBits;
+    for (Problem* problem : missed) {
+      const int key_bits = problem->wide ? 64 : 32;
+      std::uint64_t prefix = 0;
+      std::int64_t rank = problem->selection->k;
+      std::int64_t num_equal = 0;
+      for (int top = key_bits; top > 0;) {
+        const int digit_bits = std::min(kHistogramDigitBits, top);
+        const int shift = top - digit_bits;
+        std::vector<std::vector<std::int64_t>> partial(problem->chunks.size());
+        threads_.parallel_for(static_cast<std::int64_t>(problem->chunks.size()), [&](std::int64_t c) {
+          const Chunk& chunk = problem->chunks[static_cast<std::size_t>(c)];
+          const auto& segment = problem->selection->segments[chunk.segment];
+          auto& histogram = partial[static_cast<std::size_t>(c)];
+          histogram.assign(bins, 0);
+          kernels().histogram_pass(
+              {segment.scores.data, format_of(*problem, segment), segment.candidates, shift, digit_bits, prefix}, chunk.range,
+              histogram.data());
+        });
+        std::vector<std::int64_t> histogram(bins, 0);
+        for (const auto& one : partial) {
+          for (std::size_t bin = 0; bin < bins; ++bin) histogram[bin] += one[bin];
+        }
+        reduction_.sum(histogram);
+        std::size_t digit = 0;
+        while (rank > histogram[digit]) rank -= histogram[digit++];
+        num_equal = histogram[digit];
+        prefix = (prefix << digit_bits) | digit;
+        top = shift;
+      }
+      const std::int64_t threshold = problem->wide ? static_cast<std::int64_t>(prefix ^ (std::uint64_t{1} << 63))
+                                                   : static_cast<std::int32_t>(static_cast<std::uint32_t>(prefix) ^ 0x80000000u);
+      problem->low = problem->high = threshold;
+      problem->num_equal = num_equal;
+      problem->lists_inside = num_equal <= kSmallSelection;
+    }
+    // The pass that writes the chosen bits again, below the exact threshold. Counts of the parts are summed once more.
+    std::vector<Stage> stages;
+    for (auto& problem : problems_) stages.push_back(std::exchange(problem.stage, Stage::kDone));
+    for (Problem* problem : missed) problem->stage = Stage::kBracketed;
+    pass_over_scores(Stage::kBracketed);
+    for (std::size_t i = 0; i < problems_.size(); ++i) problems_[i].stage = stages[i];
+    std::vector<std::int64_t> below;
+    for (Problem* problem : missed) below.push_back(problem->num_below);
+    reduction_.sum(below);
+    for (std::size_t i = 0; i < missed.size(); ++i) {
+      missed[i]->num_below = below[i];
+      settle(*missed[i], missed[i]->low, missed[i]->num_equal);
+    }
+  }
+
+  /// The exact k-th key among the listed candidates of each bracket; its betters are chosen.
+  void resolve_thresholds() {
+    std::vector<Problem*> open;
+    for (auto& problem : problems_) {
+      if (problem.stage == Stage::kBracketed) open.push_back(&problem);
+    }
+    std::vector<std::vector<std::int64_t>> keys(open.size());
+    threads_.parallel_for(static_cast<std::int64_t>(open.size()), [&](std::int64_t i) {
+      const Problem& problem = *open[static_cast<std::size_t>(i)];
+      auto& listed = keys[static_cast<std::size_t>(i)];
+      listed.reserve(static_cast<std::size_t>(problem.listed_here));
+      for (const auto& chunk : problem.chunks) {
+        for (const auto& candidate : chunk.result.inside) listed.push_back(candidate.key);
+      }
+    });
+    std::vector<OrderStatisticQuery> queries;
+    for (std::size_t i = 0; i < open.size(); ++i) {
+      queries.push_back({&keys[i], open[i]->selection->k - open[i]->num_below, open[i]->low, open[i]->high, 0});
+    }
+    answer(queries, reduction_, threads_);
+
+    std::vector<std::int64_t> counts(open.size() * 2, 0);
+    threads_.parallel_for(static_cast<std::int64_t>(open.size()), [&](std::int64_t i) {
+      const auto slot = static_cast<std::size_t>(i);
+      Problem& problem = *open[slot];
+      const std::int64_t threshold = queries[slot].result;
+      for (auto& chunk : problem.chunks) {
+        std::size_t kept = 0;
+        for (const auto& candidate : chunk.result.inside) {
+          if (candidate.key < threshold) {
+            set_chosen(problem, chunk, candidate.position);
+            ++counts[2 * slot];
+          } else if (candidate.key == threshold) {
+            chunk.result.inside[kept++] = candidate;
+            ++counts[2 * slot + 1];
+          }
+        }
+        chunk.result.inside.resize(kept);
+      }
+    });
+    reduction_.sum(counts);
+    for (std::size_t i = 0; i < open.size(); ++i) {
+      open[i]->num_below += counts[2 * i];
+      settle(*open[i], queries[i].result, counts[2 * i + 1]);
+    }
+    for (auto& problem : problems_) {
+      if (problem.stage != Stage::kThreshold) continue;
+      if (problem.wanted == problem.num_equal && problem.lists_inside) {
+        for (auto& chunk : problem.chunks) {
+          for (const auto& candidate : chunk.result.inside) set_chosen(problem, chunk, candidate.position);
+        }
+        problem.stage = Stage::kDone;
+      } else {
+        problem.stage = Stage::kTies;
+      }
+    }
+  }
+
+  /// Ties too many to list: a bracket of coarse tie keys, which are uniform, needs no sample.
+  void pass_over_ties() {
+    for (auto& problem : problems_) {
+      if (!ties_need_a_pass(problem)) continue;
+      const auto m = static_cast<double>(problem.num_equal);
+      const auto e = static_cast<double>(problem.wanted);
+      const double slack = kBracketDeviations * std::sqrt(e * (1.0 - e / m)) + 2.0;
+      const double keys_each = 65536.0 / m;
+      problem.tie_low = static_cast<std::uint16_t>(std::clamp(std::floor((e - slack) * keys_each) - 1.0, 0.0, 65535.0));
+      problem.tie_high = static_cast<std::uint16_t>(std::clamp(std::ceil((e + slack) * keys_each) + 1.0, 0.0, 65535.0));
+    }
+    list_ties([](const Problem& problem) { return ties_need_a_pass(problem); });
+    const auto missed = [](const Problem& problem) {
+      return ties_need_a_pass(problem) &&
+             (problem.num_below > problem.wanted || problem.num_below + problem.num_inside < problem.wanted);
+    };
+    bool any_missed = false;
+    std::vector<bool> again;
+    for (auto& problem : problems_) {
+      again.push_back(missed(problem));
+      any_missed |= again.back();
+    }
+    if (any_missed) {
+      for (std::size_t i = 0; i < problems_.size(); ++i) {
+        if (!again[i]) continue;
+        problems_[i].tie_low = 0;
+        problems_[i].tie_high = 65535;
+        clear_ties(problems_[i]);
+      }
+      const Problem* first = problems_.data();
+      list_ties([&](const Problem& problem) { return again[static_cast<std::size_t>(&problem - first)]; });
+    }
+    for (auto& problem : problems_) {
+      if (!ties_need_a_pass(problem)) continue;
+      problem.wanted -= problem.num_below;
+      problem.num_equal = problem.num_inside;
+    }
+  }
+
+  static bool ties_need_a_pass(const Problem& problem) { return problem.stage == Stage::kTies && !problem.lists_inside; }
+
+  /// Undoes what a first pass over the ties chose: chosen goes back to what lies below the threshold.
+  void clear_ties(Problem& problem) {
+    if (!problem.has_scores) {
+      for (const auto& segment : problem.selection->segments) std::fill_n(segment.chosen, words_for(segment.numel), Word{0});
+      return;
+    }
+    for (auto& chunk : problem.chunks) {
+      const auto& segment = problem.selection->segments[chunk.segment];
+      ScorePass pass{segment.scores.data, format_of(problem, segment), segment.candidates, segment.chosen, problem.low, problem.low, 0};
+      PassResult ignored;
+      kernels().score_pass(pass, chunk.range, ignored);
+    }
+  }
+
+  /// In these problems `num_below` counts the ties taken by their coarse keys alone.
+  template <class Wanted>
+  void list_ties(Wanted&& wanted) {
+    for_chunks(wanted, [](Problem& problem, Chunk& chunk) {
+      const auto& segment = problem.selection->segments[chunk.segment];
+      chunk.result = PassResult{};
+      TiePass pass;
+      pass.scores = segment.scores.data;
+      pass.format = format_of(problem, segment);
+      pass.candidates = segment.candidates;
+      pass.chosen = segment.chosen;
+      pass.key = problem.low;
+      pass.low = problem.tie_low;
+      pass.high = problem.tie_high;
+      pass.index_map = segment.index_map;
+      pass.stream = segment.stream;
+      kernels().tie_pass(pass, chunk.range, chunk.result);
+    });
+    std::vector<std::int64_t> counts;
+    for (auto& problem : problems_) {
+      std::int64_t below = 0;
+      std::int64_t inside = 0;
+      if (wanted(problem)) {
+        for (const auto& chunk : problem.chunks) {
+          below += chunk.result.num_below;
+          inside += chunk.result.num_inside;
+        }
+      }
+      counts.push_back(below);
+      counts.push_back(inside);
+    }
+    if (std::none_of(problems_.begin(), problems_.end(), wanted)) return;
+    reduction_.sum(counts);
+    for (std::size_t i = 0; i < problems_.size(); ++i) {
+      if (!wanted(problems_[i])) continue;
+      problems_[i].num_below = counts[2 * i];
+      problems_[i].num_inside = counts[2 * i + 1];
+    }
+  }
+
+  /// Takes `wanted` of the listed ties by tie key; should two tie keys be equal, by index.
+  void resolve_ties() {
+    std::vector<Problem*> open;
+    for (auto& problem : problems_) {
+      if (problem.stage == Stage::kTies && problem.wanted > 0) open.push_back(&problem);
+    }
+    if (open.empty()) return;
+    const auto signed_tie_key = [](const SelectionSegment& segment, std::int64_t position) {
+      const std::uint64_t key = tie_key(segment.stream, static_cast<std::uint64_t>(segment.index_map(position)));
+      return static_cast<std::int64_t>(key ^ (std::uint64_t{1} << 63));
+    };
+    const auto rank_of_index = [](std::size_t segment, std::int64_t index) {
+      return (static_cast<std::int64_t>(segment) << 44) | index;
+    };
+    std::vector<std::vector<std::int64_t>> keys(open.size());
+    threads_.parallel_for(static_cast<std::int64_t>(open.size()), [&](std::int64_t i) {
+      const auto slot = static_cast<std::size_t>(i);
+      for (auto& chunk : open[slot]->chunks) {
+        const auto& segment = open[slot]->selection->segments[chunk.segment];
+        for (auto& candidate : chunk.result.inside) {
+          candidate.key = signed_tie_key(segment, candidate.position);
+          keys[slot].push_back(candidate.key);
+        }
+      }
+    });
+    std::vector<OrderStatisticQuery> queries;
+    for (std::size_t i = 0; i < open.size(); ++i) queries.push_back({&keys[i], open[i]->wanted, kLowestKey, kHighestKey, 0});
+    answer(queries, reduction_, threads_);
+
+    // Two weights with one tie key are as good as never seen (2^-48 a pair), but then the lower index wins.
+    std::vector<std::int64_t> below(open.size(), 0);
+    std::vector<std::vector<std::int64_t>> equal_indices(open.size());
+    for (std::size_t i = 0; i < open.size(); ++i) {
+      for (auto& chunk : open[i]->chunks) {
+        const auto& segment = open[i]->selection->segments[chunk.segment];
+        for (const auto& candidate : chunk.result.inside) {
+          if (candidate.key < queries[i].result) {
+            set_chosen(*open[i], chunk, candidate.position);
+            ++below[i];
+          } else if (candidate.key == queries[i].result) {
+            equal_indices[i].push_back(rank_of_index(chunk.segment, segment.index_map(candidate.position)));
+          }
+        }
+      }
+    }
+    reduction_.sum(below);
+    std::vector<OrderStatisticQuery> index_queries;
+    for (std::size_t i = 0; i < open.size(); ++i) {
+      index_queries.push_back({&equal_indices[i], open[i]->wanted - below[i], 0, kHighestKey, 0});
+    }
+    answer(index_queries, reduction_, threads_);
+    for (std::size_t i = 0; i < open.size(); ++i) {
+      for (auto& chunk : open[i]->chunks) {
+        const auto& segment = open[i]->selection->segments[chunk.segment];
+        for (const auto& candidate : chunk.result.inside) {
+          if (candidate.key == queries[i].result &&
+              rank_of_index(chunk.segment, segment.index_map(candidate.position)) <= index_queries[i].result) {
+            set_chosen(*open[i], chunk, candidate.position);
+          }
+        }
+      }
+    }
+  }
+
+  std::vector<Problem> problems_;
+  Reduction& reduction_;
+  ThreadPool& threads_;
+};
+
+}  // namespace
+
+void select(std::span<const Selection> selections, Reduction& reduction, ThreadPool& threads) {
+  Rounds(selections, reduction, threads).run();
+}
+
+}  // namespace itop::cpu

@@ -1,0 +1,476 @@
+"""``SparseEngine``: attaches dynamic sparse training to any model, optimiser and training loop."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from itop import _core
+from itop.allocation import AllocationLike, LayerShape, as_allocation, target_count
+from itop.context import Context
+from itop.layers import Layer, Rules, find_layers, unwrap
+from itop.methods import Method, UpdateTiming, as_method
+from itop.optimizer_state import OptimizerState
+from itop.topology import Topology, UpdateReport
+
+STATE_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LayerState:
+    """A layer's topology at the moment of asking; counts of weights."""
+
+    name: str
+    shape: tuple[int, ...]
+    num_active: int
+    num_explored: int
+    num_reliable: int
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def density(self) -> float:
+        return self.num_active / self.numel
+
+    @property
+    def sparsity(self) -> float:
+        return 1.0 - self.density
+
+    @property
+    def exploration_rate(self) -> float:
+        return self.num_explored / self.numel
+
+    @property
+    def reliable_rate(self) -> float:
+        return self.num_reliable / self.numel
+
+
+class SparseEngine:
+    """Keeps a model sparse while it trains, and changes which weights are active by a method.
+
+    The engine hooks ``optimizer.step()``; the training loop stays as it was. After every step inactive weights and all
+    optimiser state of their shape are exactly zero, and the number of active weights is exact.
+
+    Args:
+        model: Any module; wrappers of ``torch.compile`` and data parallelism are looked through.
+        optimizer: Any ``torch.optim.Optimizer`` over the model's parameters.
+        method: A preset's name (``itop.methods.METHODS``) or a ``Method`` value.
+        sparsity: Of all sparsifiable weights together, in [0, 1). Ignored by dense training.
+        allocation: "erk", "er", "uniform", an ``Allocation`` or ``{layer name: sparsity}``. None: the method's.
+        total_steps: Optimiser steps of the run: the horizon of schedules. Required by methods that need one.
+        include: Globs, module types or callables that name the layers; None: every Linear, Conv1d-3d, attention
+            projection and recurrent weight.
+        exclude: Layers to leave dense, in the same forms.
+        seed: Of every random choice; the same on every rank.
+        attach: False leaves the hooks out; the loop then calls :meth:`step` after ``optimizer.step()``.
+
+    Raises:
+        ValueError: If an argument does not fit; nothing has been changed then.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        method: str | Method = "set-itop",
+        *,
+        sparsity: float = 0.9,
+        allocation: AllocationLike | None = None,
+        total_steps: int | None = None,
+        include: Rules = None,
+        exclude: Rules = (),
+        seed: int = 0,
+        attach: bool = True,
+    ) -> None:
+        self._check_arguments(model, optimizer, total_steps, seed)
+        self.method = as_method(method)
+        if self.method.needs_total_steps and total_steps is None:
+            raise ValueError(
+                f"method '{self.method.name}' needs total_steps, the number of optimiser steps of the run: its schedule "
+                "depends on it"
+            )
+        layers = find_layers(model, include, exclude)
+        shapes = [LayerShape(layer.name, layer.shape) for layer in layers]
+        chosen = as_allocation(self.method.default_allocation if allocation is None else allocation)
+        target_count(1, sparsity)  # says what is wrong with it before anything else is asked
+        counts = [shape.numel for shape in shapes] if self.method.is_dense else chosen.counts(shapes, sparsity)
+        state = OptimizerState(optimizer, layers)
+        self._check_finite(layers)
+
+        self.optimizer = optimizer
+        self.topology = Topology(layers, state, seed)
+        self._context = Context(self.topology, unwrap(model), optimizer, counts, total_steps)
+        self._callbacks: list[Callable[[UpdateReport], object]] = []
+        self._handles: list[RemovableHandle] = []
+        self._last_update: UpdateReport | None = None
+        self._skips_step = False
+        self._updated_before_step = False
+        self._masks_gradients = False
+        self._needs_full_mask = True
+        self._signature: tuple[int, ...] = ()
+        self._versions: list[int] = []
+        self._withheld: list[tuple[nn.Parameter, Tensor]] = []
+        self._attached = attach
+        self.method.initialise(self._context)
+        self._remember()
+        if attach:
+            self._handles = [
+                optimizer.register_step_pre_hook(self._before_step),
+                optimizer.register_step_post_hook(self._after_step),
+            ]
+            if hasattr(optimizer, "register_load_state_dict_post_hook"):
+                self._handles.append(optimizer.register_load_state_dict_post_hook(self._mark_foreign_change))
+
+    @staticmethod
+    def _check_arguments(model: object, optimizer: object, total_steps: object, seed: object) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+        if total_steps is not None and (
+            isinstance(total_steps, bool) or not isinstance(total_steps, int) or total_steps < 1
+        ):
+            raise ValueError(f"total_steps must be a whole number, at least 1, got {total_steps!r}")
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
+            raise ValueError(f"seed must be a whole number in [0, 2^64), got {seed!r}")
+
+    @staticmethod
+    def _check_finite(layers: Sequence[Layer]) -> None:
+        for layer in layers:
+            if not torch.isfinite(layer.parameter.detach()).all():
+                raise ValueError(f"the weights of layer '{layer.name}' hold NaN or infinity")
+
+    # --- what there is to know ----------------------------------------------------------------------------------------
+
+    @property
+    def layers(self) -> tuple[LayerState, ...]:
+        """Every sparse layer: name, shape, counts, density, exploration rate, reliable rate."""
+        return tuple(
+            LayerState(layer.name, layer.shape, active, explored, reliable)
+            for layer, active, explored, reliable in zip(
+                self.topology.layers,
+                self.topology.num_active,
+                self.topology.num_explored,
+                self.topology.num_reliable,
+                strict=True,
+            )
+        )
+
+    @property
+    def _numel(self) -> int:
+        return sum(layer.numel for layer in self.topology.layers)
+
+    @property
+    def density(self) -> float:
+        """Active weights / sparsifiable weights."""
+        return sum(self.topology.num_active) / self._numel
+
+    @property
+    def sparsity(self) -> float:
+        """1 - density."""
+        return 1.0 - self.density
+
+    @property
+    def exploration_rate(self) -> float:
+        """R_s: the fraction of sparsifiable weights that were ever active (Liu et al., ICML 2021)."""
+        return sum(self.topology.num_explored) / self._numel
+
+    @property
+    def reliable_rate(self) -> float:
+        """R_r: the fraction of sparsifiable weights that survived at least one pruning round; at most R_s."""
+        return sum(self.topology.num_reliable) / self._numel
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps taken; steps skipped by a gradient scaler do not count."""
+        return self._context.step
+
+    @property
+    def num_updates(self) -> int:
+        """Topology updates made."""
+        return self.topology.num_updates
+
+    @property
+    def last_update(self) -> UpdateReport | None:
+        """The report of the latest topology update; None before the first."""
+        return self._last_update
+
+    def mask(self, name: str) -> Tensor:
+        """A layer's mask: bool, in its shape, on its device; a copy.
+
+        Raises:
+            KeyError: If no sparse layer has this name.
+        """
+        for i, layer in enumerate(self.topology.layers):
+            if layer.name == name:
+                return self.topology.active.to_tensor(i)
+        raise KeyError(
+            f"no sparse layer is called '{name}'; there are {', '.join(layer.name for layer in self.topology.layers)}"
+        )
+
+    def num_topology_bytes(self) -> int:
+        """Memory of the topology: three bits a weight, rounded up to words."""
+        return self.topology.num_bytes()
+
+    # --- acting -------------------------------------------------------------------------------------------------------
+
+    def on_update(self, callback: Callable[[UpdateReport], object]) -> Callable[[], None]:
+        """Calls ``callback(report)`` after every topology update. Returns a function that ends it."""
+        self._callbacks.append(callback)
+        return functools.partial(self._callbacks.remove, callback)
+
+    def update(self) -> UpdateReport | None:
+        """One topology update now, whatever the schedule says. Needs gradients where growth does.
+
+        Raises:
+            ValueError: If weights or gradients hold NaN or infinity; nothing has been changed then.
+            RuntimeError: If gradients are needed and a layer has none.
+        """
+        self.topology.move_if_needed()
+        return self._update()
+
+    def step(self) -> UpdateReport | None:
+        """For loops without hooks (``attach=False``): call it after ``optimizer.step()``. Otherwise changes nothing.
+
+        Returns:
+            The latest update's report.
+        """
+        if not self._attached:
+            self._needs_full_mask = True
+            self._context.step += 1
+            self.topology.move_if_needed()
+            self._finish_step(update_due=self._is_update_step(self._context.step))
+        return self._last_update
+
+    def detach(self) -> None:
+        """Removes the hooks. The model keeps its zeros and needs the engine no more."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._attached = False
+
+    def _is_update_step(self, step: int) -> bool:
+        return self.method.schedule.is_update_step(step, self._context.total_steps)
+
+    def _update(self) -> UpdateReport | None:
+        topology = self.topology
+        before = topology.num_updates, topology.step
+        topology.begin_update(self._context.step)
+        try:
+            report = self.method.update(self._context)
+        except _core.NonFiniteError as error:
+            topology.num_updates, topology.step = before
+            raise ValueError(
+                f"topology update {topology.num_updates + 1} at step {self.steps} refused: {error}"
+            ) from None
+        except Exception:
+            topology.num_updates, topology.step = before
+            raise
+        if report is None:
+            topology.num_updates, topology.step = before
+            return None
+        self._last_update = report
+        for callback in tuple(self._callbacks):
+            callback(report)
+        return report
+
+    # --- hooks ---------------------------------------------------------------------------------------------------------
+
+    def _before_step(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        self._skips_step = _was_skipped_by_scaler(optimizer)
+        if self._skips_step:
+            return None
+        closure, place = _find_closure(args, kwargs)
+        if closure is None:
+            self._prepare_step(withhold=True)
+            return None
+
+        def closure_then_prepare() -> Any:
+            loss = closure()
+            self._prepare_step(withhold=False)
+            return loss
+
+        if place is None:
+            return args, {**kwargs, "closure": closure_then_prepare}
+        return (*args[:place], closure_then_prepare, *args[place + 1 :]), kwargs
+
+    def _prepare_step(self, withhold: bool) -> None:
+        """Gradients are there: mask them, or update the topology by them."""
+        step = self._context.step + 1
+        self._updated_before_step = False
+        self._masks_gradients = False
+        self.topology.move_if_needed()
+        update_due = self._is_update_step(step)
+        if type(self.method).before_step is not Method.before_step:
+            self.method.before_step(self._context)
+        if update_due and withhold and self.method.timing is UpdateTiming.REPLACES_STEP:
+            self._context.step = step
+            try:
+                self._update()
+            finally:
+                self._context.step = step - 1
+            self._updated_before_step = True
+            self._withhold_gradients()
+            return
+        if self.topology.optimizer_state.zero_stays_zero and not (update_due and self.method.needs_gradient):
+            self._needs_full_mask |= self._was_changed_by_others()
+            self.topology.apply_to_gradients()
+            self._masks_gradients = True
+
+    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._skips_step:
+            return
+        self._context.step += 1
+        if self._withheld:
+            for parameter, gradient in self._withheld:
+                parameter.grad = gradient
+            self._withheld.clear()
+        self._finish_step(update_due=self._is_update_step(self._context.step) and not self._updated_before_step)
+
+    def _finish_step(self, update_due: bool) -> None:
+        state = self.topology.optimizer_state
+        if not self._masks_gradients or state.signature() != self._signature:
+            self._needs_full_mask = True
+        if type(self.method).after_step is not Method.after_step:
+            self.method.after_step(self._context)
+        if update_due:
+            self._context.zero_all_inactive = self._needs_full_mask
+            try:
+                report = self._update()
+            except Exception:
+                self.topology.apply()
+                raise
+            finally:
+                self._context.zero_all_inactive = False
+            if report is not None:
+                self._needs_full_mask = False
+        if self._needs_full_mask:
+            self.topology.apply()
+        self._remember()
+
+    def _withhold_gradients(self) -> None:
+        """The update takes the place of this optimiser step: with no gradient in sight the optimiser does nothing."""
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._withheld.append((parameter, parameter.grad))
+                    parameter.grad = None
+
+    def _remember(self) -> None:
+        self._needs_full_mask = False
+        self._masks_gradients = False
+        self._signature = self.topology.optimizer_state.signature()
+        self._versions = [layer.parameter._version for layer in self.topology.layers]
+
+    def _was_changed_by_others(self) -> bool:
+        """Whether somebody wrote to the weights since the last step (a loaded checkpoint, swapped averages)."""
+        return any(
+            layer.parameter._version != version
+            for layer, version in zip(self.topology.layers, self._versions, strict=True)
+        )
+
+    def _mark_foreign_change(self, optimizer: Optimizer) -> None:
+        self._needs_full_mask = True
+
+    # --- saving --------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that continues the run bit for bit; loads with ``torch.load(..., weights_only=True)``.
+
+        Masks are packed bytes in row-major order of each layer, whatever the device or memory format.
+        """
+        return {
+            "version": STATE_VERSION,
+            "method": self.method.name,
+            "seed": self.topology.seed,
+            "steps": self.steps,
+            "num_updates": self.num_updates,
+            "total_steps": self._context.total_steps,
+            "layers": {
+                layer.name: {"shape": list(layer.shape), **self.topology.layer_state(i)}
+                for i, layer in enumerate(self.topology.layers)
+            },
+            "method_state": dict(self._context.state),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from a saved state: masks, explored and reliable sets, schedule position, random keys.
+
+        Raises:
+            ValueError: If the state is not an engine's, of another model, version or seed; nothing has been changed then.
+        """
+        self._check_state(state)
+        layers = state["layers"]
+        self.topology.load_layer_states(
+            [layers[layer.name] for layer in self.topology.layers], int(state["num_updates"])
+        )
+        self._context.step = int(state["steps"])
+        self._context.state = dict(state["method_state"])
+        self._last_update = None
+        self._remember()
+        self._needs_full_mask = True
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        needed = {"version", "seed", "steps", "num_updates", "layers", "method_state"}
+        if not isinstance(state, Mapping) or not needed <= set(state):
+            raise ValueError(
+                "this is not the state of a SparseEngine: expected the dictionary that state_dict() returned"
+            )
+        if state["version"] != STATE_VERSION:
+            raise ValueError(
+                f"the engine state has version {state['version']}, this release reads version {STATE_VERSION}"
+            )
+        if state["seed"] != self.topology.seed:
+            raise ValueError(
+                f"the engine state was saved with seed {state['seed']}, this engine has seed {self.topology.seed}"
+            )
+        saved = state["layers"]
+        mine = {layer.name: list(layer.shape) for layer in self.topology.layers}
+        if not isinstance(saved, Mapping) or set(saved) != set(mine):
+            different = sorted(set(saved) ^ set(mine))
+            raise ValueError(
+                f"the engine state belongs to another model: layers {', '.join(map(str, different))} are not in both"
+            )
+        for name, shape in mine.items():
+            if list(saved[name]["shape"]) != shape:
+                raise ValueError(
+                    f"the engine state belongs to another model: layer '{name}' has shape {saved[name]['shape']} there, {shape} here"
+                )
+            num_bytes = (math.prod(shape) + 7) // 8
+            for key in ("active", "explored", "reliable"):
+                bits = saved[name].get(key)
+                if not isinstance(bits, Tensor) or bits.dtype != torch.uint8 or bits.numel() != num_bytes:
+                    raise ValueError(
+                        f"the engine state is damaged: the {key} bits of layer '{name}' are not {num_bytes} bytes"
+                    )
+
+
+def _was_skipped_by_scaler(optimizer: Optimizer) -> bool:
+    """Whether a fused optimiser is about to skip this step because the gradient scaler found an overflow."""
+    found_inf = getattr(optimizer, "found_inf", None)
+    return isinstance(found_inf, Tensor) and bool(found_inf.item() != 0)
+
+
+def _find_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Callable[[], Any] | None, int | None]:
+    """The closure given to ``optimizer.step`` and its place in ``args`` (None: a keyword).
+
+    Hooks see ``args`` as the optimiser's wrapper does: with or without the optimiser itself in front.
+    """
+    if callable(kwargs.get("closure")):
+        return kwargs["closure"], None
+    for place, argument in enumerate(args):
+        if callable(argument) and not isinstance(argument, Optimizer):
+            return argument, place
+    return None, None

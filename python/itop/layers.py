@@ -1,0 +1,210 @@
+"""Which parameters of a model take part: by module type, never by parts of names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TypeAlias
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+Rule: TypeAlias = str | type[nn.Module] | Callable[[str, nn.Module, nn.Parameter], bool]
+"""A glob over parameter or module names, a module type, or ``rule(parameter_name, module, parameter) -> bool``."""
+
+Rules: TypeAlias = Rule | Iterable[Rule] | None
+
+_NEVER = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, _NormBase, nn.PReLU)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A weight tensor that is kept sparse.
+
+    Attributes:
+        name: Of the parameter in the model, without wrappers' prefixes: ``"fc1.weight"``.
+        parameter: The parameter itself; its storage is changed in place and never rebound.
+        module: The module that owns it.
+        shape: Of the whole layer, also where this process holds a shard.
+    """
+
+    name: str
+    parameter: nn.Parameter
+    module: nn.Module
+    shape: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        """Weights of the whole layer."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The user's model inside ``torch.compile`` and data-parallel wrappers."""
+    while True:
+        if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        elif isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            model = model.module
+        else:
+            return model
+
+
+def find_layers(model: nn.Module, include: Rules = None, exclude: Rules = ()) -> tuple[Layer, ...]:
+    """The sparsifiable weights of a model, in the order of its modules; a tied weight once.
+
+    By default every ``Linear``, ``Conv1d``-``Conv3d``, attention projection and recurrent weight that is trained. Biases,
+    normalisation and embeddings never take part, also not a weight tied to an embedding.
+
+    Args:
+        model: The network; wrappers of ``torch.compile`` and data parallelism are looked through.
+        include: Only what a rule matches. A module type also admits modules outside the default.
+        exclude: Not what a rule matches.
+
+    Raises:
+        ValueError: If nothing matches, or a glob or type of ``include`` matches nothing.
+    """
+    model = unwrap(model)
+    include_rules = None if include is None else _as_rules(include)
+    exclude_rules = _as_rules(exclude)
+    forbidden = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, _NEVER)
+        for parameter in module.parameters(recurse=False)
+    }
+    matched: set[int] = set()
+    seen: set[int] = set()
+    layers: list[Layer] = []
+    for name, module, parameter in _weights(model, admits_any=include_rules is not None):
+        if id(parameter) in forbidden or id(parameter) in seen or not parameter.requires_grad:
+            continue
+        if include_rules is None:
+            if not _is_default(name, module):
+                continue
+        else:
+            hits = [i for i, rule in enumerate(include_rules) if _matches(rule, name, module, parameter)]
+            if not hits:
+                continue
+            matched.update(hits)
+        if any(_matches(rule, name, module, parameter) for rule in exclude_rules):
+            continue
+        seen.add(id(parameter))
+        layers.append(Layer(name, parameter, module, tuple(parameter.shape)))
+    for i, rule in enumerate(include_rules or ()):
+        if i not in matched and not (callable(rule) and not isinstance(rule, type)):
+            raise ValueError(f"include matches no sparsifiable weight of the model: {_describe(rule)}")
+    if not layers:
+        raise ValueError(
+            "the model has no sparsifiable layer: expected the weight of a Linear, Conv1d-3d, attention projection or "
+            "recurrent module, or an include rule that names others"
+        )
+    return tuple(layers)
+
+
+def storage_order(tensor: Tensor) -> list[int]:
+    """The dimensions of a tensor from the slowest to the fastest in memory.
+
+    Raises:
+        ValueError: If the tensor has gaps or overlaps.
+    """
+    strides = tensor.stride()
+    order = sorted(range(tensor.dim()), key=lambda dim: (-strides[dim], dim))
+    expected = 1
+    for dim in reversed(order):
+        if tensor.size(dim) == 1:
+            continue
+        if tensor.stride(dim) != expected:
+            raise ValueError(
+                f"a sparsifiable weight must fill its memory without gaps, got shape {tuple(tensor.shape)} with strides "
+                f"{tensor.stride()}; make it contiguous first"
+            )
+        expected *= tensor.size(dim)
+    return order
+
+
+def index_map(
+    local: Tensor, shape: Sequence[int], start: Sequence[int] | None = None
+) -> tuple[int, list[int], list[int]]:
+    """How positions in a tensor's memory become row-major indices of the whole layer: ``(offset, sizes, strides)``.
+
+    Args:
+        local: The tensor this process holds: the layer itself or a shard of it, in any dense memory format.
+        shape: Of the whole layer.
+        start: Where the shard begins in each dimension of the layer; zeros by default.
+
+    Raises:
+        ValueError: If the tensor has gaps, or its layout needs more than four nested loops.
+    """
+    logical_stride = [1] * len(shape)
+    for dim in range(len(shape) - 2, -1, -1):
+        logical_stride[dim] = logical_stride[dim + 1] * shape[dim + 1]
+    offset = sum(s * stride for s, stride in zip(start or (), logical_stride, strict=False))
+    loops: list[tuple[int, int]] = []
+    for dim in storage_order(local):
+        size, stride = local.size(dim), logical_stride[dim]
+        if size == 1:
+            continue
+        if loops and loops[-1][1] == stride * size:
+            loops[-1] = (loops[-1][0] * size, stride)
+        else:
+            loops.append((size, stride))
+    if local.numel() == 0:
+        return offset, [1, 1, 1, 0], [0, 0, 0, 1]
+    if len(loops) > 4:
+        raise ValueError(
+            f"the memory layout of a weight of shape {tuple(shape)} is too scattered; make it contiguous first"
+        )
+    if not loops:
+        loops = [(1, 1)]
+    padding = 4 - len(loops)
+    return offset, [1] * padding + [size for size, _ in loops], [0] * padding + [stride for _, stride in loops]
+
+
+def _weights(model: nn.Module, admits_any: bool) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
+    for module_name, module in model.named_modules():
+        for parameter_name, parameter in module.named_parameters(recurse=False):
+            if isinstance(parameter, nn.parameter.UninitializedParameter):
+                raise ValueError(
+                    f"parameter '{module_name}.{parameter_name}' is not initialised; run a batch through the model first"
+                )
+            if parameter.dim() < 2 or not parameter.is_floating_point() or "bias" in parameter_name.split("_"):
+                continue
+            if admits_any or _is_default(parameter_name, module):
+                yield f"{module_name}.{parameter_name}" if module_name else parameter_name, module, parameter
+
+
+def _is_default(name: str, module: nn.Module) -> bool:
+    leaf = name.rsplit(".", 1)[-1]
+    if isinstance(module, nn.Linear) or (isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd)):
+        return leaf == "weight"
+    if isinstance(module, nn.MultiheadAttention):
+        return leaf in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        return leaf.startswith("weight_")
+    return False
+
+
+def _as_rules(rules: Rules) -> tuple[Rule, ...]:
+    if rules is None:
+        return ()
+    if isinstance(rules, (str, type)) or not isinstance(rules, Iterable):
+        return (rules,)
+    return tuple(rules)
+
+
+def _matches(rule: Rule, name: str, module: nn.Module, parameter: nn.Parameter) -> bool:
+    if isinstance(rule, str):
+        return fnmatchcase(name, rule) or fnmatchcase(name.rpartition(".")[0], rule)
+    if isinstance(rule, type):
+        return isinstance(module, rule)
+    return rule(name, module, parameter)
+
+
+def _describe(rule: Rule) -> str:
+    return repr(rule) if isinstance(rule, str) else getattr(rule, "__name__", repr(rule))

@@ -1,0 +1,51 @@
+"""RigL (Evci et al., Rigging the Lottery, ICML 2020) and its ITOP setting."""
+
+from __future__ import annotations
+
+from itop.allocation import AllocationLike
+from itop.criteria.grow import GradientGrowth
+from itop.methods.method import DropAndGrow, UpdateTiming
+from itop.schedules import CosineDropFraction, Every
+
+
+def RigL(
+    update_every: int = 100,
+    drop_fraction: float = 0.3,
+    until: float = 0.75,
+    allocation: AllocationLike = "erk",
+) -> DropAndGrow:
+    """RigL as published: growth by gradient; an update replaces that optimiser step, until 75 % of the run.
+
+    A weight dropped and grown at once keeps its value: it was never gone.
+
+    Args:
+        update_every: dT in steps.
+        drop_fraction: alpha, annealed to 0 by a half cosine at T_end.
+        until: T_end as a fraction of the run.
+        allocation: ERK, or uniform with a dense first layer.
+    """
+    return DropAndGrow(
+        label="rigl",
+        update_schedule=Every(update_every, until=until),
+        drop_fraction=CosineDropFraction(drop_fraction, 0.0, until=until),
+        grow=GradientGrowth(),
+        update_timing=UpdateTiming.REPLACES_STEP,
+        regrown_keeps_value=True,
+        allocation=allocation,
+    )
+
+
+def RigLITOP(
+    update_every: int = 4000,
+    drop_fraction: float = 0.5,
+    final_drop_fraction: float = 0.005,
+    allocation: AllocationLike = "erk",
+) -> DropAndGrow:
+    """RigL in the setting of Liu et al. (ICML 2021): dT 4000 for the whole run, cosine P, after the optimiser's step."""
+    return DropAndGrow(
+        label="rigl-itop",
+        update_schedule=Every(update_every),
+        drop_fraction=CosineDropFraction(drop_fraction, min(final_drop_fraction, drop_fraction)),
+        grow=GradientGrowth(),
+        allocation=allocation,
+    )

@@ -1,0 +1,83 @@
+"""The tensors of an optimiser that move with a weight: everything of its shape, whatever its name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, Adadelta, Adagrad, Adam, AdamW, NAdam, Optimizer, RAdam, RMSprop
+
+from itop.layers import Layer
+
+if TYPE_CHECKING:
+    from itop.topology import Topology
+
+_ZERO_STAYS_ZERO: frozenset[type[Optimizer]] = frozenset({SGD, Adam, AdamW, NAdam, RAdam, RMSprop, Adagrad, Adadelta})
+"""Optimisers that leave a weight at zero whose gradient, value and state are zero, so that masking gradients is enough.
+Exact types: a subclass may do anything. All others are masked after their step."""
+
+
+class OptimizerState:
+    """Finds and masks the state that an optimiser keeps for the sparse layers."""
+
+    def __init__(self, optimizer: Optimizer, layers: Iterable[Layer]) -> None:
+        self.optimizer = optimizer
+        self.layers = tuple(layers)
+        known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        for layer in self.layers:
+            if id(layer.parameter) not in known:
+                raise ValueError(
+                    f"parameter '{layer.name}' is not in the optimiser; make the optimiser over the model's parameters, or "
+                    "exclude the layer"
+                )
+
+    @property
+    def zero_stays_zero(self) -> bool:
+        """Whether the optimiser leaves what is zero (gradient, value, state) at zero."""
+        return type(self.optimizer) in _ZERO_STAYS_ZERO
+
+    def states(self, layer: Layer) -> Iterator[Tensor]:
+        """The optimiser's floating-point tensors of a weight's shape."""
+        state = self.optimizer.state.get(layer.parameter)
+        if state:
+            yield from _tensors_of_shape(state.values(), layer.parameter.shape)
+
+    def tensors_to_mask(self, topology: Topology) -> list[list[Tensor]]:
+        """For each layer its weights and all state laid out in memory as they are."""
+        tensors: list[list[Tensor]] = []
+        for i, layer in enumerate(self.layers):
+            weight = topology.local(i)
+            tensors.append([weight, *(state for state in self.states(layer) if _same_layout(state, weight))])
+        return tensors
+
+    def mask_unusual(self, topology: Topology) -> None:
+        """Masks state that lies elsewhere or in another memory order than its weight, with torch's own operations."""
+        for i, layer in enumerate(self.layers):
+            weight = topology.local(i)
+            unusual = [state for state in self.states(layer) if not _same_layout(state, weight)]
+            if unusual:
+                inactive = ~topology.active.to_tensor(i)
+                for state in unusual:
+                    state.masked_fill_(inactive.to(state.device), 0)
+
+    def signature(self) -> tuple[int, ...]:
+        """Changes when the optimiser makes or replaces state."""
+        state = self.optimizer.state
+        return tuple(len(state[layer.parameter]) if layer.parameter in state else 0 for layer in self.layers)
+
+
+def _same_layout(state: Tensor, weight: Tensor) -> bool:
+    return state.device == weight.device and (state.stride() == weight.stride() or weight.numel() < 2)
+
+
+def _tensors_of_shape(values: Iterable[object], shape: torch.Size) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            if value.shape == shape and value.is_floating_point():
+                yield value.detach()
+        elif isinstance(value, dict):
+            yield from _tensors_of_shape(value.values(), shape)
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors_of_shape(value, shape)

@@ -1,0 +1,481 @@
+"""The native mask store together with the tensors it applies to: select, commit, apply.
+
+This is the vocabulary methods are written in. A method never sees words of bits or streams; it asks for scores, selects,
+and commits::
+
+    dropped = topology.select(topology.active, k=..., scores=Scores(topology.weights()), largest=False)
+    kept = topology.active - dropped
+    grown = topology.select(~kept, k=...)                      # no scores: uniformly at random
+    topology.commit(dropped, grown)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from itop import _core
+from itop.layers import Layer, index_map
+from itop.optimizer_state import OptimizerState
+
+Reduction: TypeAlias = Callable[[npt.NDArray[np.int64]], None]
+"""Replaces counts by their sums over all processes that hold a part of the layers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a selection compares: one tensor a layer, in the layer's shape, finite.
+
+    Attributes:
+        tensors: float32, float64, bfloat16 or float16, on the layer's device.
+        signed: Compare the values; by default their magnitudes.
+    """
+
+    tensors: Sequence[Tensor]
+    signed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LayerUpdate:
+    """What one topology update did to one layer; counts of weights."""
+
+    name: str
+    numel: int
+    num_active: int
+    num_explored: int
+    num_reliable: int
+    dropped: int
+    grown: int
+    regrown: int
+    """Dropped and grown in the same update."""
+
+    @property
+    def churn(self) -> int:
+        """``|M_t xor M_(t-1)|``: weights whose activity changed."""
+        return self.dropped + self.grown - 2 * self.regrown
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateReport:
+    """One topology update: which, when, and what it did to each layer."""
+
+    update: int
+    step: int
+    drop_fraction: float | None
+    layers: tuple[LayerUpdate, ...]
+
+    def __getitem__(self, name: str) -> LayerUpdate:
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise KeyError(name)
+
+    @property
+    def dropped(self) -> int:
+        return sum(layer.dropped for layer in self.layers)
+
+    @property
+    def grown(self) -> int:
+        return sum(layer.grown for layer in self.layers)
+
+    @property
+    def churn(self) -> int:
+        return sum(layer.churn for layer in self.layers)
+
+    @property
+    def exploration_rate(self) -> float:
+        return sum(layer.num_explored for layer in self.layers) / sum(layer.numel for layer in self.layers)
+
+    @property
+    def reliable_rate(self) -> float:
+        return sum(layer.num_reliable for layer in self.layers) / sum(layer.numel for layer in self.layers)
+
+
+class BitSet:
+    """A set of weights of a model: one bit for each, kept by the core.
+
+    ``&``, ``|``, ``-``, ``^`` and ``~`` make new sets; sets of one topology go together.
+    """
+
+    __slots__ = ("_topology", "native")
+
+    def __init__(self, topology: Topology, native: _core.BitSets) -> None:
+        self._topology = topology
+        self.native = native
+
+    def __and__(self, other: BitSet) -> BitSet:
+        return BitSet(self._topology, self.native.intersection(other.native, self._topology.stream))
+
+    def __or__(self, other: BitSet) -> BitSet:
+        return BitSet(self._topology, self.native.union(other.native, self._topology.stream))
+
+    def __sub__(self, other: BitSet) -> BitSet:
+        return BitSet(self._topology, self.native.difference(other.native, self._topology.stream))
+
+    def __xor__(self, other: BitSet) -> BitSet:
+        return BitSet(self._topology, self.native.symmetric_difference(other.native, self._topology.stream))
+
+    def __invert__(self) -> BitSet:
+        return self._topology.full() - self
+
+    def copy(self) -> BitSet:
+        return BitSet(self._topology, self.native.copy(self._topology.stream))
+
+    def counts(self) -> list[int]:
+        """How many weights of each layer are in the set, over all processes."""
+        return self._topology.summed(self.native.count(self._topology.stream))
+
+    def to_tensors(self) -> list[Tensor]:
+        """Bool tensors in the layers' shapes, devices and memory formats; copies."""
+        return [self.to_tensor(i) for i in range(len(self._topology.layers))]
+
+    def to_tensor(self, layer: int) -> Tensor:
+        weight = self._topology.local(layer)
+        target = torch.empty_strided(weight.shape, weight.stride(), dtype=torch.bool, device=weight.device)
+        self.native.unpack(layer, target, self._topology.stream)
+        return target
+
+
+class Topology:
+    """Which weights of a model's layers are active, were explored, were explored reliably.
+
+    Args:
+        layers: The sparse layers, all on one device.
+        optimizer_state: Finds the optimiser's tensors that move with a weight.
+        seed: Of every random choice.
+        reduction: Merges counts where layers are sharded over processes; None where this process holds them whole.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        optimizer_state: OptimizerState,
+        seed: int,
+        reduction: Reduction | None = None,
+    ) -> None:
+        self.layers = tuple(layers)
+        self.optimizer_state = optimizer_state
+        self.reduction = reduction
+        self.num_updates = 0
+        self.step = 0
+        self._draw = 0
+        self._store = self._make_store(seed)
+        self._counts = np.zeros((len(self.layers), 3), dtype=np.int64)
+
+    def _make_store(self, seed: int) -> _core.MaskStore:
+        devices = {self.local(i).device for i in range(len(self.layers))}
+        if len(devices) != 1:
+            raise ValueError(f"all sparse layers must be on one device, got {', '.join(sorted(map(str, devices)))}")
+        (self.device,) = devices
+        rows = [
+            (layer.name, *index_map(self.local(i), layer.shape, self.start(i))) for i, layer in enumerate(self.layers)
+        ]
+        index = self.device.index if self.device.index is not None else 0
+        return _core.MaskStore(rows, self.device.type, index, seed, self.stream)
+
+    # --- tensors ------------------------------------------------------------------------------------------------------
+
+    def local(self, layer: int) -> Tensor:
+        """The part of a layer's weights that this process holds, detached."""
+        return self.layers[layer].parameter.detach()
+
+    def start(self, layer: int) -> tuple[int, ...] | None:
+        """Where this process's part begins in each dimension of the layer; None where it holds the layer whole."""
+        return None
+
+    def weights(self) -> list[Tensor]:
+        """The weights of each layer, borrowed."""
+        return [self.local(i) for i in range(len(self.layers))]
+
+    def gradients(self) -> list[Tensor]:
+        """The gradients of each layer, dense, in the weights' memory order.
+
+        Raises:
+            RuntimeError: If a layer has none.
+        """
+        missing = [layer.name for layer in self.layers if layer.parameter.grad is None]
+        if missing:
+            raise RuntimeError(
+                f"growth by gradient needs gradients, but {', '.join(missing)} has none; call it after backward() and "
+                "before gradients are cleared"
+            )
+        return [self.in_storage_order(i, layer.parameter.grad) for i, layer in enumerate(self.layers)]  # type: ignore[arg-type]
+
+    def in_storage_order(self, layer: int, tensor: Tensor) -> Tensor:
+        """A tensor of a layer's shape laid out in memory as its weights are: itself where it is already."""
+        weight = self.local(layer)
+        if tensor.shape != weight.shape:
+            raise ValueError(
+                f"scores of layer '{self.layers[layer].name}' must have shape {tuple(weight.shape)}, got {tuple(tensor.shape)}"
+            )
+        tensor = tensor.detach()
+        if tensor.stride() == weight.stride() or weight.numel() < 2:
+            return tensor
+        return torch.empty_strided(weight.shape, weight.stride(), dtype=tensor.dtype, device=tensor.device).copy_(
+            tensor
+        )
+
+    @property
+    def stream(self) -> int:
+        """The caller's current stream on the masks' device, as an integer; 0 on the CPU."""
+        return torch.cuda.current_stream(self.device).cuda_stream if self.device.type == "cuda" else 0
+
+    # --- sets ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def seed(self) -> int:
+        return self._store.seed
+
+    @property
+    def active(self) -> BitSet:
+        return BitSet(self, self._store.active)
+
+    @property
+    def explored(self) -> BitSet:
+        return BitSet(self, self._store.explored)
+
+    @property
+    def reliable(self) -> BitSet:
+        return BitSet(self, self._store.reliable)
+
+    def empty(self) -> BitSet:
+        return BitSet(self, self._store.empty(self.stream))
+
+    def full(self) -> BitSet:
+        return BitSet(self, self._store.full(self.stream))
+
+    def from_tensors(self, masks: Sequence[Tensor]) -> BitSet:
+        """A set from one bool tensor a layer, each in its layer's shape."""
+        result = self.empty()
+        for i, mask in enumerate(masks):
+            result.native.pack(i, self.in_storage_order(i, mask.to(torch.bool)), self.stream)
+        return result
+
+    def summed(self, counts: Sequence[int]) -> list[int]:
+        """Counts of each layer over all processes that hold a part of it."""
+        if self.reduction is None:
+            return list(counts)
+        array = np.asarray(counts, dtype=np.int64)
+        self.reduction(array)
+        return [int(count) for count in array]
+
+    # --- the three operations -------------------------------------------------------------------------------------------
+
+    def select(
+        self,
+        candidates: BitSet,
+        k: Sequence[int] | int,
+        scores: Scores | None = None,
+        *,
+        largest: bool = True,
+        preferred: BitSet | None = None,
+    ) -> BitSet:
+        """The k best candidates, exactly: by score, equal scores by tie key, then by index. Changes nothing.
+
+        Args:
+            candidates: Others are never chosen.
+            k: One count a layer, or one for all layers together (they compete). Fewer candidates: all are chosen.
+            scores: What is compared; None chooses uniformly at random.
+            largest: Whether large scores are better.
+            preferred: Candidates in this set are better than any other.
+
+        Raises:
+            ValueError: If scores hold NaN or infinity; names the layer.
+        """
+        if preferred is not None:
+            first = candidates & preferred
+            if isinstance(k, int):
+                rest: Sequence[int] | int = k - min(k, sum(first.counts()))
+            else:
+                rest = [wanted - min(wanted, have) for wanted, have in zip(k, first.counts(), strict=True)]
+            return self.select(first, k, scores, largest=largest) | self.select(
+                candidates - preferred, rest, scores, largest=largest
+            )
+        across_layers = isinstance(k, int)
+        tensors: list[Tensor | None] = [None] * len(self.layers)
+        if scores is not None:
+            tensors = [self.in_storage_order(i, tensor) for i, tensor in enumerate(scores.tensors)]
+        self._draw += 1
+        chosen = self._store.select(
+            candidates.native,
+            tensors,
+            magnitude=scores is None or not scores.signed,
+            largest=largest,
+            k=[k] if isinstance(k, int) else [int(count) for count in k],
+            across_layers=across_layers,
+            update=self.num_updates,
+            draw=self._draw - 1,
+            reduction=self.reduction,
+            stream=self.stream,
+        )
+        return BitSet(self, chosen)
+
+    def initialise(self, active: BitSet) -> None:
+        """Sets the initial masks: explored holds them, nothing is reliable, weights outside become zero."""
+        nothing = self.empty()
+        self._commit(
+            self.active.copy(), active, zero_all_inactive=False, regrown_keeps_value=True, marks_reliable=False
+        )
+        for i in range(len(self.layers)):
+            self._store.explored.set_words(i, active.native.words(i, self.stream), self.stream)
+            self._store.reliable.set_words(i, nothing.native.words(i, self.stream), self.stream)
+        self._recount()
+        self.apply()
+
+    def begin_update(self, step: int) -> None:
+        """Opens an update: the random keys of what follows belong to it."""
+        self.num_updates += 1
+        self.step = step
+        self._draw = 0
+
+    def commit(
+        self,
+        dropped: BitSet,
+        grown: BitSet,
+        *,
+        drop_fraction: float | None = None,
+        zero_all_inactive: bool = False,
+        regrown_keeps_value: bool = False,
+        marks_reliable: bool = True,
+    ) -> UpdateReport:
+        """active <- (active - dropped) | grown; explored and reliable grow; changed weights and their state become zero.
+
+        Args:
+            dropped: A subset of the active set.
+            grown: Weights outside ``active - dropped``.
+            drop_fraction: For the report.
+            zero_all_inactive: Zero every inactive weight and its state, not only those that changed.
+            regrown_keeps_value: A weight dropped and grown at once keeps its value and state.
+            marks_reliable: Whether what survived is reliably explored (PAPER section 1): this was a pruning round.
+        """
+        counts = self._commit(
+            dropped,
+            grown,
+            zero_all_inactive=zero_all_inactive,
+            regrown_keeps_value=regrown_keeps_value,
+            marks_reliable=marks_reliable,
+        )
+        return UpdateReport(
+            update=self.num_updates,
+            step=self.step,
+            drop_fraction=drop_fraction,
+            layers=tuple(
+                LayerUpdate(layer.name, layer.numel, *(int(count) for count in row))
+                for layer, row in zip(self.layers, counts, strict=True)
+            ),
+        )
+
+    def _commit(self, dropped: BitSet, grown: BitSet, **options: bool) -> npt.NDArray[np.int64]:
+        tensors = self.optimizer_state.tensors_to_mask(self)
+        counts = self._store.commit(dropped.native, grown.native, tensors, stream=self.stream, **options)
+        self.optimizer_state.mask_unusual(self)
+        if self.reduction is not None:
+            flat = counts.reshape(-1)
+            self.reduction(flat)
+            counts = flat.reshape(counts.shape)
+        self._counts = counts[:, :3].copy()
+        return counts
+
+    def apply(self) -> None:
+        """Zeroes weights and optimiser state outside the active set."""
+        self._store.apply(self.optimizer_state.tensors_to_mask(self), self.stream)
+        self.optimizer_state.mask_unusual(self)
+
+    def apply_to_gradients(self) -> None:
+        """Zeroes gradients outside the active set, in place."""
+        tensors: list[list[Tensor]] = []
+        for i, layer in enumerate(self.layers):
+            gradient = self.local_gradient(i)
+            if gradient is None:
+                tensors.append([])
+            elif gradient.stride() == layer.parameter.stride():
+                tensors.append([gradient])
+            else:
+                tensors.append([])
+                gradient.masked_fill_(~self.active.to_tensor(i), 0)
+        self._store.apply(tensors, self.stream)
+
+    def local_gradient(self, layer: int) -> Tensor | None:
+        """The part of a layer's gradient that this process holds."""
+        return self.layers[layer].parameter.grad
+
+    # --- counts, bytes, state -------------------------------------------------------------------------------------------
+
+    def _recount(self) -> None:
+        self._counts = np.array(
+            [self.active.counts(), self.explored.counts(), self.reliable.counts()], dtype=np.int64
+        ).T.copy()
+
+    @property
+    def num_active(self) -> list[int]:
+        return [int(count) for count in self._counts[:, 0]]
+
+    @property
+    def num_explored(self) -> list[int]:
+        return [int(count) for count in self._counts[:, 1]]
+
+    @property
+    def num_reliable(self) -> list[int]:
+        return [int(count) for count in self._counts[:, 2]]
+
+    def num_bytes(self) -> int:
+        """Of the bit sets this process holds."""
+        return self._store.num_bytes()
+
+    def digest(self) -> bytes:
+        """128 bits that differ when active, explored or reliable sets differ."""
+        digest = hashlib.blake2b(digest_size=16)
+        for bits in (self.active, self.explored, self.reliable):
+            for i in range(len(self.layers)):
+                digest.update(bits.native.words(i, self.stream).tobytes())
+        return digest.digest()
+
+    def layer_state(self, layer: int) -> dict[str, Tensor]:
+        """The three sets of a layer as packed bytes in row-major order of its shape (bit 0 first), on the CPU."""
+        return {
+            name: _pack_logical(bits.to_tensor(layer))
+            for name, bits in (("active", self.active), ("explored", self.explored), ("reliable", self.reliable))
+        }
+
+    def load_layer_states(self, states: Sequence[dict[str, Tensor]], num_updates: int) -> None:
+        """Replaces all sets; checked by the caller."""
+        for i, state in enumerate(states):
+            shape = tuple(self.local(i).shape)
+            for name, bits in (("active", self.active), ("explored", self.explored), ("reliable", self.reliable)):
+                mask = _unpack_logical(state[name], shape).to(self.device)
+                bits.native.pack(i, self.in_storage_order(i, mask), self.stream)
+        self.num_updates = num_updates
+        self._recount()
+        self.apply()
+
+    def move_if_needed(self) -> None:
+        """Follows the parameters to another device (``model.to(...)`` after the engine was made)."""
+        device = self.local(0).device
+        if device == self.device:
+            return
+        words = [
+            [bits.native.words(i, self.stream) for i in range(len(self.layers))]
+            for bits in (self.active, self.explored, self.reliable)
+        ]
+        self._store = self._make_store(self.seed)
+        for bits, of_layers in zip((self.active, self.explored, self.reliable), words, strict=True):
+            for i, array in enumerate(of_layers):
+                bits.native.set_words(i, array, self.stream)
+
+
+def _pack_logical(mask: Tensor) -> Tensor:
+    flat = mask.contiguous().view(-1).cpu().numpy()
+    return torch.from_numpy(np.packbits(flat, bitorder="little"))
+
+
+def _unpack_logical(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
+    bits = np.unpackbits(packed.cpu().numpy(), count=math.prod(shape), bitorder="little")
+    return torch.from_numpy(bits.astype(np.bool_)).view(shape)
