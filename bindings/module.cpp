@@ -7,4 +7,5 @@ PYBIND11_MODULE(_core, module) {
   itop::bindings::register_allocation(module);
   itop::bindings::register_random(module);
   itop::bindings::register_mask_store(module);
+  itop::bindings::register_sparse_kernels(module);
 }

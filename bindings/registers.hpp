@@ -9,5 +9,6 @@ void register_build_info(pybind11::module_& module);
 void register_allocation(pybind11::module_& module);
 void register_random(pybind11::module_& module);
 void register_mask_store(pybind11::module_& module);
+void register_sparse_kernels(pybind11::module_& module);
 
 }  // namespace itop::bindings

@@ -1,5 +1,5 @@
 // Sparse products against their floors: the fused-multiply-add peak does not move, the second-level cache feeds it.
-// Usage: sparse_benchmark [rows columns batch repeats]
+// Usage: sparse_benchmark [rows columns batch repeats block-width density]
 
 #include <algorithm>
 #include <chrono>
@@ -10,7 +10,7 @@
 #include <random>
 #include <vector>
 
-#include "cpu/sparse_kernels.hpp"
+#include "cpu/cpu_features.hpp"
 #include "itop/sparse_linear.hpp"
 #include "itop/sparse_matrix.hpp"
 #include "itop/thread_pool.hpp"
@@ -61,7 +61,7 @@ int main(int argc, char** argv) {
   std::vector<double> densities{0.3, 0.1, 0.05, 0.02, 0.01};
   if (argc > 6) densities = {std::atof(argv[6])};
   auto& pool = itop::ThreadPool::global();
-  std::printf("%s, %d threads, [%lld, %lld], batch %lld\n", itop::cpu::sparse_kernels_name(), pool.num_threads(),
+  std::printf("%s, %d threads, [%lld, %lld], batch %lld\n", itop::cpu::name_of(itop::cpu::instruction_set()), pool.num_threads(),
               static_cast<long long>(num_rows), static_cast<long long>(num_columns), static_cast<long long>(batch));
   std::printf("density   forward    input    scatter   weights   (ms)        GFLOP/s   transpose  blocks   step\n");
   for (const double density : densities) {

@@ -59,13 +59,9 @@ struct SparseKernels {
   Unpack unpack = nullptr;
 };
 
-/// The fastest table this processor runs; `ITOP_CPU_ISA` = portable, avx2 or avx512 asks for a lesser one.
-/// @throws std::invalid_argument if the variable names something else or what the processor lacks
+/// The table of `instruction_set()`.
 template <class Scalar>
 const SparseKernels<Scalar>& sparse_kernels();
-
-/// The instruction set behind `sparse_kernels`: "portable", "avx2" or "avx512".
-const char* sparse_kernels_name();
 
 namespace portable {
 template <class Scalar>
