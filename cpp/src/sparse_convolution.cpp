@@ -90,6 +90,58 @@ void multiply_planes(const PlaneGrid& grid, const SparsePattern& pattern, const 
 }
 
 template <class Scalar>
+std::size_t planes_bytes(const PlaneGrid& grid, std::int64_t num_planes) {
+  return static_cast<std::size_t>(num_planes * grid.plane_stride()) * sizeof(Scalar);
+}
+
+/// The planes of a stack: scratch to be packed, or the images themselves where the grid is direct.
+template <class Scalar>
+class PackedPlanes {
+ public:
+  PackedPlanes(const PlaneGrid& grid, std::int64_t num_planes, const Scalar* images)
+      : grid_(grid), memory_(grid.is_direct() ? 0 : planes_bytes<Scalar>(grid, num_planes)), images_(images) {}
+
+  Scalar* target(std::int64_t plane) const noexcept {
+    return memory_.template as<Scalar>() + plane * grid_.plane_stride();
+  }
+  const Scalar* data() const noexcept { return grid_.is_direct() ? images_ : memory_.template as<Scalar>(); }
+
+ private:
+  const PlaneGrid& grid_;
+  ScratchLease memory_;
+  const Scalar* images_;
+};
+
+/// sums (+)= the dot products of output planes [first, last) with the shifted input planes.
+template <class Scalar>
+void dot_planes(const PlaneGrid& grid, const SparsePattern& pattern, const Scalar* out, const Scalar* in,
+                const std::vector<PositionRun>& runs, std::int64_t first, std::int64_t last, bool accumulate,
+                Scalar* sums) {
+  const auto& kernels = cpu::sparse_kernels<Scalar>();
+  for (const PositionRun& run : runs) {
+    const std::int64_t start = grid.front() + run.start;
+    const std::int64_t size = std::int64_t{1} << run.log2;
+    const Scalar* rows = out + first * grid.plane_stride() + start;
+    std::int64_t row_stride = grid.plane_stride();
+    const ScratchLease masked(run.num_repeated == 0 ? 0 : static_cast<std::size_t>((last - first) * size) * sizeof(Scalar));
+    if (run.num_repeated > 0) {
+      for (std::int64_t row = 0; row < last - first; ++row) {
+        Scalar* const to = masked.as<Scalar>() + row * size;
+        std::fill_n(to, run.num_repeated, Scalar{0});
+        std::copy(rows + row * row_stride + run.num_repeated, rows + row * row_stride + size, to + run.num_repeated);
+      }
+      rows = masked.as<Scalar>();
+      row_stride = size;
+    }
+    for (std::int64_t block = 0; block < pattern.num_blocks(); ++block) {
+      kernels.dot_positions[run.log2](runs_of(pattern, block, first, last), rows, row_stride, in + start, sums, 0,
+                                      accumulate);
+    }
+    accumulate = true;
+  }
+}
+
+template <class Scalar>
 void forward(const ConvolutionPattern& pattern, const void* values, ValueType value_type, const Scalar* x,
              std::int64_t batch, const void* bias, Scalar* y, ThreadPool& pool) {
   const PlaneGrid grid(pattern.shape, pattern.layout);
@@ -109,16 +161,17 @@ void forward(const ConvolutionPattern& pattern, const void* values, ValueType va
     const std::int64_t num_images = std::min(per_stack, batch - first_image);
     const Scalar* const images = x + first_image * in_size;
     const auto runs = grid.output_runs(num_images, max_log2);
-    const ScratchLease in(static_cast<std::size_t>(grid.num_input_planes() * grid.plane_stride()) * sizeof(Scalar));
-    const ScratchLease out(static_cast<std::size_t>(shape.out_channels * grid.plane_stride()) * sizeof(Scalar));
+    const PackedPlanes<Scalar> in(grid, grid.num_input_planes(), images);
+    const ScratchLease out(grid.is_direct() ? 0 : planes_bytes<Scalar>(grid, shape.out_channels));
     in_pieces(grid.num_input_planes(), !stacks_in_parallel, pool, [&](std::int64_t first, std::int64_t last) {
-      grid.pack_inputs(images, num_images, first, last, in.as<Scalar>() + first * grid.plane_stride());
+      if (!grid.is_direct()) grid.pack_inputs(images, num_images, first, last, in.target(first));
     });
+    Scalar* const stack_out = y + first_image * out_size;
     in_pieces(shape.out_channels, !stacks_in_parallel, pool, [&](std::int64_t first, std::int64_t last) {
-      Scalar* const planes = out.as<Scalar>() + first * grid.plane_stride();
-      multiply_planes(grid, pattern.forward, ordered.data(), in.as<const Scalar>(), runs, first, last,
+      Scalar* const planes = (grid.is_direct() ? stack_out : out.as<Scalar>()) + first * grid.plane_stride();
+      multiply_planes(grid, pattern.forward, ordered.data(), in.data(), runs, first, last,
                       wide_bias.as<const Scalar>(), planes);
-      grid.unpack_outputs(planes, num_images, first, last, y + first_image * out_size);
+      if (!grid.is_direct()) grid.unpack_outputs(planes, num_images, first, last, stack_out);
     });
   };
   if (stacks_in_parallel) {
@@ -154,39 +207,35 @@ void backward(const ConvolutionPattern& pattern, const void* values, ValueType v
     const std::int64_t num_images = std::min(per_stack, batch - first_image);
     const auto output_runs = grid.output_runs(num_images, kernels.max_tile_log2);
     const std::int64_t plane = grid.plane_stride();
-    const ScratchLease in(static_cast<std::size_t>(grid.num_input_planes() * plane) * sizeof(Scalar));
-    const ScratchLease out(static_cast<std::size_t>(shape.out_channels * plane) * sizeof(Scalar));
+    const PackedPlanes<Scalar> in(grid, grid.num_input_planes(), x + first_image * in_size);
+    const PackedPlanes<Scalar> out(grid, shape.out_channels, output_gradient + first_image * out_size);
     in_pieces(shape.out_channels, !slices_in_parallel, pool, [&](std::int64_t first, std::int64_t last) {
-      grid.pack_outputs(output_gradient + first_image * out_size, num_images, first, last,
-                        out.as<Scalar>() + first * plane);
+      if (grid.is_direct()) return;
+      grid.pack_outputs(output_gradient + first_image * out_size, num_images, first, last, out.target(first));
     });
-    if (gradients.values != nullptr) {
-      in_pieces(grid.num_input_planes(), !slices_in_parallel, pool, [&](std::int64_t first, std::int64_t last) {
-        grid.pack_inputs(x + first_image * in_size, num_images, first, last, in.as<Scalar>() + first * plane);
-      });
-    }
+    in_pieces(grid.num_input_planes(), !slices_in_parallel, pool, [&](std::int64_t first, std::int64_t last) {
+      if (grid.is_direct() || gradients.values == nullptr) return;
+      grid.pack_inputs(x + first_image * in_size, num_images, first, last, in.target(first));
+    });
     in_pieces(shape.out_channels, !slices_in_parallel, pool, [&](std::int64_t first, std::int64_t last) {
-      for (std::size_t i = 0; gradients.values != nullptr && i < output_runs.size(); ++i) {
-        const std::int64_t start = grid.front() + output_runs[i].start;
-        for (std::int64_t block = 0; block < pattern.forward.num_blocks(); ++block) {
-          kernels.dot_positions[output_runs[i].log2](runs_of(pattern.forward, block, first, last),
-                                                     out.as<Scalar>() + first * plane + start, plane,
-                                                     in.as<Scalar>() + start, sums, 0, accumulate || i > 0);
-        }
+      if (gradients.values != nullptr) {
+        dot_planes(grid, pattern.forward, out.data(), in.data(), output_runs, first, last, accumulate, sums);
       }
       if (gradients.bias != nullptr) {
-        kernels.sum_rows(out.as<Scalar>() + first * plane, plane, last - first, static_cast<int>(plane),
+        kernels.sum_rows(out.data() + first * plane, plane, last - first, static_cast<int>(plane),
                          sums + num_entries + first, accumulate);
       }
     });
     if (gradients.input == nullptr) return;
     const auto input_runs = grid.input_runs(num_images, kernels.max_tile_log2);
+    Scalar* const stack_gradient = static_cast<Scalar*>(gradients.input) + first_image * in_size;
     in_pieces(shape.in_channels, !slices_in_parallel, pool, [&](std::int64_t first, std::int64_t last) {
-      // The input's planes are no longer needed: their memory takes the gradient.
-      Scalar* const planes = in.as<Scalar>() + first * grid.num_phases() * plane;
-      multiply_planes<Scalar>(grid, pattern.transposed, ordered.data(), out.as<Scalar>(), input_runs,
-                              first * grid.num_phases(), last * grid.num_phases(), nullptr, planes);
-      grid.unpack_inputs(planes, num_images, first, last, static_cast<Scalar*>(gradients.input) + first_image * in_size);
+      const std::int64_t first_plane = first * grid.num_phases();
+      // The packed input is no longer needed: its memory takes the gradient.
+      Scalar* const planes = grid.is_direct() ? stack_gradient + first_plane * plane : in.target(first_plane);
+      multiply_planes<Scalar>(grid, pattern.transposed, ordered.data(), out.data(), input_runs, first_plane,
+                              last * grid.num_phases(), nullptr, planes);
+      if (!grid.is_direct()) grid.unpack_inputs(planes, num_images, first, last, stack_gradient);
     });
   };
   const auto run_slice = [&](std::int64_t slice) {

@@ -19,6 +19,29 @@ constexpr int kMinRunLog2 = 4;
 std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 std::int64_t floor_divide(std::int64_t a, std::int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
 
+/// Rows of images are short: a call of memcpy would cost more than the copy.
+template <class Scalar>
+void copy(const Scalar* from, std::int64_t count, Scalar* to) {
+  constexpr std::int64_t kPiece = 8;
+  if (count >= 256) {
+    std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(Scalar));
+  } else if (count >= kPiece) {
+    for (std::int64_t i = 0; i + kPiece <= count; i += kPiece) std::memcpy(to + i, from + i, kPiece * sizeof(Scalar));
+    std::memcpy(to + count - kPiece, from + count - kPiece, kPiece * sizeof(Scalar));
+  } else {
+    for (std::int64_t i = 0; i < count; ++i) to[i] = from[i];
+  }
+}
+
+template <class Scalar>
+void zero(Scalar* from, const Scalar* to) {
+  if (to - from >= 64) {
+    std::memset(from, 0, static_cast<std::size_t>(to - from) * sizeof(Scalar));
+  } else {
+    for (; from < to; ++from) *from = 0;
+  }
+}
+
 void check(const ConvolutionShape& shape) {
   const auto require = [](bool holds, const char* what) {
     if (!holds) throw std::invalid_argument(std::string("a convolution needs ") + what);
@@ -66,6 +89,15 @@ PlaneGrid::PlaneGrid(const ConvolutionShape& shape, PlaneLayout layout) : shape_
     }
   }
 
+  const std::int64_t image_size = shape.in_height * shape.in_width;
+  const bool pointwise = shape.kernel_height == 1 && shape.kernel_width == 1 && shape.stride_height == 1 &&
+                         shape.stride_width == 1 && shape.padding_height == 0 && shape.padding_width == 0;
+  if (pointwise && interleave_ == 1 && image_size >= (std::int64_t{1} << kMinRunLog2)) {
+    direct_ = true;
+    plane_stride_ = image_size;
+    return;
+  }
+
   // Small images are stacked until a run is long and the values of a channel are read for many positions.
   const std::int64_t positions = vertical_.pitch * horizontal_.pitch;
   if (interleave_ == 1) images_ = std::clamp<std::int64_t>(512 / positions, 1, 8);
@@ -106,7 +138,16 @@ std::vector<PositionRun> PlaneGrid::runs(std::int64_t num_images, std::int64_t h
     }
   };
   const std::int64_t pitch = horizontal_.pitch;
-  if (interleave_ == 1) {
+  if (direct_) {
+    // What follows a plane is another one: the last run starts early instead of ending late.
+    while ((std::int64_t{1} << max_log2) > plane_stride_) --max_log2;
+    append(0, plane_stride_);
+    for (PositionRun& run : result) {
+      const std::int64_t latest = plane_stride_ - (std::int64_t{1} << run.log2);
+      run.num_repeated = static_cast<int>(std::max<std::int64_t>(0, run.start - latest));
+      run.start -= run.num_repeated;
+    }
+  } else if (interleave_ == 1) {
     // One run over rows and borders: borders cost a little arithmetic, short runs would cost more.
     append(0, (num_images - 1) * vertical_.pitch * pitch + (height - 1) * pitch + width);
   } else if (pitch == width) {
@@ -155,9 +196,6 @@ void PlaneGrid::pack_plane(const Picture& picture, const Scalar* channel, std::i
   const std::int64_t image_stride = picture.channels * image_size;
   const std::int64_t row_stride = horizontal_.pitch * interleave_;
   Scalar* written = plane;  // everything before it is final
-  const auto zero_until = [&](Scalar* to) {
-    if (to > written) std::memset(written, 0, static_cast<std::size_t>(to - written) * sizeof(Scalar));
-  };
   if (interleave_ > 1) {
     cpu::sparse_kernels<Scalar>().pack(channel, image_stride, static_cast<int>(num_images), image_size, interleaved,
                                        static_cast<int>(interleave_));
@@ -170,21 +208,20 @@ void PlaneGrid::pack_plane(const Picture& picture, const Scalar* channel, std::i
       const Scalar* const source = from + ((picture.first_y + y * picture.step_y) * picture.image_width +
                                            picture.first_x) *
                                               interleave_;
-      zero_until(to);
+      zero(written, to);
       if (picture.step_x == 1) {
-        std::memcpy(to, source, static_cast<std::size_t>(picture.width * interleave_) * sizeof(Scalar));
+        copy(source, picture.width * interleave_, to);
       } else if (interleave_ == 1) {
         for (std::int64_t x = 0; x < picture.width; ++x) to[x] = source[x * picture.step_x];
       } else {
         for (std::int64_t x = 0; x < picture.width; ++x) {
-          std::memcpy(to + x * interleave_, source + x * picture.step_x * interleave_,
-                      static_cast<std::size_t>(interleave_) * sizeof(Scalar));
+          copy(source + x * picture.step_x * interleave_, interleave_, to + x * interleave_);
         }
       }
       written = to + picture.width * interleave_;
     }
   }
-  zero_until(plane + plane_stride_);
+  zero(written, plane + plane_stride_);
 }
 
 template <class Scalar>
@@ -200,13 +237,12 @@ void PlaneGrid::unpack_plane(const Picture& picture, const Scalar* plane, std::i
       Scalar* const target =
           to + ((picture.first_y + y * picture.step_y) * picture.image_width + picture.first_x) * interleave_;
       if (picture.step_x == 1) {
-        std::memcpy(target, from, static_cast<std::size_t>(picture.width * interleave_) * sizeof(Scalar));
+        copy(from, picture.width * interleave_, target);
       } else if (interleave_ == 1) {
         for (std::int64_t x = 0; x < picture.width; ++x) target[x * picture.step_x] = from[x];
       } else {
         for (std::int64_t x = 0; x < picture.width; ++x) {
-          std::memcpy(target + x * picture.step_x * interleave_, from + x * interleave_,
-                      static_cast<std::size_t>(interleave_) * sizeof(Scalar));
+          copy(from + x * interleave_, interleave_, target + x * picture.step_x * interleave_);
         }
       }
     }

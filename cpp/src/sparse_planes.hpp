@@ -11,6 +11,7 @@ namespace itop {
 struct PositionRun {
   std::int64_t start = 0;
   int log2 = 0;
+  int num_repeated = 0;  ///< its first positions, when the runs before cover them already
 };
 
 /// The padded grid on which a convolution of any stride is a sum of shifted planes.
@@ -28,6 +29,8 @@ class PlaneGrid {
   std::int64_t images_per_stack() const noexcept { return interleave_ * images_; }
   std::int64_t num_phases() const noexcept { return static_cast<std::int64_t>(phases_.size()); }
   std::int64_t num_input_planes() const noexcept { return shape_.in_channels * num_phases(); }
+  /// A contiguous batch already is a stack of planes: nothing is packed. True of pointwise convolutions.
+  bool is_direct() const noexcept { return direct_; }
   /// Scalars from one plane to the next.
   std::int64_t plane_stride() const noexcept { return plane_stride_; }
   /// Scalars before the first position of a plane.
@@ -86,6 +89,7 @@ class PlaneGrid {
                     Scalar* interleaved) const;
 
   ConvolutionShape shape_;
+  bool direct_ = false;
   std::int64_t interleave_ = 1;
   std::int64_t images_ = 1;  ///< stacked one below the other in a plane
   Extent vertical_{};
