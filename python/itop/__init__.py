@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from itop import _core
 from itop._core import BackendUnavailableError, CudaError
-from itop.engine import LayerState, SparseEngine
+from itop.engine import Flops, LayerState, SparseEngine
 from itop.topology import LayerUpdate, UpdateReport
 
 __version__ = str(_core.build_info()["version"])
@@ -35,6 +35,7 @@ def set_num_threads(num_threads: int) -> None:
 __all__ = [
     "BackendUnavailableError",
     "CudaError",
+    "Flops",
     "LayerState",
     "LayerUpdate",
     "SparseEngine",

@@ -73,3 +73,27 @@ class MaskStore:
         stream: int,
     ) -> npt.NDArray[np.int64]: ...
     def apply(self, tensors: Sequence[Sequence[Tensor]], stream: int) -> None: ...
+
+def sgd_step(
+    store: MaskStore | None,
+    rows: Sequence[tuple[int, Tensor, Tensor, Tensor | None, None, bool, float]],
+    *,
+    learning_rate: float,
+    momentum: float,
+    dampening: float,
+    weight_decay: float,
+    nesterov: bool,
+    maximize: bool,
+) -> None: ...
+def adam_step(
+    store: MaskStore | None,
+    rows: Sequence[tuple[int, Tensor, Tensor, Tensor, Tensor, bool, float]],
+    *,
+    learning_rate: float,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    weight_decay: float,
+    decoupled_weight_decay: bool,
+    maximize: bool,
+) -> None: ...

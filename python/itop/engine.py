@@ -16,12 +16,44 @@ from torch.utils.hooks import RemovableHandle
 from itop import _core
 from itop.allocation import AllocationLike, LayerShape, as_allocation, target_count
 from itop.context import Context
+from itop.example_input import ExampleInput, record_example
 from itop.layers import Layer, Rules, find_layers, unwrap
 from itop.methods import Method, UpdateTiming, as_method
+from itop.optim import MaskedOptimizer
 from itop.optimizer_state import OptimizerState
 from itop.topology import Topology, UpdateReport
 
 STATE_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Flops:
+    """FLOPs of one sample, 2 for each multiply-add; normalisation, activations and mask updates do not count.
+
+    Attributes:
+        forward: Of a forward pass at the present density.
+        forward_dense: Of a forward pass with every weight.
+        training: Of a training step at the present density, by the method's own account (PAPER section 4).
+    """
+
+    forward: float
+    forward_dense: float
+    training: float
+
+    @property
+    def training_dense(self) -> float:
+        """Of a dense training step: three forward passes."""
+        return 3.0 * self.forward_dense
+
+    @property
+    def forward_factor(self) -> float:
+        """Inference against dense."""
+        return self.forward / self.forward_dense
+
+    @property
+    def training_factor(self) -> float:
+        """Training against dense."""
+        return self.training / self.training_dense
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +153,11 @@ class SparseEngine:
         self._versions: list[int] = []
         self._withheld: list[tuple[nn.Parameter, Tensor]] = []
         self._attached = attach
+        self._example: ExampleInput | None = None
+        self._handles_of_example = record_example(model, self._keep_example)
         self.method.initialise(self._context)
+        if isinstance(optimizer, MaskedOptimizer):
+            optimizer.attach_topology(self.topology)
         self._remember()
         if attach:
             self._handles = [
@@ -222,6 +258,36 @@ class SparseEngine:
         """Memory of the topology: three bits a weight, rounded up to words."""
         return self.topology.num_bytes()
 
+    def flops(self, *example_inputs: Any) -> Flops:
+        """Forward and training FLOPs of one sample at the present density, beside dense (PAPER section 4).
+
+        Args:
+            *example_inputs: What the model is called with. Not needed once the model has seen a batch, whose shape the
+                engine notes.
+
+        Raises:
+            RuntimeError: If the input's shape is not known yet.
+        """
+        from itop.analysis.flops import count_macs, forward_flops
+
+        example = ExampleInput.of(example_inputs, {}) if example_inputs else self._example
+        if example is None:
+            raise RuntimeError(
+                "flops() needs to know the model's input: call it after a batch went through the model, or as "
+                "flops(example_input)"
+            )
+        model = self._context.model
+        args, kwargs = example.make(self.topology.device)
+        counted = count_macs(model, *args, example_kwargs=kwargs, num_samples=example.num_samples)
+        names = {layer.name for layer in self.topology.layers}
+        macs = {name: count for name, count in counted.items() if name in names}
+        densities = {layer.name: layer.density for layer in self.layers}
+        dense, sparse = forward_flops(macs), forward_flops(macs, densities)
+        return Flops(sparse, dense, self.method.training_flops(sparse, dense).per_sample_step)
+
+    def _keep_example(self, example: ExampleInput) -> None:
+        self._example = example
+
     # --- acting -------------------------------------------------------------------------------------------------------
 
     def on_update(self, callback: Callable[[UpdateReport], object]) -> Callable[[], None]:
@@ -257,6 +323,7 @@ class SparseEngine:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._handles_of_example.remove()
         self._attached = False
 
     def _is_update_step(self, step: int) -> bool:
@@ -324,7 +391,10 @@ class SparseEngine:
             self._updated_before_step = True
             self._withhold_gradients()
             return
-        if self.topology.optimizer_state.zero_stays_zero and not (update_due and self.method.needs_gradient):
+        if isinstance(self.optimizer, MaskedOptimizer) and self.optimizer.uses_native_step:
+            self._needs_full_mask |= self._was_changed_by_others()
+            self._masks_gradients = True
+        elif self.topology.optimizer_state.zero_stays_zero and not (update_due and self.method.needs_gradient):
             self._needs_full_mask |= self._was_changed_by_others()
             self.topology.apply_to_gradients()
             self._masks_gradients = True

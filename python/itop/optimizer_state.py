@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import SGD, Adadelta, Adagrad, Adam, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
 from itop.layers import Layer
+from itop.optim import MaskedOptimizer
 
 if TYPE_CHECKING:
     from itop.topology import Topology
@@ -36,7 +37,7 @@ class OptimizerState:
     @property
     def zero_stays_zero(self) -> bool:
         """Whether the optimiser leaves what is zero (gradient, value, state) at zero."""
-        return type(self.optimizer) in _ZERO_STAYS_ZERO
+        return type(self.optimizer) in _ZERO_STAYS_ZERO or isinstance(self.optimizer, MaskedOptimizer)
 
     def states(self, layer: Layer) -> Iterator[Tensor]:
         """The optimiser's floating-point tensors of a weight's shape."""

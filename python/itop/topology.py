@@ -152,6 +152,10 @@ class Topology:
         optimizer_state: Finds the optimiser's tensors that move with a weight.
         seed: Of every random choice.
         reduction: Merges counts where layers are sharded over processes; None where this process holds them whole.
+
+    Attributes:
+        store: The native bit sets.
+        layer_of_parameter: A layer's place, by the identity of its parameter.
     """
 
     def __init__(
@@ -167,7 +171,9 @@ class Topology:
         self.num_updates = 0
         self.step = 0
         self._draw = 0
-        self._store = self._make_store(seed)
+        self.store = self._make_store(seed)
+        self.layer_of_parameter = {id(layer.parameter): i for i, layer in enumerate(self.layers)}
+        self._is_contiguous = [self.local(i).is_contiguous() for i in range(len(self.layers))]
         self._counts = np.zeros((len(self.layers), 3), dtype=np.int64)
 
     def _make_store(self, seed: int) -> _core.MaskStore:
@@ -232,25 +238,25 @@ class Topology:
 
     @property
     def seed(self) -> int:
-        return self._store.seed
+        return self.store.seed
 
     @property
     def active(self) -> BitSet:
-        return BitSet(self, self._store.active)
+        return BitSet(self, self.store.active)
 
     @property
     def explored(self) -> BitSet:
-        return BitSet(self, self._store.explored)
+        return BitSet(self, self.store.explored)
 
     @property
     def reliable(self) -> BitSet:
-        return BitSet(self, self._store.reliable)
+        return BitSet(self, self.store.reliable)
 
     def empty(self) -> BitSet:
-        return BitSet(self, self._store.empty(self.stream))
+        return BitSet(self, self.store.empty(self.stream))
 
     def full(self) -> BitSet:
-        return BitSet(self, self._store.full(self.stream))
+        return BitSet(self, self.store.full(self.stream))
 
     def from_tensors(self, masks: Sequence[Tensor]) -> BitSet:
         """A set from one bool tensor a layer, each in its layer's shape."""
@@ -304,7 +310,7 @@ class Topology:
         if scores is not None:
             tensors = [self.in_storage_order(i, tensor) for i, tensor in enumerate(scores.tensors)]
         self._draw += 1
-        chosen = self._store.select(
+        chosen = self.store.select(
             candidates.native,
             tensors,
             magnitude=scores is None or not scores.signed,
@@ -325,8 +331,8 @@ class Topology:
             self.active.copy(), active, zero_all_inactive=False, regrown_keeps_value=True, marks_reliable=False
         )
         for i in range(len(self.layers)):
-            self._store.explored.set_words(i, active.native.words(i, self.stream), self.stream)
-            self._store.reliable.set_words(i, nothing.native.words(i, self.stream), self.stream)
+            self.store.explored.set_words(i, active.native.words(i, self.stream), self.stream)
+            self.store.reliable.set_words(i, nothing.native.words(i, self.stream), self.stream)
         self._recount()
         self.apply()
 
@@ -375,7 +381,7 @@ class Topology:
 
     def _commit(self, dropped: BitSet, grown: BitSet, **options: bool) -> npt.NDArray[np.int64]:
         tensors = self.optimizer_state.tensors_to_mask(self)
-        counts = self._store.commit(dropped.native, grown.native, tensors, stream=self.stream, **options)
+        counts = self.store.commit(dropped.native, grown.native, tensors, stream=self.stream, **options)
         self.optimizer_state.mask_unusual(self)
         if self.reduction is not None:
             flat = counts.reshape(-1)
@@ -386,22 +392,22 @@ class Topology:
 
     def apply(self) -> None:
         """Zeroes weights and optimiser state outside the active set."""
-        self._store.apply(self.optimizer_state.tensors_to_mask(self), self.stream)
+        self.store.apply(self.optimizer_state.tensors_to_mask(self), self.stream)
         self.optimizer_state.mask_unusual(self)
 
     def apply_to_gradients(self) -> None:
         """Zeroes gradients outside the active set, in place."""
-        tensors: list[list[Tensor]] = []
-        for i, layer in enumerate(self.layers):
+        tensors: list[Sequence[Tensor]] = []
+        for i, is_contiguous in enumerate(self._is_contiguous):
             gradient = self.local_gradient(i)
             if gradient is None:
-                tensors.append([])
-            elif gradient.stride() == layer.parameter.stride():
-                tensors.append([gradient])
+                tensors.append(())
+            elif (is_contiguous and gradient.is_contiguous()) or gradient.stride() == self.local(i).stride():
+                tensors.append((gradient,))
             else:
-                tensors.append([])
+                tensors.append(())
                 gradient.masked_fill_(~self.active.to_tensor(i), 0)
-        self._store.apply(tensors, self.stream)
+        self.store.apply(tensors, self.stream)
 
     def local_gradient(self, layer: int) -> Tensor | None:
         """The part of a layer's gradient that this process holds."""
@@ -428,7 +434,7 @@ class Topology:
 
     def num_bytes(self) -> int:
         """Of the bit sets this process holds."""
-        return self._store.num_bytes()
+        return self.store.num_bytes()
 
     def digest(self) -> bytes:
         """128 bits that differ when active, explored or reliable sets differ."""
@@ -465,7 +471,7 @@ class Topology:
             [bits.native.words(i, self.stream) for i in range(len(self.layers))]
             for bits in (self.active, self.explored, self.reliable)
         ]
-        self._store = self._make_store(self.seed)
+        self.store = self._make_store(self.seed)
         for bits, of_layers in zip((self.active, self.explored, self.reliable), words, strict=True):
             for i, array in enumerate(of_layers):
                 bits.native.set_words(i, array, self.stream)

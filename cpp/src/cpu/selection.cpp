@@ -40,10 +40,12 @@ enum class Stage : std::uint8_t {
 struct Problem {
   const Selection* selection = nullptr;
   std::vector<Chunk> chunks;
+  std::int64_t num_scored_segments = 0;  // over all parts, as is every count below
+  std::int64_t num_wide_segments = 0;
   bool has_scores = false;
   bool wide = false;
   Stage stage = Stage::kDone;
-  std::int64_t num_candidates = 0;  // over all parts, as is every count below
+  std::int64_t num_candidates = 0;
   std::int64_t numel = 0;
   std::int64_t low = 0;
   std::int64_t high = 0;
@@ -91,8 +93,9 @@ class Rounds {
   void prepare(const Selection& selection, Problem& problem) {
     problem.selection = &selection;
     for (const auto& segment : selection.segments) {
-      problem.has_scores |= segment.scores.data != nullptr;
-      problem.wide |= segment.scores.data != nullptr && segment.scores.dtype == DType::kFloat64;
+      const bool scored = segment.scores.data != nullptr;
+      problem.num_scored_segments += scored ? 1 : 0;
+      problem.num_wide_segments += scored && segment.scores.dtype == DType::kFloat64 ? 1 : 0;
     }
     for (std::size_t s = 0; s < selection.segments.size(); ++s) {
       const std::int64_t words = words_for(selection.segments[s].numel);
@@ -147,7 +150,12 @@ class Rounds {
       }
       for (const auto& segment : problem.selection->segments) problem.numel += segment.numel;
     });
-    merge(&Problem::num_candidates, &Problem::numel);
+    merge(&Problem::num_candidates, &Problem::numel, &Problem::num_scored_segments, &Problem::num_wide_segments);
+    // A part may hold nothing of a layer, and an empty tensor has no data: what is compared is agreed upon, too.
+    for (auto& problem : problems_) {
+      problem.has_scores = problem.num_scored_segments > 0;
+      problem.wide = problem.num_wide_segments > 0;
+    }
   }
 
   /// A bracket of keys that almost surely holds the k-th best.

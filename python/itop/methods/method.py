@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from itop.allocation import AllocationLike
+from itop.analysis.training_flops import RigLTraining, SparseTraining, TrainingFlops
 from itop.context import Context
 from itop.criteria.drop import DropCriterion, MagnitudeDrop
 from itop.criteria.grow import GrowCriterion, RandomGrowth
 from itop.criteria.initial import InitialMasks, RandomMasks
 from itop.criteria.redistribution import Redistribution, SameLayer
-from itop.schedules import ConstantDropFraction, DropFraction, Never, UpdateSchedule
+from itop.schedules import ConstantDropFraction, DropFraction, Every, Never, UpdateSchedule
 from itop.topology import UpdateReport
 
 
@@ -86,6 +87,10 @@ class Method(ABC):
 
     def after_step(self, context: Context) -> None:
         """Called after every optimiser step, before an update."""
+
+    def training_flops(self, sparse: float, dense: float) -> TrainingFlops:
+        """What a training step costs (PAPER section 4), given the forward FLOPs of one sample, sparse and dense."""
+        return SparseTraining(sparse)
 
     def options(self) -> dict[str, Any]:
         """The method's options, for reports and configurations."""
@@ -164,6 +169,11 @@ class DropAndGrow(Method):
             zero_all_inactive=context.zero_all_inactive,
             regrown_keeps_value=self.regrown_keeps_value,
         )
+
+    def training_flops(self, sparse: float, dense: float) -> TrainingFlops:
+        if self.needs_gradient and isinstance(self.update_schedule, Every):
+            return RigLTraining(sparse, dense, self.update_schedule.interval)
+        return SparseTraining(sparse)
 
     def options(self) -> dict[str, Any]:
         return {

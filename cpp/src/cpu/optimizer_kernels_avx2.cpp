@@ -1,0 +1,6 @@
+#if defined(__x86_64__)
+
+#define ITOP_OPTIMIZER_KERNELS kAvx2OptimizerKernels
+#include "cpu/optimizer_kernels.inl"
+
+#endif

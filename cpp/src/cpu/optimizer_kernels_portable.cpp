@@ -1,0 +1,2 @@
+#define ITOP_OPTIMIZER_KERNELS kPortableOptimizerKernels
+#include "cpu/optimizer_kernels.inl"

@@ -1,0 +1,76 @@
+"""What the fused optimisers share: which parameters a native step can take, and where their masks are."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+if TYPE_CHECKING:
+    from itop._core import MaskStore
+    from itop.topology import Topology
+
+
+class MaskedOptimizer(Optimizer):
+    """An optimiser that masks by itself, in the pass that steps.
+
+    Without an engine it steps every weight. Where a native step is not possible (another device than the CPU, another
+    type than float32, ``amsgrad``) it takes torch's own step, which the engine masks like any other's;
+    ``uses_native_step`` says which.
+    """
+
+    _topology: weakref.ref[Topology] | None = None
+
+    def attach_topology(self, topology: Topology) -> None:
+        """Called by the engine: from now on only active weights of its layers are stepped."""
+        self._topology = weakref.ref(topology)
+
+    @property
+    def uses_native_step(self) -> bool:
+        """Whether every parameter can take the fused native step."""
+        return all(_is_native(parameter) for group in self.param_groups for parameter in group["params"]) and not any(
+            group.get("differentiable") or group.get("amsgrad") for group in self.param_groups
+        )
+
+    def _masks(self) -> tuple[MaskStore | None, dict[int, int]]:
+        """The attached engine's masks, and which layer a parameter (by identity) is."""
+        topology = self._topology() if self._topology is not None else None
+        if topology is None:
+            return None, {}
+        return topology.store, topology.layer_of_parameter
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        state.pop("_topology", None)
+        return state
+
+
+def evaluate(closure: Callable[[], Any] | None) -> Any:
+    """The loss a closure gives, with gradients enabled; None without a closure."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
+def _is_native(parameter: Tensor) -> bool:
+    return parameter.is_cpu and parameter.dtype is torch.float32 and type(parameter) in (Tensor, torch.nn.Parameter)
+
+
+def torch_step(optimizer: Optimizer, kind: type[Optimizer]) -> None:
+    """The step of torch's own class, without the hooks torch wraps around it: those of ``optimizer`` are running."""
+    step = kind.step
+    if getattr(step, "hooked", False):
+        step = step.__wrapped__  # type: ignore[attr-defined]
+    step(optimizer)
+
+
+def laid_out_like(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """The gradient in the parameter's memory order: itself where it is already."""
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter, memory_format=torch.preserve_format).copy_(gradient)
