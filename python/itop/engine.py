@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -138,6 +139,7 @@ class SparseEngine:
         counts = [shape.numel for shape in shapes] if self.method.is_dense else chosen.counts(shapes, sparsity)
         state = OptimizerState(optimizer, layers)
         self._check_finite(layers)
+        self._check_no_other_engine(optimizer, layers)
 
         self.optimizer = optimizer
         self.topology = Topology(layers, state, seed)
@@ -152,6 +154,7 @@ class SparseEngine:
         self._signature: tuple[int, ...] = ()
         self._versions: list[int] = []
         self._withheld: list[tuple[nn.Parameter, Tensor]] = []
+        self._masked_gradient: tuple[weakref.ref[Tensor], int] | None = None
         self._attached = attach
         self._example: ExampleInput | None = None
         self._handles_of_example = record_example(model, self._keep_example)
@@ -185,6 +188,20 @@ class SparseEngine:
         for layer in layers:
             if not torch.isfinite(layer.parameter.detach()).all():
                 raise ValueError(f"the weights of layer '{layer.name}' hold NaN or infinity")
+
+    @staticmethod
+    def _check_no_other_engine(optimizer: Optimizer, layers: Sequence[Layer]) -> None:
+        mine = {id(layer.parameter) for layer in layers}
+        for hook in optimizer._optimizer_step_pre_hooks.values():
+            other = getattr(hook, "__self__", None)
+            if not isinstance(other, SparseEngine):
+                continue
+            shared = [layer.name for layer in other.topology.layers if id(layer.parameter) in mine]
+            if shared or isinstance(optimizer, MaskedOptimizer):
+                raise ValueError(
+                    f"the optimiser already has a SparseEngine, for {', '.join(shared) or 'other layers'}; call its "
+                    "detach() first"
+                )
 
     # --- what there is to know ----------------------------------------------------------------------------------------
 
@@ -296,19 +313,28 @@ class SparseEngine:
         return functools.partial(self._callbacks.remove, callback)
 
     def update(self) -> UpdateReport | None:
-        """One topology update now, whatever the schedule says. Needs gradients where growth does.
+        """One topology update now, whatever the schedule says.
+
+        Growth by gradient looks at the gradients at hand: call it between ``backward()`` and ``optimizer.step()``, which
+        masks them.
 
         Raises:
             ValueError: If weights or gradients hold NaN or infinity; nothing has been changed then.
-            RuntimeError: If gradients are needed and a layer has none.
+            RuntimeError: If gradients are needed, and there are none or masked ones.
         """
+        if self.method.needs_gradient and self._gradients_are_masked():
+            raise RuntimeError(
+                "growth by gradient needs dense gradients, but optimizer.step() has masked those at hand; call update() "
+                "after backward() and before optimizer.step()"
+            )
         self.topology.move_if_needed()
         self._context.zero_all_inactive = self._needs_full_mask or self._was_changed_by_others()
         try:
             report = self._update()
         finally:
             self._context.zero_all_inactive = False
-        self._remember()
+        if report is not None:
+            self._remember()
         return report
 
     def step(self) -> UpdateReport | None:
@@ -372,23 +398,27 @@ class SparseEngine:
             self._prepare_step(withhold=True)
             return None
 
+        is_first = True
+
         def closure_then_prepare() -> Any:
+            nonlocal is_first
             loss = closure()
-            self._prepare_step(withhold=False)
+            self._prepare_step(withhold=False, is_first_evaluation=is_first)
+            is_first = False
             return loss
 
         if place is None:
             return args, {**kwargs, "closure": closure_then_prepare}
         return (*args[:place], closure_then_prepare, *args[place + 1 :]), kwargs
 
-    def _prepare_step(self, withhold: bool) -> None:
+    def _prepare_step(self, withhold: bool, is_first_evaluation: bool = True) -> None:
         """Gradients are there: mask them, or update the topology by them."""
         step = self._context.step + 1
         self._updated_before_step = False
         self._masks_gradients = False
         self.topology.move_if_needed()
         update_due = self._is_update_step(step)
-        if type(self.method).before_step is not Method.before_step:
+        if is_first_evaluation and type(self.method).before_step is not Method.before_step:
             self.method.before_step(self._context)
         if update_due and withhold and self.method.timing is UpdateTiming.REPLACES_STEP:
             self._context.step = step
@@ -404,21 +434,26 @@ class SparseEngine:
         if isinstance(self.optimizer, MaskedOptimizer) and self.optimizer.uses_native_step:
             self._needs_full_mask |= self._was_changed_by_others()
             self._masks_gradients = self.topology.optimizer_state.zero_stays_zero
+            self.topology.sweep()
         elif self.topology.optimizer_state.evaluates_repeatedly:
             # Its line search moves along gradients: masked ones keep every model it tries sparse.
             if update_due and self.method.needs_gradient:
                 self._set_dense_gradients_aside()
             self.topology.apply_to_gradients()
+            self._masked_gradient = self._first_gradient()
         elif self.topology.optimizer_state.zero_stays_zero and not (update_due and self.method.needs_gradient):
             self._needs_full_mask |= self._was_changed_by_others()
             self.topology.apply_to_gradients()
+            self.topology.sweep()
             self._masks_gradients = True
+            self._masked_gradient = self._first_gradient()
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._skips_step:
             return
         self._context.step += 1
-        self._give_gradients_back()
+        if self._withheld:
+            self._give_gradients_back()
         self._finish_step(update_due=self._is_update_step(self._context.step) and not self._updated_before_step)
 
     def _finish_step(self, update_due: bool) -> None:
@@ -464,6 +499,20 @@ class SparseEngine:
         for parameter, gradient in self._withheld:
             parameter.grad = gradient
         self._withheld = []
+        self._masked_gradient = None
+
+    def _first_gradient(self) -> tuple[weakref.ref[Tensor], int] | None:
+        """Tells the gradients of one backward pass from those of the next: a tensor and its version."""
+        for layer in self.topology.layers:
+            gradient = layer.parameter.grad
+            if gradient is not None:
+                return weakref.ref(gradient), gradient._version
+        return None
+
+    def _gradients_are_masked(self) -> bool:
+        if self._masked_gradient is None or (now := self._first_gradient()) is None:
+            return False
+        return now[0]() is self._masked_gradient[0]() and now[1] == self._masked_gradient[1]
 
     def _remember(self) -> None:
         self._needs_full_mask = False
@@ -533,25 +582,43 @@ class SparseEngine:
             raise ValueError(
                 f"the engine state was saved with seed {state['seed']}, this engine has seed {self.topology.seed}"
             )
+        for key in ("steps", "num_updates"):
+            count = state[key]
+            if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count < 2**32:
+                raise ValueError(f"the engine state is damaged: {key} must be a whole number, got {count!r}")
+        if not isinstance(state["method_state"], Mapping):
+            raise ValueError(
+                f"the engine state is damaged: method_state must be a dictionary, got {type(state['method_state']).__name__}"
+            )
         saved = state["layers"]
         mine = {layer.name: list(layer.shape) for layer in self.topology.layers}
         if not isinstance(saved, Mapping) or set(saved) != set(mine):
-            different = sorted(set(saved) ^ set(mine))
+            names = set(saved) if isinstance(saved, Mapping) else set()
             raise ValueError(
-                f"the engine state belongs to another model: layers {', '.join(map(str, different))} are not in both"
+                "the engine state belongs to another model: layers "
+                f"{', '.join(sorted(map(str, names ^ set(mine))))} are not in both"
             )
         for name, shape in mine.items():
-            if list(saved[name]["shape"]) != shape:
-                raise ValueError(
-                    f"the engine state belongs to another model: layer '{name}' has shape {saved[name]['shape']} there, {shape} here"
-                )
-            num_bytes = (math.prod(shape) + 7) // 8
-            for key in ("active", "explored", "reliable"):
-                bits = saved[name].get(key)
-                if not isinstance(bits, Tensor) or bits.dtype != torch.uint8 or bits.numel() != num_bytes:
-                    raise ValueError(
-                        f"the engine state is damaged: the {key} bits of layer '{name}' are not {num_bytes} bytes"
-                    )
+            _check_layer_state(name, shape, saved[name])
+
+
+def _check_layer_state(name: str, shape: list[int], saved: object) -> None:
+    if not isinstance(saved, Mapping):
+        raise ValueError(f"the engine state is damaged: layer '{name}' is a {type(saved).__name__}, not a dictionary")
+    saved_shape = saved.get("shape")
+    if not isinstance(saved_shape, (list, tuple)) or list(saved_shape) != shape:
+        raise ValueError(
+            f"the engine state belongs to another model: layer '{name}' has shape {saved_shape} there, {shape} here"
+        )
+    num_bytes = (math.prod(shape) + 7) // 8
+    for key in ("active", "explored", "reliable"):
+        bits = saved.get(key)
+        if not isinstance(bits, Tensor) or bits.dtype != torch.uint8 or tuple(bits.shape) != (num_bytes,):
+            raise ValueError(f"the engine state is damaged: the {key} bits of layer '{name}' are not {num_bytes} bytes")
+    if (saved["active"] & ~saved["explored"]).any() or (saved["reliable"] & ~saved["explored"]).any():
+        raise ValueError(
+            f"the engine state is damaged: layer '{name}' has active or reliable weights that were never explored"
+        )
 
 
 def _was_skipped_by_scaler(optimizer: Optimizer) -> bool:

@@ -23,11 +23,14 @@ import torch
 from torch import Tensor
 
 from itop import _core
-from itop.layers import Layer, index_map
+from itop.layers import Layer, has_same_memory_order, index_map
 from itop.optimizer_state import OptimizerState
 
 Reduction: TypeAlias = Callable[[npt.NDArray[np.int64]], None]
 """Replaces counts by their sums over all processes that hold a part of the layers."""
+
+_SWEPT_WEIGHTS = 1 << 18
+_SWEPT_LAYERS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +174,10 @@ class Topology:
         self.num_updates = 0
         self.step = 0
         self._draw = 0
+        self._next_swept = 0
+        self._sweep_credit = 0
         self.store = self._make_store(seed)
         self.layer_of_parameter = {id(layer.parameter): i for i, layer in enumerate(self.layers)}
-        self._is_contiguous = [self.local(i).is_contiguous() for i in range(len(self.layers))]
         self._counts = np.zeros((len(self.layers), 3), dtype=np.int64)
 
     def _make_store(self, seed: int) -> _core.MaskStore:
@@ -185,6 +189,9 @@ class Topology:
             (layer.name, *index_map(self.local(i), layer.shape, self.start(i))) for i, layer in enumerate(self.layers)
         ]
         index = self.device.index if self.device.index is not None else 0
+        self._strides = [layer.parameter.stride() for layer in self.layers]
+        self._local_strides = [self.local(i).stride() for i in range(len(self.layers))]
+        self._is_contiguous = [self.local(i).is_contiguous() for i in range(len(self.layers))]
         return _core.MaskStore(rows, self.device.type, index, seed, self.stream)
 
     # --- tensors ------------------------------------------------------------------------------------------------------
@@ -202,18 +209,22 @@ class Topology:
         return [self.local(i) for i in range(len(self.layers))]
 
     def gradients(self) -> list[Tensor]:
-        """The gradients of each layer, dense, in the weights' memory order.
+        """The gradients of each layer, dense, in the weights' memory order; zeros for a layer that took no part.
 
         Raises:
-            RuntimeError: If a layer has none.
+            RuntimeError: If no layer has one.
         """
-        missing = [layer.name for layer in self.layers if layer.parameter.grad is None]
-        if missing:
+        if all(layer.parameter.grad is None for layer in self.layers):
             raise RuntimeError(
-                f"growth by gradient needs gradients, but {', '.join(missing)} has none; call it after backward() and "
-                "before gradients are cleared"
+                "growth by gradient needs gradients, but no sparse layer has one; update after backward() and before "
+                "gradients are cleared"
             )
-        return [self.in_storage_order(i, layer.parameter.grad) for i, layer in enumerate(self.layers)]  # type: ignore[arg-type]
+        return [
+            torch.zeros_like(self.local(i))
+            if layer.parameter.grad is None
+            else self.in_storage_order(i, layer.parameter.grad)
+            for i, layer in enumerate(self.layers)
+        ]
 
     def in_storage_order(self, layer: int, tensor: Tensor) -> Tensor:
         """A tensor of a layer's shape laid out in memory as its weights are: itself where it is already."""
@@ -223,7 +234,7 @@ class Topology:
                 f"scores of layer '{self.layers[layer].name}' must have shape {tuple(weight.shape)}, got {tuple(tensor.shape)}"
             )
         tensor = tensor.detach()
-        if tensor.stride() == weight.stride() or weight.numel() < 2:
+        if has_same_memory_order(tensor, weight):
             return tensor
         return torch.empty_strided(weight.shape, weight.stride(), dtype=tensor.dtype, device=tensor.device).copy_(
             tensor
@@ -325,13 +336,12 @@ class Topology:
         return BitSet(self, chosen)
 
     def initialise(self, active: BitSet) -> None:
-        """Sets the initial masks: explored holds them, nothing is reliable, weights outside become zero."""
+        """Sets the initial masks: explored holds them, nothing is reliable; weights outside become zero, others stay."""
         nothing = self.empty()
-        self._commit(
-            self.active.copy(), active, zero_all_inactive=False, regrown_keeps_value=True, marks_reliable=False
-        )
         for i in range(len(self.layers)):
-            self.store.explored.set_words(i, active.native.words(i, self.stream), self.stream)
+            words = active.native.words(i, self.stream)
+            self.store.active.set_words(i, words, self.stream)
+            self.store.explored.set_words(i, words, self.stream)
             self.store.reliable.set_words(i, nothing.native.words(i, self.stream), self.stream)
         self._recount()
         self.apply()
@@ -352,13 +362,13 @@ class Topology:
         regrown_keeps_value: bool = False,
         marks_reliable: bool = True,
     ) -> UpdateReport:
-        """active <- (active - dropped) | grown; explored and reliable grow; dropped weights and their state become zero.
+        """active <- (active - dropped) | grown; explored and reliable grow; changed weights and their state become zero.
 
         Args:
             dropped: A subset of the active set.
             grown: Weights outside ``active - dropped``.
             drop_fraction: For the report.
-            zero_all_inactive: Zero every weight that was not kept and its state, not only those that were dropped: needed
+            zero_all_inactive: Zero every weight that was not kept and its state, not only those that changed: needed
                 where inactive weights may hold values.
             regrown_keeps_value: A weight dropped and grown at once keeps its value and state.
             marks_reliable: Whether what survived is reliably explored (PAPER section 1): this was a pruning round.
@@ -383,7 +393,7 @@ class Topology:
     def _commit(self, dropped: BitSet, grown: BitSet, **options: bool) -> npt.NDArray[np.int64]:
         tensors = self.optimizer_state.tensors_to_mask(self)
         counts = self.store.commit(dropped.native, grown.native, tensors, stream=self.stream, **options)
-        self.optimizer_state.mask_unusual(self)
+        self.optimizer_state.mask_unusual(self, grown - dropped if options["regrown_keeps_value"] else grown)
         if self.reduction is not None:
             flat = counts.reshape(-1)
             self.reduction(flat)
@@ -395,6 +405,24 @@ class Topology:
         """Zeroes weights and optimiser state outside the active set."""
         self.store.apply(self.optimizer_state.tensors_to_mask(self), self.stream)
         self.optimizer_state.mask_unusual(self)
+
+    def sweep(self) -> None:
+        """Zeroes weights outside the active set, a few layers a call, all in turn; small models whole.
+
+        In-place writes to a parameter are noticed by its version and masked at once. Writes to ``parameter.data`` leave no
+        trace; this keeps them from staying, at a cost that does not grow with the model.
+        """
+        tensors: list[Sequence[Tensor]] = [()] * len(self.layers)
+        self._sweep_credit += _SWEPT_WEIGHTS
+        for _ in range(min(_SWEPT_LAYERS, len(self.layers))):
+            if self.layers[self._next_swept].numel > self._sweep_credit:
+                break
+            self._sweep_credit -= self.layers[self._next_swept].numel
+            tensors[self._next_swept] = (self.local(self._next_swept),)
+            self._next_swept = (self._next_swept + 1) % len(self.layers)
+        else:
+            self._sweep_credit = 0
+        self.store.apply(tensors, self.stream)
 
     def apply_to_gradients(self) -> None:
         """Zeroes gradients outside the active set, in place."""
@@ -464,18 +492,24 @@ class Topology:
         self.apply()
 
     def move_if_needed(self) -> None:
-        """Follows the parameters to another device (``model.to(...)`` after the engine was made)."""
-        device = self.local(0).device
-        if device == self.device:
+        """Follows the parameters to another device or memory format (``model.to(...)`` after the engine was made)."""
+        if self.local(0).device == self.device and [layer.parameter.stride() for layer in self.layers] == self._strides:
             return
-        words = [
-            [bits.native.words(i, self.stream) for i in range(len(self.layers))]
+        masks = [
+            [self._unpacked(bits, i) for i in range(len(self.layers))]
             for bits in (self.active, self.explored, self.reliable)
         ]
         self.store = self._make_store(self.seed)
-        for bits, of_layers in zip((self.active, self.explored, self.reliable), words, strict=True):
-            for i, array in enumerate(of_layers):
-                bits.native.set_words(i, array, self.stream)
+        for bits, of_layers in zip((self.active, self.explored, self.reliable), masks, strict=True):
+            for i, mask in enumerate(of_layers):
+                bits.native.pack(i, self.in_storage_order(i, mask.to(self.device)), self.stream)
+
+    def _unpacked(self, bits: BitSet, layer: int) -> Tensor:
+        """A mask as the store lays it out, whatever has become of the weight since."""
+        shape = self.local(layer).shape
+        mask = torch.empty_strided(shape, self._local_strides[layer], dtype=torch.bool, device=self.device)
+        bits.native.unpack(layer, mask, self.stream)
+        return mask
 
 
 def _pack_logical(mask: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from itop.layers import has_same_memory_order
+
 if TYPE_CHECKING:
     from itop._core import MaskStore
     from itop.topology import Topology
@@ -91,6 +93,6 @@ def torch_step(optimizer: Optimizer, kind: type[Optimizer]) -> None:
 
 def laid_out_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     """A gradient or state in the parameter's memory order: itself where it is already."""
-    if tensor.stride() == parameter.stride():
+    if has_same_memory_order(tensor, parameter):
         return tensor
     return torch.empty_like(parameter, memory_format=torch.preserve_format).copy_(tensor)
