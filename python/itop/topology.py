@@ -363,13 +363,13 @@ class Topology:
         regrown_keeps_value: bool = False,
         marks_reliable: bool = True,
     ) -> UpdateReport:
-        """active <- (active - dropped) | grown; explored and reliable grow; dropped weights and their state become zero.
+        """active <- (active - dropped) | grown; explored and reliable grow; changed weights and their state become zero.
 
         Args:
             dropped: A subset of the active set.
             grown: Weights outside ``active - dropped``.
             drop_fraction: For the report.
-            zero_all_inactive: Zero every weight that was not kept and its state, not only those that were dropped: needed
+            zero_all_inactive: Zero every weight that was not kept and its state, not only those that changed: needed
                 where inactive weights may hold values.
             regrown_keeps_value: A weight dropped and grown at once keeps its value and state.
             marks_reliable: Whether what survived is reliably explored (PAPER section 1): this was a pruning round.

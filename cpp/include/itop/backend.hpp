@@ -31,14 +31,13 @@ struct LayerCommit {
   Word* reliable = nullptr;
   const Word* dropped = nullptr;
   const Word* grown = nullptr;
-  /// The weights and every optimiser state of their shape: zero where a weight was dropped. What was inactive is zero
-  /// already, so a grown weight starts at zero without being written.
+  /// The weights and every optimiser state of their shape: zero where a weight was dropped or grown.
   std::vector<TensorView> tensors;
 };
 
 /// How a topology change treats values.
 struct CommitOptions {
-  /// Zero every weight that was not kept, not only those that were dropped: needed where inactive weights may hold values,
+  /// Zero every weight that was not kept, not only those that changed: needed where inactive weights may hold values,
   /// as after an unmasked optimiser step.
   bool zero_all_inactive = false;
   /// A weight dropped and grown in the same update keeps its value and state (RigL); otherwise it restarts at zero.
@@ -55,6 +54,12 @@ struct LayerCounts {
   std::int64_t dropped = 0;
   std::int64_t grown = 0;
   std::int64_t regrown = 0;  ///< dropped and grown in the same update
+};
+
+/// One layer's bits.
+struct LayerBits {
+  Word* words = nullptr;
+  std::int64_t numel = 0;
 };
 
 /// One layer's mask and the tensors it is applied to.
@@ -75,6 +80,9 @@ class Backend {
   virtual void copy_to_host(const Word* source, std::span<Word> target, StreamHandle stream) = 0;
   virtual void copy_from_host(std::span<const Word> source, Word* target, StreamHandle stream) = 0;
 
+  /// Sets the bits of all weights of the layers.
+  virtual void fill(std::span<const LayerBits> layers, StreamHandle stream) = 0;
+
   /// target[i] = a[i] op b[i]; may be in place.
   virtual void combine(BitOperation operation, const Word* a, const Word* b, Word* target, std::int64_t num_words,
                        StreamHandle stream) = 0;
@@ -91,7 +99,7 @@ class Backend {
   /// @throws NonFiniteError if scores hold NaN or infinity, on all parts alike; chosen bits are then unspecified
   virtual void select(std::span<const Selection> selections, Reduction& reduction, StreamHandle stream) = 0;
 
-  /// active <- (active - dropped) + grown; explored and reliable grow; dropped weights and their state become zero.
+  /// active <- (active - dropped) + grown; explored and reliable grow; changed weights and their state become zero.
   /// @return one entry a layer
   virtual std::vector<LayerCounts> commit(std::span<const LayerCommit> layers, const CommitOptions& options,
                                           StreamHandle stream) = 0;

@@ -57,41 +57,31 @@ class CoarseKeyLanes {
  public:
   explicit CoarseKeyLanes(const KeyStream& stream) {
     const PhiloxBlock base = stream.counter_block(0, 0);
-    word1_ = _mm512_set1_epi64(base.word[1]);
-    word2_ = _mm512_set1_epi64(base.word[2]);
-    word3_ = _mm512_set1_epi64(base.word[3]);
+    for (int word = 1; word < 4; ++word) base_[word] = _mm512_set1_epi64(base.word[word]);
     std::uint32_t key0 = stream.key0();
     std::uint32_t key1 = stream.key1();
-    for (int round = 0; round < PhiloxConstants::kRounds; ++round) {
-      key0_[round] = _mm512_set1_epi64(key0);
-      key1_[round] = _mm512_set1_epi64(key1);
+    for (auto& keys : round_keys_) {
+      keys[0] = _mm512_set1_epi64(key0);
+      keys[1] = _mm512_set1_epi64(key1);
       key0 += PhiloxConstants::kWeyl0;
       key1 += PhiloxConstants::kWeyl1;
     }
   }
 
-  /// keys[8 * i + j] is key j of block counters[i].
-  void draw(const std::uint64_t* counters, std::uint16_t* keys) const { draw(_mm512_loadu_si512(counters), keys); }
-
-  /// The same for the blocks first, first + 1, ... first + 7.
-  void draw_consecutive(std::uint64_t first, std::uint16_t* keys) const {
-    draw(_mm512_add_epi64(_mm512_set1_epi64(static_cast<long long>(first)), _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7)), keys);
-  }
-
- private:
-  void draw(__m512i counter, std::uint16_t* keys) const {
+  void draw(const std::uint64_t* counters, std::uint16_t* keys) const {
+    const __m512i counter = _mm512_loadu_si512(counters);
     __m512i c0 = counter;
-    __m512i c1 = _mm512_or_si512(_mm512_srli_epi64(counter, 32), word1_);
-    __m512i c2 = word2_;
-    __m512i c3 = word3_;
+    __m512i c1 = _mm512_or_si512(_mm512_srli_epi64(counter, 32), base_[1]);
+    __m512i c2 = base_[2];
+    __m512i c3 = base_[3];
     const __m512i multiplier0 = _mm512_set1_epi64(PhiloxConstants::kMultiplier0);
     const __m512i multiplier1 = _mm512_set1_epi64(PhiloxConstants::kMultiplier1);
-#pragma GCC unroll 10
-    for (int round = 0; round < PhiloxConstants::kRounds; ++round) {
+    constexpr int xor_of_three = 0x96;
+    for (const auto& round_key : round_keys_) {
       const __m512i product0 = _mm512_mul_epu32(c0, multiplier0);
       const __m512i product1 = _mm512_mul_epu32(c2, multiplier1);
-      c0 = _mm512_ternarylogic_epi64(_mm512_srli_epi64(product1, 32), c1, key0_[round], kXor3);
-      c2 = _mm512_ternarylogic_epi64(_mm512_srli_epi64(product0, 32), c3, key1_[round], kXor3);
+      c0 = _mm512_ternarylogic_epi64(_mm512_srli_epi64(product1, 32), c1, round_key[0], xor_of_three);
+      c2 = _mm512_ternarylogic_epi64(_mm512_srli_epi64(product0, 32), c3, round_key[1], xor_of_three);
       c1 = product1;
       c3 = product0;
     }
@@ -104,29 +94,38 @@ class CoarseKeyLanes {
     _mm512_storeu_si512(keys + 32, _mm512_permutex2var_epi64(words01, last_four, words23));
   }
 
-  static constexpr int kXor3 = 0x96;
-  __m512i word1_, word2_, word3_;
-  __m512i key0_[PhiloxConstants::kRounds];
-  __m512i key1_[PhiloxConstants::kRounds];
+ private:
+  __m512i base_[4] = {};
+  __m512i round_keys_[PhiloxConstants::kRounds][2];
 };
 
-/// Zeroes data[i] where bit i is set. Whole stores of a masked load: as fast as masked stores or faster.
+/// Zeroes data[i] where bit i is set. What is zero already is not written, so that its cache line need not go back to memory:
+/// of the weights that change, the grown ones were zero before.
 inline void zero_lanes(std::uint32_t* data, Word zeros) {
   for (int i = 0; i < 4; ++i) {
-    const auto keep = static_cast<__mmask16>(~zeros >> (16 * i));
-    _mm512_storeu_si512(data + 16 * i, _mm512_maskz_loadu_epi32(keep, data + 16 * i));
+    const auto clear = static_cast<__mmask16>(zeros >> (16 * i));
+    const __m512i values = _mm512_loadu_si512(data + 16 * i);
+    if (_mm512_mask_test_epi32_mask(clear, values, values) != 0) {
+      _mm512_storeu_si512(data + 16 * i, _mm512_mask_mov_epi32(values, clear, _mm512_setzero_si512()));
+    }
   }
 }
 inline void zero_lanes(std::uint64_t* data, Word zeros) {
   for (int i = 0; i < 8; ++i) {
-    const auto keep = static_cast<__mmask8>(~zeros >> (8 * i));
-    _mm512_storeu_si512(data + 8 * i, _mm512_maskz_loadu_epi64(keep, data + 8 * i));
+    const auto clear = static_cast<__mmask8>(zeros >> (8 * i));
+    const __m512i values = _mm512_loadu_si512(data + 8 * i);
+    if (_mm512_mask_test_epi64_mask(clear, values, values) != 0) {
+      _mm512_storeu_si512(data + 8 * i, _mm512_mask_mov_epi64(values, clear, _mm512_setzero_si512()));
+    }
   }
 }
 inline void zero_lanes(std::uint16_t* data, Word zeros) {
   for (int i = 0; i < 2; ++i) {
-    const auto keep = static_cast<__mmask32>(~zeros >> (32 * i));
-    _mm512_storeu_si512(data + 32 * i, _mm512_maskz_loadu_epi16(keep, data + 32 * i));
+    const auto clear = static_cast<__mmask32>(zeros >> (32 * i));
+    const __m512i values = _mm512_loadu_si512(data + 32 * i);
+    if (_mm512_mask_test_epi16_mask(clear, values, values) != 0) {
+      _mm512_storeu_si512(data + 32 * i, _mm512_mask_mov_epi16(values, clear, _mm512_setzero_si512()));
+    }
   }
 }
 

@@ -1,6 +1,8 @@
 #include "cpu/order_statistics.hpp"
 
 #include <algorithm>
+#include <array>
+#include <bit>
 
 namespace itop::cpu {
 namespace {
@@ -24,22 +26,42 @@ struct SearchRange {
   }
 };
 
-/// Runs `body(first, last)` for every run of queries that ask for the same values.
-template <class Body>
-void for_groups(std::span<OrderStatisticQuery> queries, ThreadPool& threads, Body&& body) {
-  std::vector<std::size_t> begins;
-  for (std::size_t i = 0; i < queries.size(); ++i) {
-    if (i == 0 || queries[i].values != queries[i - 1].values) begins.push_back(i);
+/// Answers one query, values untouched: count by equal steps between the ends, then sort out one step.
+std::int64_t nth_smallest(const OrderStatisticQuery& query) {
+  const std::vector<std::int64_t>& values = *query.values;
+  std::int64_t rank = query.rank;
+  constexpr int kBinBits = 10;
+  constexpr std::size_t num_bins = std::size_t{1} << kBinBits;
+  std::vector<std::int64_t> left;
+  if (values.size() <= num_bins) {
+    left = values;
+  } else {
+    const auto [least, greatest] = std::minmax_element(values.begin(), values.end());
+    const std::uint64_t low = to_unsigned(*least);
+    const int shift = std::max(0, static_cast<int>(std::bit_width(to_unsigned(*greatest) - low)) - kBinBits);
+    const auto bin_of = [&](std::int64_t value) { return static_cast<std::size_t>((to_unsigned(value) - low) >> shift); };
+    std::array<std::int64_t, num_bins> bins{};
+    for (const std::int64_t value : values) ++bins[bin_of(value)];
+    std::size_t bin = 0;
+    while (rank > bins[bin]) rank -= bins[bin++];
+    left.reserve(static_cast<std::size_t>(bins[bin]));
+    for (const std::int64_t value : values) {
+      if (bin_of(value) == bin) left.push_back(value);
+    }
   }
-  begins.push_back(queries.size());
-  threads.parallel_for(static_cast<std::int64_t>(begins.size()) - 1, [&](std::int64_t group) {
-    body(begins[static_cast<std::size_t>(group)], begins[static_cast<std::size_t>(group) + 1]);
-  });
+  const auto wanted = left.begin() + (rank - 1);
+  std::nth_element(left.begin(), wanted, left.end());
+  return *wanted;
 }
 
 void answer_merged(std::span<OrderStatisticQuery> queries, Reduction& reduction, ThreadPool& threads) {
-  for_groups(queries, threads, [&](std::size_t first, std::size_t) {
-    std::sort(queries[first].values->begin(), queries[first].values->end());
+  std::vector<std::vector<std::int64_t>*> arrays;
+  for (const auto& query : queries) arrays.push_back(query.values);
+  std::sort(arrays.begin(), arrays.end());
+  arrays.erase(std::unique(arrays.begin(), arrays.end()), arrays.end());
+  threads.parallel_for(static_cast<std::int64_t>(arrays.size()), [&](std::int64_t i) {
+    auto& values = *arrays[static_cast<std::size_t>(i)];
+    std::sort(values.begin(), values.end());
   });
   std::vector<SearchRange> ranges;
   for (const auto& query : queries) ranges.push_back({to_unsigned(query.lowest), to_unsigned(query.highest)});
@@ -81,17 +103,9 @@ void answer(std::span<OrderStatisticQuery> queries, Reduction& reduction, Thread
     answer_merged(queries, reduction, threads);
     return;
   }
-  for_groups(queries, threads, [&](std::size_t first, std::size_t last) {
-    auto& values = *queries[first].values;
-    auto from = values.begin();  // what lies before it is no larger than what follows
-    for (std::size_t i = first; i < last; ++i) {
-      const auto wanted = values.begin() + (queries[i].rank - 1);
-      if (wanted >= from) {
-        std::nth_element(from, wanted, values.end());
-        from = wanted + 1;
-      }
-      queries[i].result = *wanted;
-    }
+  threads.parallel_for(static_cast<std::int64_t>(queries.size()), [&](std::int64_t i) {
+    auto& query = queries[static_cast<std::size_t>(i)];
+    query.result = nth_smallest(query);
   });
 }
 

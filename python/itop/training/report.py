@@ -174,7 +174,7 @@ def _table(methods: Sequence[_MethodRuns]) -> str:
             f"<strong>{_spread(summary['test_accuracy'])}</strong>",
             _spread(summary["test_accuracy_of_best"]),
             _percent(summary["exploration_rate"]),
-            _percent(summary["reliable_rate"]),
+            _percent(summary["reliable_rate"]) if summary["num_updates"] else "–",  # nothing was ever put to the test
             f"{summary['num_updates']:g}",
             _ratio(summary["train_flops_ratio"]),
             _ratio(summary["test_flops_ratio"]),
