@@ -151,7 +151,8 @@ class SparseEngine:
         self._updated_before_step = False
         self._masks_gradients = False
         self._needs_full_mask = True
-        self._signature: tuple[int, ...] = ()
+        self._signature = (0, 0)
+        self._parameters = [layer.parameter for layer in layers]
         self._versions: list[int] = []
         self._withheld: list[tuple[nn.Parameter, Tensor]] = []
         self._masked_gradient: tuple[weakref.ref[Tensor], int] | None = None
@@ -444,7 +445,6 @@ class SparseEngine:
         elif self.topology.optimizer_state.zero_stays_zero and not (update_due and self.method.needs_gradient):
             self._needs_full_mask |= self._was_changed_by_others()
             self.topology.apply_to_gradients()
-            self.topology.sweep()
             self._masks_gradients = True
             self._masked_gradient = self._first_gradient()
 
@@ -458,7 +458,8 @@ class SparseEngine:
 
     def _finish_step(self, update_due: bool) -> None:
         state = self.topology.optimizer_state
-        if not self._masks_gradients or state.signature() != self._signature:
+        signature = state.signature()
+        if not self._masks_gradients or signature != self._signature:
             self._needs_full_mask = True
         if type(self.method).after_step is not Method.after_step:
             self.method.after_step(self._context)
@@ -475,7 +476,7 @@ class SparseEngine:
                 self._needs_full_mask = False
         if self._needs_full_mask:
             self.topology.apply()
-        self._remember()
+        self._remember(signature)
 
     def _withhold_gradients(self) -> None:
         """The update takes the place of this optimiser step: with no gradient in sight the optimiser does nothing."""
@@ -514,18 +515,15 @@ class SparseEngine:
             return False
         return now[0]() is self._masked_gradient[0]() and now[1] == self._masked_gradient[1]
 
-    def _remember(self) -> None:
+    def _remember(self, signature: tuple[int, int] | None = None) -> None:
         self._needs_full_mask = False
         self._masks_gradients = False
-        self._signature = self.topology.optimizer_state.signature()
-        self._versions = [layer.parameter._version for layer in self.topology.layers]
+        self._signature = signature or self.topology.optimizer_state.signature()
+        self._versions = [parameter._version for parameter in self._parameters]
 
     def _was_changed_by_others(self) -> bool:
         """Whether somebody wrote to the weights since the last step (a loaded checkpoint, swapped averages)."""
-        return any(
-            layer.parameter._version != version
-            for layer, version in zip(self.topology.layers, self._versions, strict=True)
-        )
+        return [parameter._version for parameter in self._parameters] != self._versions
 
     def _mark_foreign_change(self, optimizer: Optimizer) -> None:
         self._needs_full_mask = True

@@ -26,6 +26,7 @@ class OptimizerState:
     def __init__(self, optimizer: Optimizer, layers: Iterable[Layer]) -> None:
         self.optimizer = optimizer
         self.layers = tuple(layers)
+        self._follow_types()
         known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         for layer in self.layers:
             if id(layer.parameter) not in known:
@@ -33,6 +34,10 @@ class OptimizerState:
                     f"parameter '{layer.name}' is not in the optimiser; make the optimiser over the model's parameters, or "
                     "exclude the layer"
                 )
+
+    def _follow_types(self) -> None:
+        self._dtype = self.layers[0].parameter.dtype
+        self._smallest_epsilon = max(torch.finfo(layer.parameter.dtype).tiny for layer in self.layers)
 
     @property
     def zero_stays_zero(self) -> bool:
@@ -42,8 +47,9 @@ class OptimizerState:
         """
         if type(self.optimizer) not in _ZERO_STAYS_ZERO and not isinstance(self.optimizer, MaskedOptimizer):
             return False
-        smallest = max(torch.finfo(dtype).tiny for dtype in {layer.parameter.dtype for layer in self.layers})
-        return all(group.get("eps", 1.0) >= smallest for group in self.optimizer.param_groups)
+        if self.layers[0].parameter.dtype is not self._dtype:  # model.half() and the like change all weights at once
+            self._follow_types()
+        return all(group.get("eps", 1.0) >= self._smallest_epsilon for group in self.optimizer.param_groups)
 
     @property
     def evaluates_repeatedly(self) -> bool:
@@ -92,10 +98,10 @@ class OptimizerState:
                 for state in unusual:
                     state.masked_fill_(without_state.to(state.device), 0)
 
-    def signature(self) -> tuple[int, ...]:
-        """Changes when the optimiser makes or replaces state."""
+    def signature(self) -> tuple[int, int]:
+        """Changes when the optimiser makes state: of how many parameters it has some, and how much in all."""
         state = self.optimizer.state
-        return tuple(len(state.get(layer.parameter, ())) for layer in self.layers)
+        return len(state), sum(map(len, state.values()))
 
 
 def _same_layout(state: Tensor, weight: Tensor) -> bool:

@@ -189,7 +189,8 @@ class Topology:
             (layer.name, *index_map(self.local(i), layer.shape, self.start(i))) for i, layer in enumerate(self.layers)
         ]
         index = self.device.index if self.device.index is not None else 0
-        self._strides = [layer.parameter.stride() for layer in self.layers]
+        self._parameters = [layer.parameter for layer in self.layers]
+        self._strides = [parameter.stride() for parameter in self._parameters]
         self._local_strides = [self.local(i).stride() for i in range(len(self.layers))]
         self._is_contiguous = [self.local(i).is_contiguous() for i in range(len(self.layers))]
         return _core.MaskStore(rows, self.device.type, index, seed, self.stream)
@@ -413,19 +414,26 @@ class Topology:
         trace; this keeps them from staying, at a cost that does not grow with the model.
         """
         tensors: list[Sequence[Tensor]] = [()] * len(self.layers)
-        self._sweep_credit += _SWEPT_WEIGHTS
-        for _ in range(min(_SWEPT_LAYERS, len(self.layers))):
-            if self.layers[self._next_swept].numel > self._sweep_credit:
-                break
-            self._sweep_credit -= self.layers[self._next_swept].numel
-            tensors[self._next_swept] = (self.local(self._next_swept),)
-            self._next_swept = (self._next_swept + 1) % len(self.layers)
-        else:
-            self._sweep_credit = 0
+        for i in self._swept_now():
+            tensors[i] = (self.local(i),)
         self.store.apply(tensors, self.stream)
 
+    def _swept_now(self) -> list[int]:
+        """The layers whose turn it is."""
+        self._sweep_credit += _SWEPT_WEIGHTS
+        swept: list[int] = []
+        while len(swept) < min(_SWEPT_LAYERS, len(self.layers)):
+            numel = self.layers[self._next_swept].numel
+            if numel > self._sweep_credit:
+                return swept
+            self._sweep_credit -= numel
+            swept.append(self._next_swept)
+            self._next_swept = (self._next_swept + 1) % len(self.layers)
+        self._sweep_credit = 0
+        return swept
+
     def apply_to_gradients(self) -> None:
-        """Zeroes gradients outside the active set, in place."""
+        """Zeroes gradients outside the active set, in place; sweeps some weights (:meth:`sweep`) in the same pass."""
         tensors: list[Sequence[Tensor]] = []
         for i, is_contiguous in enumerate(self._is_contiguous):
             gradient = self.local_gradient(i)
@@ -436,6 +444,8 @@ class Topology:
             else:
                 tensors.append(())
                 gradient.masked_fill_(~self.active.to_tensor(i), 0)
+        for i in self._swept_now():
+            tensors[i] = (*tensors[i], self.local(i))
         self.store.apply(tensors, self.stream)
 
     def local_gradient(self, layer: int) -> Tensor | None:
@@ -493,7 +503,8 @@ class Topology:
 
     def move_if_needed(self) -> None:
         """Follows the parameters to another device or memory format (``model.to(...)`` after the engine was made)."""
-        if self.local(0).device == self.device and [layer.parameter.stride() for layer in self.layers] == self._strides:
+        strides = [parameter.stride() for parameter in self._parameters]
+        if self._parameters[0].device == self.device and strides == self._strides:
             return
         masks = [
             [self._unpacked(bits, i) for i in range(len(self.layers))]

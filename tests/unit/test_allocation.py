@@ -63,7 +63,9 @@ def test_uniform_gives_every_layer_the_same_density() -> None:
 
 
 def test_a_dense_first_layer_leaves_less_for_the_others() -> None:
-    counts = Uniform(first_layer_dense=True).counts([Shape("a", (10, 10)), Shape("b", (20, 20)), Shape("c", (50, 10))], 0.8)
+    counts = Uniform(first_layer_dense=True).counts(
+        [Shape("a", (10, 10)), Shape("b", (20, 20)), Shape("c", (50, 10))], 0.8
+    )
     assert counts[0] == 100
     assert sum(counts) == 200
     assert counts[1:] == [44, 56]  # 100 left for 900 weights: 400 / 9 = 44.4, 500 / 9 = 55.6
@@ -108,10 +110,7 @@ def test_erk_gives_resnet50_the_papers_densities() -> None:
     layers = network("resnet50")
     assert sum(layer.numel for layer in layers) == 25_502_912
     assert len(layers) == 54
-    density = {
-        layer.name: count / layer.numel
-        for layer, count in zip(layers, ERK().counts(layers, 0.8), strict=True)
-    }
+    density = {layer.name: count / layer.numel for layer, count in zip(layers, ERK().counts(layers, 0.8), strict=True)}
     conv1 = layers[0].name
     classifier = layers[-1].name
     assert density[conv1] == pytest.approx(0.857, abs=5e-4)
@@ -119,7 +118,10 @@ def test_erk_gives_resnet50_the_papers_densities() -> None:
     middle = [d for layer, d in zip(layers, density.values(), strict=True) if layer.shape == (256, 256, 3, 3)]
     assert middle[0] == pytest.approx(0.0874, abs=5e-5)
     assert sum(d == 1.0 for d in density.values()) == 8
-    assert [sum(c == s.numel for c, s in zip(ERK().counts(layers, s), layers, strict=True)) for s in (0.9, 0.95)] == [1, 0]
+    assert [sum(c == s.numel for c, s in zip(ERK().counts(layers, s), layers, strict=True)) for s in (0.9, 0.95)] == [
+        1,
+        0,
+    ]
 
 
 @pytest.mark.parametrize(

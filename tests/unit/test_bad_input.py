@@ -73,12 +73,19 @@ def test_something_that_is_no_model_or_optimiser_is_refused() -> None:
 
 @pytest.mark.parametrize("total_steps", [0, -3, 1.5, "many", True])
 def test_a_horizon_that_is_no_number_of_steps_is_refused(total_steps: object) -> None:
-    refuse(ValueError, f"^total_steps must be a whole number, at least 1, got {total_steps!r}$", total_steps=total_steps)
+    refuse(
+        ValueError, f"^total_steps must be a whole number, at least 1, got {total_steps!r}$", total_steps=total_steps
+    )
 
 
 @pytest.mark.parametrize("method", ["set-itop", "rigl", "rigl-itop"])
 def test_a_method_that_needs_its_horizon_says_so(method: str) -> None:
-    refuse(ValueError, f"^method '{method}' needs total_steps, the number of optimiser steps", method=method, total_steps=None)
+    refuse(
+        ValueError,
+        f"^method '{method}' needs total_steps, the number of optimiser steps",
+        method=method,
+        total_steps=None,
+    )
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64, 1.0, "0", None])
@@ -89,7 +96,9 @@ def test_a_seed_out_of_range_is_refused(seed: object) -> None:
 def test_a_parameter_that_is_not_in_the_optimiser_is_named() -> None:
     model = small_mlp()
     optimizer = torch.optim.SGD(model[0].parameters(), 0.1)
-    refuse(ValueError, r"^parameter '2\.weight' is not in the optimiser; .*exclude the layer$", model, optimizer=optimizer)
+    refuse(
+        ValueError, r"^parameter '2\.weight' is not in the optimiser; .*exclude the layer$", model, optimizer=optimizer
+    )
 
 
 def test_a_model_without_a_sparsifiable_layer_is_refused() -> None:
@@ -109,7 +118,9 @@ def test_a_rule_that_is_no_rule_is_refused() -> None:
 def test_a_lazy_layer_without_shape_is_refused() -> None:
     model = nn.Sequential(nn.LazyLinear(4))
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    with pytest.raises(ValueError, match=r"^parameter '0\.weight' is not initialised; run a batch through the model first$"):
+    with pytest.raises(
+        ValueError, match=r"^parameter '0\.weight' is not initialised; run a batch through the model first$"
+    ):
         SparseEngine(model, optimizer, "static")
     model(torch.zeros(1, 3))
     SparseEngine(model, torch.optim.SGD(model.parameters(), 0.1), "static")
@@ -123,7 +134,10 @@ def test_a_lazy_layer_without_shape_is_refused() -> None:
         ({"fc.weight": 0.5}, r"^the allocation names layer 'fc\.weight', which the model does not have; .*0\.weight"),
         ({"0.weight": 1.5}, r"^the sparsity of layer '0\.weight' must be in \[0, 1\), got 1\.5$"),
         ({"0.weight": 0.0}, r"^the allocation cannot be met: at sparsity 0\.9 the layers it does not name"),
-        ({"0.weight": 0.5, "2.weight": 0.5}, r"^the allocation cannot be met: its layers hold 105 active .*asks for 21$"),
+        (
+            {"0.weight": 0.5, "2.weight": 0.5},
+            r"^the allocation cannot be met: its layers hold 105 active .*asks for 21$",
+        ),
     ],
 )
 def test_an_allocation_that_cannot_be_met_is_refused(allocation: Any, match: str) -> None:

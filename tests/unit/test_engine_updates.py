@@ -113,7 +113,7 @@ def test_a_weight_dropped_and_grown_at_once_follows_the_methods_rule(preset: str
 def test_set_drops_the_smallest_positive_and_the_largest_negative_separately() -> None:
     weights = torch.tensor([[0.1, 0.2, 0.3, 0.4, 0.0, 0.0], [-5.0, -6.0, -7.0, -8.0, 0.0, 0.0]])
     mask = weights != 0
-    layer, optimizer, engine = one_layer(weights, mask, METHODS["set"](update_every=1, drop_fraction=0.5))
+    layer, _optimizer, engine = one_layer(weights, mask, METHODS["set"](update_every=1, drop_fraction=0.5))
     before = torch.arange(12).view(2, 6)[mask].tolist()
     report = engine.update()
     assert report is not None
@@ -128,7 +128,7 @@ def test_active_weights_that_are_exactly_zero_are_active_and_go_first() -> None:
     weights = torch.tensor([[0.0, 0.0, 3.0, 4.0]])
     mask = torch.tensor([[True, True, True, False]])
     method = DropAndGrow("by hand", Every(1), ConstantDropFraction(0.67), grow=RandomGrowth(), may_regrow=True)
-    layer, optimizer, engine = one_layer(weights, mask, method)
+    _layer, _optimizer, engine = one_layer(weights, mask, method)
     report = engine.update()
     assert report is not None
     assert report.layers[0].dropped == 2
@@ -181,7 +181,21 @@ def test_nothing_or_everything_may_be_dropped(drop_fraction: float) -> None:
 @pytest.mark.parametrize("grow", [RandomGrowth(), GradientGrowth(), UnexploredFirst(GradientGrowth())])
 def test_counts_are_exact_over_a_thousand_updates_of_layers_of_1_to_70_weights(grow: Any, values: str) -> None:
     torch.manual_seed(0)
-    sizes = [(1, 1), (1, 2), (3, 1), (1, 7), (3, 3), (1, 31), (4, 8), (3, 11), (9, 7), (8, 8), (5, 13), (1, 65), (7, 10)]
+    sizes = [
+        (1, 1),
+        (1, 2),
+        (3, 1),
+        (1, 7),
+        (3, 3),
+        (1, 31),
+        (4, 8),
+        (3, 11),
+        (9, 7),
+        (8, 8),
+        (5, 13),
+        (1, 65),
+        (7, 10),
+    ]
     model = nn.ModuleList(nn.Linear(n, m, bias=False) for m, n in sizes)
     optimizer = torch.optim.SGD(model.parameters(), 0.0, momentum=0.9)
     method = DropAndGrow("parts", Every(1), CosineDropFraction(0.8, 0.1), MagnitudeDrop(), grow)
@@ -229,7 +243,7 @@ def test_dense_layers_are_left_alone() -> None:
 
 def test_reliable_is_what_survived_a_round_and_explored_what_was_ever_active() -> None:
     weights = torch.tensor([[1.0, 2.0, 3.0, 4.0, 0.0, 0.0, 0.0, 0.0]])
-    layer, optimizer, engine = one_layer(
+    layer, _optimizer, engine = one_layer(
         weights, weights != 0, METHODS["set-itop"](update_every=1, drop_fraction=0.5, final_drop_fraction=0.5)
     )
     explored = engine.mask("weight")
@@ -266,7 +280,7 @@ def test_unexplored_first_goes_by_the_wrapped_rule_among_each() -> None:
     method = DropAndGrow(
         "unexplored", Every(1), ConstantDropFraction(1.0), grow=UnexploredFirst(GradientGrowth()), allocation=Uniform()
     )
-    layer, optimizer, engine = one_layer(weights, weights != 0, method)
+    layer, _optimizer, engine = one_layer(weights, weights != 0, method)
     gradients = torch.tensor([[9.0, 8.0, 1.0, 3.0, 2.0, 4.0]])
     seen = []
     for _ in range(3):
