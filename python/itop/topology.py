@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -31,6 +32,7 @@ Reduction: TypeAlias = Callable[[npt.NDArray[np.int64]], None]
 
 _SWEPT_WEIGHTS = 1 << 18
 _SWEPT_LAYERS = 16
+_NUM_DRAWS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,22 @@ class BitSet:
         target = torch.empty_strided(weight.shape, weight.stride(), dtype=torch.bool, device=weight.device)
         self.native.unpack(layer, target, self._topology.stream)
         return target
+
+
+class Quota(ABC):
+    """How many weights a selection takes where one count a layer does not say it: so many in each group, whole blocks."""
+
+    @abstractmethod
+    def select(
+        self,
+        topology: Topology,
+        candidates: BitSet,
+        scores: Scores | None,
+        *,
+        largest: bool,
+        preferred: BitSet | None,
+    ) -> BitSet:
+        """The best candidates that the quota admits; arguments as in :meth:`Topology.select`."""
 
 
 class Topology:
@@ -290,7 +308,7 @@ class Topology:
     def select(
         self,
         candidates: BitSet,
-        k: Sequence[int] | int,
+        k: Sequence[int] | int | Quota,
         scores: Scores | None = None,
         *,
         largest: bool = True,
@@ -300,7 +318,8 @@ class Topology:
 
         Args:
             candidates: Others are never chosen.
-            k: One count a layer, or one for all layers together (they compete). Fewer candidates: all are chosen.
+            k: One count a layer, one for all layers together (they compete), or a quota of finer grain. Fewer
+                candidates: all are chosen.
             scores: What is compared; None chooses uniformly at random.
             largest: Whether large scores are better.
             preferred: Candidates in this set are better than any other.
@@ -308,6 +327,8 @@ class Topology:
         Raises:
             ValueError: If scores hold NaN or infinity; names the layer.
         """
+        if isinstance(k, Quota):
+            return k.select(self, candidates, scores, largest=largest, preferred=preferred)
         if preferred is not None:
             first = candidates & preferred
             if isinstance(k, int):
@@ -321,7 +342,6 @@ class Topology:
         tensors: list[Tensor | None] = [None] * len(self.layers)
         if scores is not None:
             tensors = [self.in_storage_order(i, tensor) for i, tensor in enumerate(scores.tensors)]
-        self._draw += 1
         chosen = self.store.select(
             candidates.native,
             tensors,
@@ -330,11 +350,24 @@ class Topology:
             k=[k] if isinstance(k, int) else [int(count) for count in k],
             across_layers=across_layers,
             update=self.num_updates,
-            draw=self._draw - 1,
+            draw=self._next_draw(),
             reduction=self.reduction,
             stream=self.stream,
         )
         return BitSet(self, chosen)
+
+    def random(self, layer: int) -> Tensor:
+        """Uniform float32 numbers in [0, 1) in a layer's shape, on its device.
+
+        The same for the same seed, layer, update, step and turn within them, on one kind of device.
+        """
+        return uniform(self.local(layer), self.seed, layer, self.num_updates, self.step, self._next_draw())
+
+    def _next_draw(self) -> int:
+        """Tells the random choices of one update apart; after many they repeat their keys."""
+        draw = self._draw
+        self._draw = (draw + 1) % _NUM_DRAWS
+        return draw
 
     def initialise(self, active: BitSet) -> None:
         """Sets the initial masks: explored holds them, nothing is reliable; weights outside become zero, others stay."""
@@ -381,6 +414,39 @@ class Topology:
             regrown_keeps_value=regrown_keeps_value,
             marks_reliable=marks_reliable,
         )
+        return self._report(counts, drop_fraction)
+
+    def replace(self, active: BitSet, *, marks_reliable: bool = True) -> UpdateReport:
+        """active <- the given set; explored and reliable grow; no value is touched.
+
+        For methods whose inactive weights live on out of the model's sight (:meth:`Method.hides_weights`).
+        """
+        counts = self._commit(
+            self.active - active,
+            active - self.active,
+            touches_values=False,
+            zero_all_inactive=False,
+            regrown_keeps_value=True,
+            marks_reliable=marks_reliable,
+        )
+        return self._report(counts, None)
+
+    def changes_since(self, before: BitSet) -> UpdateReport:
+        """The report of what became of an earlier active set, where the set was replaced several times in between."""
+        counts = np.array(
+            [
+                self.num_active,
+                self.num_explored,
+                self.num_reliable,
+                (before - self.active).counts(),
+                (self.active - before).counts(),
+                [0] * len(self.layers),
+            ],
+            dtype=np.int64,
+        ).T
+        return self._report(counts, None)
+
+    def _report(self, counts: npt.NDArray[np.int64], drop_fraction: float | None) -> UpdateReport:
         return UpdateReport(
             update=self.num_updates,
             step=self.step,
@@ -391,10 +457,13 @@ class Topology:
             ),
         )
 
-    def _commit(self, dropped: BitSet, grown: BitSet, **options: bool) -> npt.NDArray[np.int64]:
-        tensors = self.optimizer_state.tensors_to_mask(self)
+    def _commit(
+        self, dropped: BitSet, grown: BitSet, *, touches_values: bool = True, **options: bool
+    ) -> npt.NDArray[np.int64]:
+        tensors = self.optimizer_state.tensors_to_mask(self) if touches_values else [[] for _ in self.layers]
         counts = self.store.commit(dropped.native, grown.native, tensors, stream=self.stream, **options)
-        self.optimizer_state.mask_unusual(self, grown - dropped if options["regrown_keeps_value"] else grown)
+        if touches_values:
+            self.optimizer_state.mask_unusual(self, grown - dropped if options["regrown_keeps_value"] else grown)
         if self.reduction is not None:
             flat = counts.reshape(-1)
             self.reduction(flat)
@@ -460,6 +529,11 @@ class Topology:
         ).T.copy()
 
     @property
+    def active_counts(self) -> npt.NDArray[np.int64]:
+        """Active weights of each layer, as an array that is not to be written to."""
+        return self._counts[:, 0]
+
+    @property
     def num_active(self) -> list[int]:
         return [int(count) for count in self._counts[:, 0]]
 
@@ -490,8 +564,10 @@ class Topology:
             for name, bits in (("active", self.active), ("explored", self.explored), ("reliable", self.reliable))
         }
 
-    def load_layer_states(self, states: Sequence[dict[str, Tensor]], num_updates: int) -> None:
-        """Replaces all sets; checked by the caller."""
+    def load_layer_states(
+        self, states: Sequence[dict[str, Tensor]], num_updates: int, *, touches_values: bool = True
+    ) -> None:
+        """Replaces all sets, and zeroes what is now inactive unless told not to; checked by the caller."""
         for i, state in enumerate(states):
             shape = tuple(self.local(i).shape)
             for name, bits in (("active", self.active), ("explored", self.explored), ("reliable", self.reliable)):
@@ -499,7 +575,8 @@ class Topology:
                 bits.native.pack(i, self.in_storage_order(i, mask), self.stream)
         self.num_updates = num_updates
         self._recount()
-        self.apply()
+        if touches_values:
+            self.apply()
 
     def move_if_needed(self) -> None:
         """Follows the parameters to another device or memory format (``model.to(...)`` after the engine was made)."""
@@ -521,6 +598,14 @@ class Topology:
         mask = torch.empty_strided(shape, self._local_strides[layer], dtype=torch.bool, device=self.device)
         bits.native.unpack(layer, mask, self.stream)
         return mask
+
+
+def uniform(like: Tensor, *words: int) -> Tensor:
+    """Uniform float32 numbers in [0, 1), of a tensor's shape and device; a pure function of the words."""
+    generator = torch.Generator(device=like.device)
+    digest = hashlib.blake2b(b"".join(word.to_bytes(8, "little") for word in words), digest_size=8).digest()
+    generator.manual_seed(int.from_bytes(digest, "little") >> 1)
+    return torch.rand(like.shape, generator=generator, device=like.device)
 
 
 def _pack_logical(mask: Tensor) -> Tensor:
