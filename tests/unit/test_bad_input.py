@@ -289,7 +289,7 @@ def test_a_state_that_does_not_fit_is_refused(change: Callable[[dict[str, Any]],
 def test_something_that_is_no_state_is_refused() -> None:
     model, _, engine = trained("set-itop")
     for state in (None, 3, [], Tensor(), model.state_dict()):
-        with pytest.raises(ValueError, match="^this is not the state of a SparseEngine"):
+        with pytest.raises(ValueError, match=r"^this is not the state of a SparseEngine"):
             engine.load_state_dict(state)  # type: ignore[arg-type]
 
 
