@@ -123,10 +123,9 @@ void register_convolution(py::module_& module) {
       .def_property_readonly("num_columns", &ConvolutionShape::num_columns)
       .def_property_readonly("num_planes", &num_convolution_planes);
   py::class_<ConvolutionPattern>(module, "ConvolutionPattern")
-      .def(py::init([](const ConvolutionShape& shape, PlaneLayout layout, const SparsePattern& forward,
-                       const SparsePattern& transposed) {
-             return ConvolutionPattern{shape, layout, forward, transposed};
-           }),
+      .def(py::init(
+               [](const ConvolutionShape& shape, PlaneLayout layout, const SparsePattern& forward,
+                  const SparsePattern& transposed) { return ConvolutionPattern{shape, layout, forward, transposed}; }),
            py::arg("shape"), py::arg("layout"), py::arg("forward"), py::arg("transposed"));
   module.def(
       "sparse_convolution_shifts",
@@ -158,10 +157,9 @@ void register_convolution(py::module_& module) {
       "sparse_convolution_backward",
       [](const ConvolutionPattern& pattern, Address values, ValueType value_type, Address x, Address output_gradient,
          ValueType type, std::int64_t batch, Address input_gradient, Address value_gradient, Address bias_gradient) {
-        sparse_convolution_backward(pattern, at<const void>(values), value_type, at<const void>(x),
-                                    at<const void>(output_gradient), type, batch,
-                                    {at<void>(input_gradient), at<void>(value_gradient), at<void>(bias_gradient)},
-                                    ThreadPool::global());
+        sparse_convolution_backward(
+            pattern, at<const void>(values), value_type, at<const void>(x), at<const void>(output_gradient), type,
+            batch, {at<void>(input_gradient), at<void>(value_gradient), at<void>(bias_gradient)}, ThreadPool::global());
       },
       py::arg("pattern"), py::arg("values"), py::arg("value_type"), py::arg("x"), py::arg("output_gradient"),
       py::arg("type"), py::arg("batch"), py::arg("input_gradient"), py::arg("value_gradient"), py::arg("bias_gradient"),

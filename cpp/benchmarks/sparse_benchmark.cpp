@@ -10,7 +10,7 @@
 #include <random>
 #include <vector>
 
-#include "cpu/cpu_features.hpp"
+#include "itop/build_info.hpp"
 #include "itop/sparse_linear.hpp"
 #include "itop/sparse_matrix.hpp"
 #include "itop/thread_pool.hpp"
@@ -61,8 +61,9 @@ int main(int argc, char** argv) {
   std::vector<double> densities{0.3, 0.1, 0.05, 0.02, 0.01};
   if (argc > 6) densities = {std::atof(argv[6])};
   auto& pool = itop::ThreadPool::global();
-  std::printf("%s, %d threads, [%lld, %lld], batch %lld\n", itop::cpu::name_of(itop::cpu::instruction_set()), pool.num_threads(),
-              static_cast<long long>(num_rows), static_cast<long long>(num_columns), static_cast<long long>(batch));
+  std::printf("%s, %d threads, [%lld, %lld], batch %lld\n", itop::build_info().instruction_set.c_str(),
+              pool.num_threads(), static_cast<long long>(num_rows), static_cast<long long>(num_columns),
+              static_cast<long long>(batch));
   std::printf("density   forward    input    scatter   weights   (ms)        GFLOP/s   transpose  blocks   step\n");
   for (const double density : densities) {
     Matrix matrix = random_matrix(num_rows, num_columns, density);
@@ -84,8 +85,8 @@ int main(int argc, char** argv) {
     itop::fill_block_starts(num_columns, num_rows, column_pointers.data(), rows.data(), row_width,
                             transposed_starts.data(), pool);
     const itop::SparsePattern pattern{num_rows, num_columns, row_width, starts.data(), matrix.columns.data(), nullptr};
-    const itop::SparsePattern transposed{num_columns, num_rows, row_width, transposed_starts.data(), rows.data(),
-                                         permutation.data()};
+    const itop::SparsePattern transposed{num_columns, num_rows,          row_width, transposed_starts.data(),
+                                         rows.data(), permutation.data()};
     std::vector<float> x(batch * num_columns, 1.0F);
     std::vector<float> y(batch * num_rows, 1.0F);
     std::vector<float> gradient(num_entries);

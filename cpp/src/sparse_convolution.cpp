@@ -69,9 +69,8 @@ class OrderedValues {
 template <class Body>
 void in_pieces(std::int64_t count, bool alone, ThreadPool& pool, Body&& body) {
   const std::int64_t num_pieces = alone ? std::min<std::int64_t>(count, std::int64_t{4} * pool.num_threads()) : 1;
-  pool.parallel_for(num_pieces, [&](std::int64_t piece) {
-    body(count * piece / num_pieces, count * (piece + 1) / num_pieces);
-  });
+  pool.parallel_for(num_pieces,
+                    [&](std::int64_t piece) { body(count * piece / num_pieces, count * (piece + 1) / num_pieces); });
 }
 
 /// Rows [first, last) of out = pattern * in on planes.
@@ -123,7 +122,8 @@ void dot_planes(const PlaneGrid& grid, const SparsePattern& pattern, const Scala
     const std::int64_t size = std::int64_t{1} << run.log2;
     const Scalar* rows = out + first * grid.plane_stride() + start;
     std::int64_t row_stride = grid.plane_stride();
-    const ScratchLease masked(run.num_repeated == 0 ? 0 : static_cast<std::size_t>((last - first) * size) * sizeof(Scalar));
+    const ScratchLease masked(run.num_repeated == 0 ? 0
+                                                    : static_cast<std::size_t>((last - first) * size) * sizeof(Scalar));
     if (run.num_repeated > 0) {
       for (std::int64_t row = 0; row < last - first; ++row) {
         Scalar* const to = masked.as<Scalar>() + row * size;
@@ -169,8 +169,8 @@ void forward(const ConvolutionPattern& pattern, const void* values, ValueType va
     Scalar* const stack_out = y + first_image * out_size;
     in_pieces(shape.out_channels, !stacks_in_parallel, pool, [&](std::int64_t first, std::int64_t last) {
       Scalar* const planes = (grid.is_direct() ? stack_out : out.as<Scalar>()) + first * grid.plane_stride();
-      multiply_planes(grid, pattern.forward, ordered.data(), in.data(), runs, first, last,
-                      wide_bias.as<const Scalar>(), planes);
+      multiply_planes(grid, pattern.forward, ordered.data(), in.data(), runs, first, last, wide_bias.as<const Scalar>(),
+                      planes);
       if (!grid.is_direct()) grid.unpack_outputs(planes, num_images, first, last, stack_out);
     });
   };
@@ -269,8 +269,7 @@ void backward(const ConvolutionPattern& pattern, const void* values, ValueType v
 }
 
 void check_types(ValueType values, ValueType activations) {
-  if (activations == ValueType::kBFloat16 ||
-      (values == ValueType::kFloat64) != (activations == ValueType::kFloat64)) {
+  if (activations == ValueType::kBFloat16 || (values == ValueType::kFloat64) != (activations == ValueType::kFloat64)) {
     throw std::invalid_argument("a convolution's images are float32, or float64 with values of float64");
   }
 }

@@ -105,10 +105,10 @@ void StreamedGrowth::keep_best() {
                    [](const Candidate& a, const Candidate& b) { return a.key < b.key; });
   limit_ = candidates_[static_cast<std::size_t>(k_ - 1)].key;
   // Equal keys at the boundary: tie keys are drawn for these few only.
-  const auto first_tied = std::partition(candidates_.begin(), boundary,
-                                         [&](const Candidate& candidate) { return candidate.key < limit_; });
-  const auto last_tied = std::partition(boundary, candidates_.end(),
-                                        [&](const Candidate& candidate) { return candidate.key == limit_; });
+  const auto first_tied =
+      std::partition(candidates_.begin(), boundary, [&](const Candidate& candidate) { return candidate.key < limit_; });
+  const auto last_tied =
+      std::partition(boundary, candidates_.end(), [&](const Candidate& candidate) { return candidate.key == limit_; });
   if (last_tied != boundary) {
     struct Tied {
       std::uint64_t key;
@@ -119,9 +119,8 @@ void StreamedGrowth::keep_best() {
       tied.push_back({tie_key(stream_, static_cast<std::uint64_t>(candidate->index)), candidate->index});
     }
     const auto wanted = boundary - first_tied;
-    std::nth_element(tied.begin(), tied.begin() + (wanted - 1), tied.end(), [](const Tied& a, const Tied& b) {
-      return std::tie(a.key, a.index) < std::tie(b.key, b.index);
-    });
+    std::nth_element(tied.begin(), tied.begin() + (wanted - 1), tied.end(),
+                     [](const Tied& a, const Tied& b) { return std::tie(a.key, a.index) < std::tie(b.key, b.index); });
     for (std::ptrdiff_t i = 0; i < wanted; ++i) first_tied[i].index = tied[static_cast<std::size_t>(i)].index;
   }
   candidates_.resize(static_cast<std::size_t>(k_));
@@ -185,7 +184,8 @@ Drawn draw_keys(const PositionList& taken, const KeyStream& stream, std::uint16_
 
 std::vector<std::int64_t> smallest_tie_keys(const PositionList& taken, std::int64_t k, const KeyStream& stream,
                                             ThreadPool& pool) {
-  // Coarse keys are uniform: the k-th smallest lies within six standard deviations of its expectation, or we look at all.
+  // Coarse keys are uniform: the k-th smallest lies within six standard deviations of its expectation, or we look at
+  // all.
   const auto num_free = static_cast<double>(taken.num_free());
   const double share = static_cast<double>(k) / num_free;
   const double spread = 6 * std::sqrt(share * (1 - share) / num_free) + 1e-12;

@@ -30,7 +30,8 @@ std::int64_t group_samples(std::int64_t num_features, int max_log2) {
   return std::clamp(fitting / tile * tile, tile, kMaxGroupSamples);
 }
 
-cpu::EntryRuns runs_of(const SparsePattern& pattern, std::int64_t block, std::int64_t first_row, std::int64_t last_row) {
+cpu::EntryRuns runs_of(const SparsePattern& pattern, std::int64_t block, std::int64_t first_row,
+                       std::int64_t last_row) {
   return {pattern.block_starts + block * pattern.num_rows + first_row,
           pattern.block_starts + (block + 1) * pattern.num_rows + first_row, last_row - first_row, pattern.columns};
 }
@@ -154,8 +155,8 @@ void scatter(const SparsePattern& pattern, const Scalar* values, const PackedGro
       std::fill(out + first_column * tile.size(), out + last_column * tile.size(), Scalar{0});
       kernels.scatter_columns[tile.log2](runs_of(pattern, block, 0, pattern.num_rows), values, 0,
                                          output_gradient.tile(tile), tile.size(), out);
-      unpack_features(out + first_column * tile.size(), tile, first_column, last_column - first_column,
-                      input_gradient, type, num_columns);
+      unpack_features(out + first_column * tile.size(), tile, first_column, last_column - first_column, input_gradient,
+                      type, num_columns);
     }
   });
 }

@@ -163,13 +163,13 @@ std::vector<std::int64_t> cut_panels(const SparsePattern& pattern, std::int64_t 
   return panels;
 }
 
-#define ITOP_INSTANTIATE(Scalar)                                                                                    \
-  template void pack_activations<Scalar>(const ActivationView&, std::int64_t, const std::vector<SampleTile>&,      \
-                                         Scalar*, ThreadPool&);                                                     \
-  template void unpack_features<Scalar>(const Scalar*, const SampleTile&, std::int64_t, std::int64_t, void*,        \
-                                        ValueType, std::int64_t);                                                   \
-  template void gather_values<Scalar>(const void*, ValueType, const std::uint32_t*, std::int64_t, std::int64_t,     \
-                                      Scalar*);                                                                     \
+#define ITOP_INSTANTIATE(Scalar)                                                                                       \
+  template void pack_activations<Scalar>(const ActivationView&, std::int64_t, const std::vector<SampleTile>&, Scalar*, \
+                                         ThreadPool&);                                                                 \
+  template void unpack_features<Scalar>(const Scalar*, const SampleTile&, std::int64_t, std::int64_t, void*,           \
+                                        ValueType, std::int64_t);                                                      \
+  template void gather_values<Scalar>(const void*, ValueType, const std::uint32_t*, std::int64_t, std::int64_t,        \
+                                      Scalar*);                                                                        \
   template void write_values<Scalar>(const Scalar*, std::int64_t, void*, ValueType, std::int64_t);
 ITOP_INSTANTIATE(float)
 ITOP_INSTANTIATE(double)

@@ -205,9 +205,8 @@ void PlaneGrid::pack_plane(const Picture& picture, const Scalar* channel, std::i
     const Scalar* const from = interleave_ > 1 ? interleaved : channel + image * image_stride;
     for (std::int64_t y = 0; y < picture.height; ++y) {
       Scalar* const to = plane + front_ + (image * vertical_.pitch + y) * row_stride;
-      const Scalar* const source = from + ((picture.first_y + y * picture.step_y) * picture.image_width +
-                                           picture.first_x) *
-                                              interleave_;
+      const Scalar* const source =
+          from + ((picture.first_y + y * picture.step_y) * picture.image_width + picture.first_x) * interleave_;
       zero(written, to);
       if (picture.step_x == 1) {
         copy(source, picture.width * interleave_, to);
@@ -318,15 +317,15 @@ void PlaneGrid::unpack_inputs(const Scalar* planes, std::int64_t num_images, std
   }
 }
 
-#define ITOP_INSTANTIATE(Scalar)                                                                              \
-  template void PlaneGrid::pack_inputs<Scalar>(const Scalar*, std::int64_t, std::int64_t, std::int64_t,       \
-                                               Scalar*) const;                                                \
-  template void PlaneGrid::pack_outputs<Scalar>(const Scalar*, std::int64_t, std::int64_t, std::int64_t,      \
-                                                Scalar*) const;                                               \
-  template void PlaneGrid::unpack_outputs<Scalar>(const Scalar*, std::int64_t, std::int64_t, std::int64_t,    \
-                                                  Scalar*) const;                                             \
-  template void PlaneGrid::unpack_inputs<Scalar>(const Scalar*, std::int64_t, std::int64_t, std::int64_t,     \
-                                                 Scalar*) const;
+#define ITOP_INSTANTIATE(Scalar)                                                                                    \
+  template void PlaneGrid::pack_inputs<Scalar>(const Scalar*, std::int64_t, std::int64_t, std::int64_t, Scalar*)    \
+      const;                                                                                                        \
+  template void PlaneGrid::pack_outputs<Scalar>(const Scalar*, std::int64_t, std::int64_t, std::int64_t, Scalar*)   \
+      const;                                                                                                        \
+  template void PlaneGrid::unpack_outputs<Scalar>(const Scalar*, std::int64_t, std::int64_t, std::int64_t, Scalar*) \
+      const;                                                                                                        \
+  template void PlaneGrid::unpack_inputs<Scalar>(const Scalar*, std::int64_t, std::int64_t, std::int64_t, Scalar*)  \
+      const;
 ITOP_INSTANTIATE(float)
 ITOP_INSTANTIATE(double)
 #undef ITOP_INSTANTIATE

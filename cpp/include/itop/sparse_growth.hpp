@@ -22,8 +22,9 @@ struct PositionList {
   std::int64_t num_free() const noexcept { return num_rows * num_columns - count(); }
 };
 
-/// The `k` free positions with the best scores, from scores that pass by a few rows at a time: the matrix of scores never
-/// exists. The choice is the masked execution's: larger magnitude, then smaller tie key, then lower index (row-major).
+/// The `k` free positions with the best scores, from scores that pass by a few rows at a time: the matrix of scores
+/// never exists. The choice is the masked execution's: larger magnitude, then smaller tie key, then lower index
+/// (row-major).
 class StreamedGrowth {
  public:
   /// @param taken    positions that are never chosen; borrowed for the life of this object
@@ -58,8 +59,8 @@ class StreamedGrowth {
 };
 
 /// Exactly `k` free positions, uniformly at random, ascending. Up to `max_streamed` positions they are those with the
-/// smallest tie keys, as in the masked execution; beyond, ranks among the free positions are drawn, and neither time nor
-/// memory depends on the size of the matrix.
+/// smallest tie keys, as in the masked execution; beyond, ranks among the free positions are drawn, and neither time
+/// nor memory depends on the size of the matrix.
 /// @throws std::invalid_argument if k is negative or larger than the number of free positions
 std::vector<std::int64_t> grow_uniformly(const PositionList& taken, std::int64_t k, const KeyStream& stream,
                                          std::int64_t max_streamed, ThreadPool& pool);

@@ -32,7 +32,8 @@ struct LinearGradients {
   void* bias = nullptr;    ///< [out] in the type of the values
 };
 
-/// The gradients of `sparse_linear_forward`, written to `gradients`; the result does not depend on the number of threads.
+/// The gradients of `sparse_linear_forward`, written to `gradients`; the result does not depend on the number of
+/// threads.
 /// @param pattern         [out, in] in row order, without permutation
 /// @param transposed      [in, out] with permutation: the input gradient at the speed of the forward pass. Null: in row
 ///                        order, each thread adding value * gradient inside its own blocks of columns; slower, but it

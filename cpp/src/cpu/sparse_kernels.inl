@@ -120,8 +120,8 @@ inline void horizontal_sums(Vector<Scalar, kLanes> a, Vector<Scalar, kLanes> b, 
                      __builtin_shufflevector(ab, cd, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
     const auto half = __builtin_shufflevector(all, all, 0, 1, 2, 3, 4, 5, 6, 7) +
                       __builtin_shufflevector(all, all, 8, 9, 10, 11, 12, 13, 14, 15);
-    store<Scalar, 4>(sums, __builtin_shufflevector(half, half, 0, 1, 2, 3) +
-                               __builtin_shufflevector(half, half, 4, 5, 6, 7));
+    store<Scalar, 4>(sums,
+                     __builtin_shufflevector(half, half, 0, 1, 2, 3) + __builtin_shufflevector(half, half, 4, 5, 6, 7));
   } else if constexpr (sizeof(Scalar) == 4 && kLanes == 8) {
     const auto ab = __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13) +
                     __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15);
@@ -129,13 +129,12 @@ inline void horizontal_sums(Vector<Scalar, kLanes> a, Vector<Scalar, kLanes> b, 
                     __builtin_shufflevector(c, d, 2, 10, 3, 11, 6, 14, 7, 15);
     const auto all = __builtin_shufflevector(ab, cd, 0, 1, 8, 9, 4, 5, 12, 13) +
                      __builtin_shufflevector(ab, cd, 2, 3, 10, 11, 6, 7, 14, 15);
-    store<Scalar, 4>(sums, __builtin_shufflevector(all, all, 0, 1, 2, 3) +
-                               __builtin_shufflevector(all, all, 4, 5, 6, 7));
+    store<Scalar, 4>(sums,
+                     __builtin_shufflevector(all, all, 0, 1, 2, 3) + __builtin_shufflevector(all, all, 4, 5, 6, 7));
   } else if constexpr (kLanes == 4) {
     const auto ab = __builtin_shufflevector(a, b, 0, 4, 1, 5) + __builtin_shufflevector(a, b, 2, 6, 3, 7);
     const auto cd = __builtin_shufflevector(c, d, 0, 4, 1, 5) + __builtin_shufflevector(c, d, 2, 6, 3, 7);
-    store<Scalar, 4>(sums,
-                     __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7));
+    store<Scalar, 4>(sums, __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7));
   } else {
     sums[0] = horizontal_sum<Scalar, kLanes>(a);
     sums[1] = horizontal_sum<Scalar, kLanes>(b);
