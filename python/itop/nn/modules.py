@@ -374,7 +374,9 @@ class SparseConv2d(SparseLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 4 or x.shape[1] != self.geometry.in_channels:
-            raise ValueError(f"the input must be [batch, {self.geometry.in_channels}, height, width], got {list(x.shape)}")
+            raise ValueError(
+                f"the input must be [batch, {self.geometry.in_channels}, height, width], got {list(x.shape)}"
+            )
         output: Tensor = sparse_conv2d(x, self.values, self.bias, self._handle, self._flat_geometry)
         return output
 
