@@ -146,6 +146,6 @@ def _measure(dense: nn.Module, sparse: nn.Module, x: Tensor, repeats: int = 3) -
 
 def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
     for module in model.modules():
-        for name, child in list(module.named_children()):
+        for name, child in list(module._modules.items()):  # named_children lists a module held twice once
             if child is old:
                 setattr(module, name, new)
