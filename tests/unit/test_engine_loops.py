@@ -295,8 +295,8 @@ def test_state_in_another_memory_order_follows_the_rule_for_regrown_weights(keep
         "by gradient", Every(2), ConstantDropFraction(0.5), grow=GradientGrowth(), regrown_keeps_value=keeps
     )
     engine = SparseEngine(model, optimizer, method, sparsity=0.5)
-    optimizer.state[model.weight]["momentum_buffer"] = torch.ones(6, 4, 3, 3)
     check = InvariantCheck(engine)
+    optimizer.state[model.weight]["momentum_buffer"] = torch.ones(6, 4, 3, 3)
     for _ in range(2):
         active = engine.mask("weight")
         # The gradient is largest where weights are active: what is dropped comes back.
