@@ -16,6 +16,8 @@ from torch.utils.hooks import RemovableHandle
 from itop import _core
 from itop.allocation import AllocationLike, LayerShape, as_allocation, target_count
 from itop.context import Context
+from itop.distributed.agreement import Ranks, check_same, check_same_topology, describe_options
+from itop.distributed.shards import reshard, local_part
 from itop.example_input import ExampleInput, record_example
 from itop.layers import Layer, Rules, find_layers, unwrap
 from itop.methods import Method, UpdateTiming, as_method
@@ -125,19 +127,28 @@ class SparseEngine:
         attach: bool = True,
     ) -> None:
         self._check_arguments(model, optimizer, total_steps, seed)
-        self.method = as_method(method)
-        if self.method.needs_total_steps and total_steps is None:
-            raise ValueError(
-                f"method '{self.method.name}' needs total_steps, the number of optimiser steps of the run: its schedule "
-                "depends on it"
-            )
-        layers = find_layers(model, include, exclude)
-        shapes = [LayerShape(layer.name, layer.shape) for layer in layers]
-        chosen = as_allocation(self.method.default_allocation if allocation is None else allocation)
-        target_count(1, sparsity)  # says what is wrong with it before anything else is asked
-        counts = [shape.numel for shape in shapes] if self.method.is_dense else chosen.counts(shapes, sparsity)
-        state = OptimizerState(optimizer, layers)
-        self._check_finite(layers)
+
+        def prepare() -> tuple[Method, tuple[Layer, ...], list[int], OptimizerState]:
+            chosen_method = as_method(method)
+            if chosen_method.needs_total_steps and total_steps is None:
+                raise ValueError(
+                    f"method '{chosen_method.name}' needs total_steps, the number of optimiser steps of the run: its "
+                    "schedule depends on it"
+                )
+            layers = find_layers(model, include, exclude)
+            shapes = [LayerShape(layer.name, layer.shape) for layer in layers]
+            chosen = as_allocation(chosen_method.default_allocation if allocation is None else allocation)
+            target_count(1, sparsity)  # says what is wrong with it before anything else is asked
+            counts = [shape.numel for shape in shapes] if chosen_method.is_dense else chosen.counts(shapes, sparsity)
+            state = OptimizerState(optimizer, layers)
+            self._check_finite(layers)
+            return chosen_method, layers, counts, state
+
+        reshard(model)
+        self._ranks = Ranks.of(model)
+        self.method, layers, counts, state = self._ranks.agree(
+            prepare, lambda plan: _fingerprint(plan[0], plan[1], plan[2], total_steps, seed)
+        )
 
         self.optimizer = optimizer
         self.topology = Topology(layers, state, seed)
@@ -153,6 +164,7 @@ class SparseEngine:
         self._versions: list[int] = []
         self._withheld: list[tuple[nn.Parameter, Tensor]] = []
         self._attached = attach
+        self._is_verified = not self._ranks.is_collective
         self._example: ExampleInput | None = None
         self._handles_of_example = record_example(model, self._keep_example)
         self.method.initialise(self._context)
@@ -161,8 +173,8 @@ class SparseEngine:
         self._remember()
         if attach:
             self._handles = [
-                optimizer.register_step_pre_hook(self._before_step),
-                optimizer.register_step_post_hook(self._after_step),
+                optimizer.register_step_pre_hook(torch.compiler.disable(self._before_step)),
+                optimizer.register_step_post_hook(torch.compiler.disable(self._after_step)),
             ]
             if hasattr(optimizer, "register_load_state_dict_post_hook"):
                 self._handles.append(optimizer.register_load_state_dict_post_hook(self._mark_foreign_change))
@@ -183,7 +195,7 @@ class SparseEngine:
     @staticmethod
     def _check_finite(layers: Sequence[Layer]) -> None:
         for layer in layers:
-            if not torch.isfinite(layer.parameter.detach()).all():
+            if not torch.isfinite(local_part(layer.parameter)).all():
                 raise ValueError(f"the weights of layer '{layer.name}' hold NaN or infinity")
 
     # --- what there is to know ----------------------------------------------------------------------------------------
@@ -242,17 +254,39 @@ class SparseEngine:
         return self._last_update
 
     def mask(self, name: str) -> Tensor:
-        """A layer's mask: bool, in its shape, on its device; a copy.
+        """A layer's mask: bool, in its shape, on its device; a copy. A DTensor where the layer is one.
 
         Raises:
             KeyError: If no sparse layer has this name.
         """
         for i, layer in enumerate(self.topology.layers):
             if layer.name == name:
-                return self.topology.active.to_tensor(i)
+                return self.topology.mask(i)
         raise KeyError(
             f"no sparse layer is called '{name}'; there are {', '.join(layer.name for layer in self.topology.layers)}"
         )
+
+    def check_sync(self) -> None:
+        """Makes sure that all ranks hold the same topology, by 128-bit digests of it. Every rank must call it.
+
+        Ranks that hold copies of a part must agree about it; all must agree about seed, method, layers and position.
+        Does nothing where there is one process.
+
+        Raises:
+            ValueError: On every rank alike, naming the layer, or what else differs.
+        """
+        context = self._context
+        fingerprint = {
+            **_fingerprint(
+                self.method, self.topology.layers, context.target_counts, context.total_steps, self.topology.seed
+            ),
+            "steps": str(self.steps),
+            "num_updates": str(self.num_updates),
+        }
+        everyone = self._ranks.gather((fingerprint, self.topology.layer_digests()))
+        check_same({rank: theirs for rank, (theirs, _) in everyone.items()})
+        check_same_topology({rank: digests for rank, (_, digests) in everyone.items()})
+        self._is_verified = True
 
     def num_topology_bytes(self) -> int:
         """Memory of the topology: three bits a weight, rounded up to words."""
@@ -356,9 +390,11 @@ class SparseEngine:
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        self._skips_step = _was_skipped_by_scaler(optimizer)
+        self._skips_step = _was_skipped_by_scaler(optimizer) or _only_makes_state(optimizer)
         if self._skips_step:
             return None
+        if not self._is_verified:
+            self.check_sync()
         closure, place = _find_closure(args, kwargs)
         if closure is None:
             self._prepare_step(withhold=True)
@@ -396,8 +432,7 @@ class SparseEngine:
             self._masks_gradients = True
         elif self.topology.optimizer_state.zero_stays_zero and not (update_due and self.method.needs_gradient):
             self._needs_full_mask |= self._was_changed_by_others()
-            self.topology.apply_to_gradients()
-            self._masks_gradients = True
+            self._masks_gradients = self.topology.apply_to_gradients()
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._skips_step:
@@ -525,6 +560,31 @@ class SparseEngine:
                     raise ValueError(
                         f"the engine state is damaged: the {key} bits of layer '{name}' are not {num_bytes} bytes"
                     )
+
+
+def _fingerprint(
+    method: Method, layers: Sequence[Layer], counts: Sequence[int], total_steps: int | None, seed: int
+) -> dict[str, str]:
+    """What must be alike on all ranks."""
+    return {
+        "the version of itop": str(_core.build_info()["version"]),
+        "the layers": ", ".join(f"{layer.name} {list(layer.shape)}" for layer in layers),
+        "seed": str(seed),
+        "the method": f"{method.name}({describe_options(method.options())})",
+        "active weights per layer": str(list(counts)),
+        "total_steps": str(total_steps),
+    }
+
+
+def _only_makes_state(optimizer: Optimizer) -> bool:
+    """Whether this is no step of the training but ``torch.distributed.checkpoint`` making an optimiser's state.
+
+    It steps an optimiser that has no state yet with all learning rates and gradients at zero.
+    """
+    if optimizer.state or any(group.get("lr") is None or float(group["lr"]) != 0.0 for group in optimizer.param_groups):
+        return False
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    return all(not local_part(gradient).count_nonzero() for gradient in gradients)
 
 
 def _was_skipped_by_scaler(optimizer: Optimizer) -> bool:

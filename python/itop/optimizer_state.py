@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adadelta, Adagrad, Adam, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
+from itop.distributed.shards import has_layout_of, is_sharded, local_part
 from itop.layers import Layer
 from itop.optim import MaskedOptimizer
 
@@ -28,6 +29,11 @@ class OptimizerState:
         self.layers = tuple(layers)
         known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         for layer in self.layers:
+            if id(layer.parameter) not in known and is_sharded(layer.parameter):
+                raise ValueError(
+                    f"the sharded parameter '{layer.name}' is not in the optimiser; make the optimiser after fully_shard and "
+                    "parallelize_module, which replace the model's parameters, or exclude the layer"
+                )
             if id(layer.parameter) not in known:
                 raise ValueError(
                     f"parameter '{layer.name}' is not in the optimiser; make the optimiser over the model's parameters, or "
@@ -40,10 +46,20 @@ class OptimizerState:
         return type(self.optimizer) in _ZERO_STAYS_ZERO or isinstance(self.optimizer, MaskedOptimizer)
 
     def states(self, layer: Layer) -> Iterator[Tensor]:
-        """The optimiser's floating-point tensors of a weight's shape."""
+        """The optimiser's floating-point tensors of a weight's shape; of a sharded weight the parts held here."""
         state = self.optimizer.state.get(layer.parameter)
-        if state:
+        if not state:
+            return
+        if not is_sharded(layer.parameter):
             yield from _tensors_of_shape(state.values(), layer.parameter.shape)
+            return
+        for tensor in _tensors_of_shape(state.values(), layer.parameter.shape, local_part(layer.parameter).shape):
+            if is_sharded(tensor) and not has_layout_of(tensor, layer.parameter):
+                raise ValueError(
+                    f"the optimiser's state of layer '{layer.name}' is placed as {tuple(map(str, tensor.placements))}, its "
+                    "weight is not; make the state like the weight"
+                )
+            yield local_part(tensor)
 
     def tensors_to_mask(self, topology: Topology) -> list[list[Tensor]]:
         """For each layer its weights and all state laid out in memory as they are."""
@@ -73,12 +89,12 @@ def _same_layout(state: Tensor, weight: Tensor) -> bool:
     return state.device == weight.device and (state.stride() == weight.stride() or weight.numel() < 2)
 
 
-def _tensors_of_shape(values: Iterable[object], shape: torch.Size) -> Iterator[Tensor]:
+def _tensors_of_shape(values: Iterable[object], *shapes: torch.Size) -> Iterator[Tensor]:
     for value in values:
         if isinstance(value, Tensor):
-            if value.shape == shape and value.is_floating_point():
+            if value.shape in shapes and value.is_floating_point():
                 yield value.detach()
         elif isinstance(value, dict):
-            yield from _tensors_of_shape(value.values(), shape)
+            yield from _tensors_of_shape(value.values(), *shapes)
         elif isinstance(value, (list, tuple)):
-            yield from _tensors_of_shape(value, shape)
+            yield from _tensors_of_shape(value, *shapes)

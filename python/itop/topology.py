@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,24 +22,33 @@ import torch
 from torch import Tensor
 
 from itop import _core
+from itop.distributed.agreement import LayerDigest
+from itop.distributed.reduction import LayerReductions, Reduction, Traffic
+from itop.distributed.shards import has_layout_of, in_layout_of, is_sharded, like_parameter, local_part, shard_start
 from itop.layers import Layer, index_map
 from itop.optimizer_state import OptimizerState
-
-Reduction: TypeAlias = Callable[[npt.NDArray[np.int64]], None]
-"""Replaces counts by their sums over all processes that hold a part of the layers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What a selection compares: one tensor a layer, in the layer's shape, finite.
+    """What a selection compares: one tensor a layer, in the shape of the part this process holds, finite.
 
     Attributes:
-        tensors: float32, float64, bfloat16 or float16, on the layer's device.
+        tensors: float32, float64, bfloat16 or float16, on the layer's device; DTensors give their local part.
         signed: Compare the values; by default their magnitudes.
     """
 
     tensors: Sequence[Tensor]
     signed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionOrder:
+    """How candidates are compared: magnitudes or values, which end is better, and the number of the random keys."""
+
+    magnitude: bool
+    largest: bool
+    draw: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +142,7 @@ class BitSet:
         return self._topology.summed(self.native.count(self._topology.stream))
 
     def to_tensors(self) -> list[Tensor]:
-        """Bool tensors in the layers' shapes, devices and memory formats; copies."""
+        """Bool tensors in the local parts' shapes, devices and memory formats; copies."""
         return [self.to_tensor(i) for i in range(len(self._topology.layers))]
 
     def to_tensor(self, layer: int) -> Tensor:
@@ -151,9 +159,11 @@ class Topology:
         layers: The sparse layers, all on one device.
         optimizer_state: Finds the optimiser's tensors that move with a weight.
         seed: Of every random choice.
-        reduction: Merges counts where layers are sharded over processes; None where this process holds them whole.
+        reduction: Merges the counts of all layers over processes; None takes what the layers' placements say: DTensors
+            are merged over the ranks that hold their parts, plain tensors are whole.
 
     Attributes:
+        reductions: How the counts of each layer are merged.
         store: The native bit sets.
         layer_of_parameter: A layer's place, by the identity of its parameter.
     """
@@ -167,7 +177,14 @@ class Topology:
     ) -> None:
         self.layers = tuple(layers)
         self.optimizer_state = optimizer_state
-        self.reduction = reduction
+        parameters = [layer.parameter for layer in self.layers]
+        self.reductions = (
+            LayerReductions(parameters, [layer.name for layer in self.layers])
+            if reduction is None
+            else LayerReductions.uniform(len(self.layers), reduction)
+        )
+        self._starts = [shard_start(layer.parameter, layer.name) for layer in self.layers]
+        self._has_shards = any(map(is_sharded, parameters))
         self.num_updates = 0
         self.step = 0
         self._draw = 0
@@ -191,18 +208,24 @@ class Topology:
 
     def local(self, layer: int) -> Tensor:
         """The part of a layer's weights that this process holds, detached."""
-        return self.layers[layer].parameter.detach()
+        parameter = self.layers[layer].parameter
+        return local_part(parameter) if self._has_shards else parameter.detach()
 
     def start(self, layer: int) -> tuple[int, ...] | None:
         """Where this process's part begins in each dimension of the layer; None where it holds the layer whole."""
-        return None
+        return self._starts[layer]
+
+    @property
+    def traffic(self) -> Traffic:
+        """What selections over shards put on the wire so far."""
+        return self.reductions.traffic
 
     def weights(self) -> list[Tensor]:
         """The weights of each layer, borrowed."""
         return [self.local(i) for i in range(len(self.layers))]
 
     def gradients(self) -> list[Tensor]:
-        """The gradients of each layer, dense, in the weights' memory order.
+        """The gradients of each layer (of the part held here), dense, in the weights' memory order.
 
         Raises:
             RuntimeError: If a layer has none.
@@ -213,11 +236,16 @@ class Topology:
                 f"growth by gradient needs gradients, but {', '.join(missing)} has none; call it after backward() and "
                 "before gradients are cleared"
             )
-        return [self.in_storage_order(i, layer.parameter.grad) for i, layer in enumerate(self.layers)]  # type: ignore[arg-type]
+        return [
+            self.in_storage_order(i, in_layout_of(layer.parameter.grad, layer.parameter))  # type: ignore[arg-type]
+            for i, layer in enumerate(self.layers)
+        ]
 
     def in_storage_order(self, layer: int, tensor: Tensor) -> Tensor:
         """A tensor of a layer's shape laid out in memory as its weights are: itself where it is already."""
         weight = self.local(layer)
+        if self._has_shards:
+            tensor = local_part(tensor)
         if tensor.shape != weight.shape:
             raise ValueError(
                 f"scores of layer '{self.layers[layer].name}' must have shape {tuple(weight.shape)}, got {tuple(tensor.shape)}"
@@ -258,6 +286,13 @@ class Topology:
     def full(self) -> BitSet:
         return BitSet(self, self.store.full(self.stream))
 
+    def only(self, layers: Iterable[int]) -> BitSet:
+        """Every weight of some layers, no weight of the others."""
+        full, result = self.full(), self.empty()
+        for i in layers:
+            result.native.set_words(int(i), full.native.words(int(i), self.stream), self.stream)
+        return result
+
     def from_tensors(self, masks: Sequence[Tensor]) -> BitSet:
         """A set from one bool tensor a layer, each in its layer's shape."""
         result = self.empty()
@@ -267,10 +302,8 @@ class Topology:
 
     def summed(self, counts: Sequence[int]) -> list[int]:
         """Counts of each layer over all processes that hold a part of it."""
-        if self.reduction is None:
-            return list(counts)
-        array = np.asarray(counts, dtype=np.int64)
-        self.reduction(array)
+        array = np.array(counts, dtype=np.int64)
+        self.reductions.sum(array)
         return [int(count) for count in array]
 
     # --- the three operations -------------------------------------------------------------------------------------------
@@ -305,21 +338,52 @@ class Topology:
             return self.select(first, k, scores, largest=largest) | self.select(
                 candidates - preferred, rest, scores, largest=largest
             )
-        across_layers = isinstance(k, int)
         tensors: list[Tensor | None] = [None] * len(self.layers)
         if scores is not None:
             tensors = [self.in_storage_order(i, tensor) for i, tensor in enumerate(scores.tensors)]
-        self._draw += 1
+        draw, self._draw = self._draw, self._draw + 1
+        order = SelectionOrder(magnitude=scores is None or not scores.signed, largest=largest, draw=draw)
+        if self.reductions.is_uniform:
+            return self._select(candidates, tensors, k, order, self.reductions.groups[0].reduction)
+        if isinstance(k, int):
+            # Each part enters once, whoever holds copies of it. How many a layer got is enough to choose them again,
+            # layer by layer: scores and tie keys order the weights of one layer as they order all.
+            owned = self.reductions.owned()
+            merged = self.reductions.over_all_ranks()
+            mine = candidates & self.only(np.flatnonzero(owned))
+            won = np.array(self._select(mine, tensors, k, order, merged).native.count(self.stream), dtype=np.int64)
+            won[~owned] = 0
+            merged(won)
+            k = [int(count) for count in won]
+        chosen = self.empty()
+        for group in self.reductions.groups:
+            chosen |= self._select(
+                candidates,
+                [tensor if i in group.layers else None for i, tensor in enumerate(tensors)],
+                [count if i in group.layers else 0 for i, count in enumerate(k)],
+                order,
+                group.reduction,
+            )
+        return chosen
+
+    def _select(
+        self,
+        candidates: BitSet,
+        tensors: Sequence[Tensor | None],
+        k: Sequence[int] | int,
+        order: SelectionOrder,
+        reduction: Reduction | None,
+    ) -> BitSet:
         chosen = self.store.select(
             candidates.native,
             tensors,
-            magnitude=scores is None or not scores.signed,
-            largest=largest,
+            magnitude=order.magnitude,
+            largest=order.largest,
             k=[k] if isinstance(k, int) else [int(count) for count in k],
-            across_layers=across_layers,
+            across_layers=isinstance(k, int),
             update=self.num_updates,
-            draw=self._draw - 1,
-            reduction=self.reduction,
+            draw=order.draw,
+            reduction=reduction,
             stream=self.stream,
         )
         return BitSet(self, chosen)
@@ -383,10 +447,7 @@ class Topology:
         tensors = self.optimizer_state.tensors_to_mask(self)
         counts = self.store.commit(dropped.native, grown.native, tensors, stream=self.stream, **options)
         self.optimizer_state.mask_unusual(self)
-        if self.reduction is not None:
-            flat = counts.reshape(-1)
-            self.reduction(flat)
-            counts = flat.reshape(counts.shape)
+        self.reductions.sum(counts)
         self._counts = counts[:, :3].copy()
         return counts
 
@@ -395,12 +456,18 @@ class Topology:
         self.store.apply(self.optimizer_state.tensors_to_mask(self), self.stream)
         self.optimizer_state.mask_unusual(self)
 
-    def apply_to_gradients(self) -> None:
-        """Zeroes gradients outside the active set, in place."""
+    def apply_to_gradients(self) -> bool:
+        """Zeroes gradients outside the active set, in place.
+
+        Returns:
+            Whether all were: a gradient that is cut in other parts than its weight is left as it is.
+        """
         tensors: list[Sequence[Tensor]] = []
+        all_masked = True
         for i, is_contiguous in enumerate(self._is_contiguous):
             gradient = self.local_gradient(i)
             if gradient is None:
+                all_masked &= self.layers[i].parameter.grad is None
                 tensors.append(())
             elif (is_contiguous and gradient.is_contiguous()) or gradient.stride() == self.local(i).stride():
                 tensors.append((gradient,))
@@ -408,10 +475,15 @@ class Topology:
                 tensors.append(())
                 gradient.masked_fill_(~self.active.to_tensor(i), 0)
         self.store.apply(tensors, self.stream)
+        return all_masked
 
     def local_gradient(self, layer: int) -> Tensor | None:
-        """The part of a layer's gradient that this process holds."""
-        return self.layers[layer].parameter.grad
+        """The part of a layer's gradient that belongs to the weights held here; None if there is none."""
+        parameter = self.layers[layer].parameter
+        gradient = parameter.grad
+        if not self._has_shards or gradient is None:
+            return gradient
+        return local_part(gradient) if has_layout_of(gradient, parameter) else None
 
     # --- counts, bytes, state -------------------------------------------------------------------------------------------
 
@@ -443,6 +515,20 @@ class Topology:
             for i in range(len(self.layers)):
                 digest.update(bits.native.words(i, self.stream).tobytes())
         return digest.digest()
+
+    def layer_digests(self) -> list[LayerDigest]:
+        """128 bits of each layer's part held here, with its place, for comparison between ranks."""
+        digests: list[LayerDigest] = []
+        for i, layer in enumerate(self.layers):
+            digest = hashlib.blake2b(digest_size=16)
+            for bits in (self.active, self.explored, self.reliable):
+                digest.update(bits.native.words(i, self.stream).tobytes())
+            digests.append(LayerDigest(layer.name, (self.start(i), tuple(self.local(i).shape)), digest.digest()))
+        return digests
+
+    def mask(self, layer: int) -> Tensor:
+        """A layer's mask as its parameter is: a plain tensor, or a DTensor of the same placement; a copy."""
+        return like_parameter(self.active.to_tensor(layer), self.layers[layer].parameter)
 
     def layer_state(self, layer: int) -> dict[str, Tensor]:
         """The three sets of a layer as packed bytes in row-major order of its shape (bit 0 first), on the CPU."""
