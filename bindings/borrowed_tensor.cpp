@@ -7,9 +7,6 @@ namespace {
 
 namespace py = pybind11;
 
-/// The address of every empty tensor: no data means "no tensor", which a rank with an empty shard must not say.
-char kNothing = 0;
-
 /// Names and type objects of torch, looked up once. Leaked on purpose: the interpreter may be gone when statics die.
 struct TorchNames {
   py::object float32, float64, bfloat16, float16, boolean, uint8;
@@ -44,7 +41,6 @@ TensorView borrow_untyped(py::handle tensor) {
   TensorView view;
   view.data = reinterpret_cast<void*>(PyLong_AsSize_t(call(tensor, names.data_ptr).ptr()));
   view.numel = PyLong_AsLongLong(call(tensor, names.numel).ptr());
-  if (view.numel == 0) view.data = &kNothing;
   if (!is_true(tensor, names.is_cpu)) {
     if (!is_true(tensor, names.is_cuda)) {
       throw py::type_error("tensors must be on the CPU or a CUDA device, got one on " +

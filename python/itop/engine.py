@@ -17,15 +17,14 @@ from itop import _core
 from itop.allocation import AllocationLike, LayerShape, as_allocation, target_count
 from itop.context import Context
 from itop.distributed.agreement import Ranks, check_same, check_same_topology, describe_options
-from itop.distributed.shards import reshard, local_part
+from itop.distributed.shards import is_sharded, local_part, reshard
+from itop.engine_state import STATE_VERSION, check_state, pack_method_state, unpack_method_state
 from itop.example_input import ExampleInput, record_example
 from itop.layers import Layer, Rules, find_layers, unwrap
 from itop.methods import Method, UpdateTiming, as_method
 from itop.optim import MaskedOptimizer
 from itop.optimizer_state import OptimizerState
 from itop.topology import Topology, UpdateReport
-
-STATE_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +172,8 @@ class SparseEngine:
         self._remember()
         if attach:
             self._handles = [
-                optimizer.register_step_pre_hook(torch.compiler.disable(self._before_step)),
-                optimizer.register_step_post_hook(torch.compiler.disable(self._after_step)),
+                optimizer.register_step_pre_hook(_in_eager_mode(self._before_step)),
+                optimizer.register_step_post_hook(_in_eager_mode(self._after_step)),
             ]
             if hasattr(optimizer, "register_load_state_dict_post_hook"):
                 self._handles.append(optimizer.register_load_state_dict_post_hook(self._mark_foreign_change))
@@ -491,75 +490,53 @@ class SparseEngine:
 
     # --- saving --------------------------------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, *, full: bool = False) -> dict[str, Any]:
         """Everything that continues the run bit for bit; loads with ``torch.load(..., weights_only=True)``.
 
-        Masks are packed bytes in row-major order of each layer, whatever the device or memory format.
+        The engine is ``Stateful`` for torch.distributed.checkpoint: ``dcp.save({"engine": engine}, ...)``. Of a sharded
+        layer the state holds a DTensor, which another number of ranks may load.
+
+        Args:
+            full: Gather sharded layers whole on every rank, for ``torch.save``; every rank must call it.
         """
+        topology = self.topology
+        layers = {layer.name: topology.layer_codes(i) for i, layer in enumerate(topology.layers)}
+        if full:
+            layers = {name: codes.full_tensor() if is_sharded(codes) else codes for name, codes in layers.items()}
         return {
             "version": STATE_VERSION,
             "method": self.method.name,
-            "seed": self.topology.seed,
+            "seed": topology.seed,
             "steps": self.steps,
             "num_updates": self.num_updates,
             "total_steps": self._context.total_steps,
-            "layers": {
-                layer.name: {"shape": list(layer.shape), **self.topology.layer_state(i)}
-                for i, layer in enumerate(self.topology.layers)
-            },
-            "method_state": dict(self._context.state),
+            "layers": layers,
+            "method_state": pack_method_state(self._context.state, topology),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from a saved state: masks, explored and reliable sets, schedule position, random keys.
 
+        Where ranks share the model every rank must load, and the first step afterwards makes sure that all loaded alike.
+
         Raises:
-            ValueError: If the state is not an engine's, of another model, version or seed; nothing has been changed then.
+            ValueError: If the state is not an engine's, of another model, version, seed or sharding, or damaged; nothing
+                has been changed then.
         """
-        self._check_state(state)
-        layers = state["layers"]
-        self.topology.load_layer_states(
-            [layers[layer.name] for layer in self.topology.layers], int(state["num_updates"])
-        )
-        self._context.step = int(state["steps"])
-        self._context.state = dict(state["method_state"])
+
+        def checked() -> tuple[list[Tensor], dict[str, Any]]:
+            codes = check_state(state, self.topology)
+            return codes, unpack_method_state(state["method_state"], self.topology)
+
+        ranks = self._ranks if self.topology.has_shards else Ranks()
+        codes, method_state = ranks.agree(checked, lambda _: {"steps": str(state["steps"])})
+        self.topology.load_codes(codes, state["num_updates"])
+        self._context.step = state["steps"]
+        self._context.state = method_state
         self._last_update = None
         self._remember()
         self._needs_full_mask = True
-
-    def _check_state(self, state: Mapping[str, Any]) -> None:
-        needed = {"version", "seed", "steps", "num_updates", "layers", "method_state"}
-        if not isinstance(state, Mapping) or not needed <= set(state):
-            raise ValueError(
-                "this is not the state of a SparseEngine: expected the dictionary that state_dict() returned"
-            )
-        if state["version"] != STATE_VERSION:
-            raise ValueError(
-                f"the engine state has version {state['version']}, this release reads version {STATE_VERSION}"
-            )
-        if state["seed"] != self.topology.seed:
-            raise ValueError(
-                f"the engine state was saved with seed {state['seed']}, this engine has seed {self.topology.seed}"
-            )
-        saved = state["layers"]
-        mine = {layer.name: list(layer.shape) for layer in self.topology.layers}
-        if not isinstance(saved, Mapping) or set(saved) != set(mine):
-            different = sorted(set(saved) ^ set(mine))
-            raise ValueError(
-                f"the engine state belongs to another model: layers {', '.join(map(str, different))} are not in both"
-            )
-        for name, shape in mine.items():
-            if list(saved[name]["shape"]) != shape:
-                raise ValueError(
-                    f"the engine state belongs to another model: layer '{name}' has shape {saved[name]['shape']} there, {shape} here"
-                )
-            num_bytes = (math.prod(shape) + 7) // 8
-            for key in ("active", "explored", "reliable"):
-                bits = saved[name].get(key)
-                if not isinstance(bits, Tensor) or bits.dtype != torch.uint8 or bits.numel() != num_bytes:
-                    raise ValueError(
-                        f"the engine state is damaged: the {key} bits of layer '{name}' are not {num_bytes} bytes"
-                    )
+        self._is_verified = not self._ranks.is_collective
 
 
 def _fingerprint(
@@ -574,6 +551,12 @@ def _fingerprint(
         "active weights per layer": str(list(counts)),
         "total_steps": str(total_steps),
     }
+
+
+def _in_eager_mode(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """The hook as it is, also where ``optimizer.step`` is compiled: the compiler steps around it."""
+    disabled: Callable[..., Any] = torch.compiler.disable(hook)  # type: ignore[no-untyped-call]
+    return disabled
 
 
 def _only_makes_state(optimizer: Optimizer) -> bool:

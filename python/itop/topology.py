@@ -12,7 +12,6 @@ and commits::
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +26,9 @@ from itop.distributed.reduction import LayerReductions, Reduction, Traffic
 from itop.distributed.shards import has_layout_of, in_layout_of, is_sharded, like_parameter, local_part, shard_start
 from itop.layers import Layer, index_map
 from itop.optimizer_state import OptimizerState
+
+ACTIVE, EXPLORED, RELIABLE = 1, 2, 4
+"""The bits of a weight's code in a saved state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,7 @@ class Topology:
             are merged over the ranks that hold their parts, plain tensors are whole.
 
     Attributes:
+        has_shards: Whether this process may hold a part of a layer only.
         reductions: How the counts of each layer are merged.
         store: The native bit sets.
         layer_of_parameter: A layer's place, by the identity of its parameter.
@@ -184,7 +187,7 @@ class Topology:
             else LayerReductions.uniform(len(self.layers), reduction)
         )
         self._starts = [shard_start(layer.parameter, layer.name) for layer in self.layers]
-        self._has_shards = any(map(is_sharded, parameters))
+        self.has_shards = any(map(is_sharded, parameters))
         self.num_updates = 0
         self.step = 0
         self._draw = 0
@@ -209,7 +212,7 @@ class Topology:
     def local(self, layer: int) -> Tensor:
         """The part of a layer's weights that this process holds, detached."""
         parameter = self.layers[layer].parameter
-        return local_part(parameter) if self._has_shards else parameter.detach()
+        return local_part(parameter) if self.has_shards else parameter.detach()
 
     def start(self, layer: int) -> tuple[int, ...] | None:
         """Where this process's part begins in each dimension of the layer; None where it holds the layer whole."""
@@ -244,7 +247,7 @@ class Topology:
     def in_storage_order(self, layer: int, tensor: Tensor) -> Tensor:
         """A tensor of a layer's shape laid out in memory as its weights are: itself where it is already."""
         weight = self.local(layer)
-        if self._has_shards:
+        if self.has_shards:
             tensor = local_part(tensor)
         if tensor.shape != weight.shape:
             raise ValueError(
@@ -481,7 +484,7 @@ class Topology:
         """The part of a layer's gradient that belongs to the weights held here; None if there is none."""
         parameter = self.layers[layer].parameter
         gradient = parameter.grad
-        if not self._has_shards or gradient is None:
+        if not self.has_shards or gradient is None:
             return gradient
         return local_part(gradient) if has_layout_of(gradient, parameter) else None
 
@@ -530,20 +533,35 @@ class Topology:
         """A layer's mask as its parameter is: a plain tensor, or a DTensor of the same placement; a copy."""
         return like_parameter(self.active.to_tensor(layer), self.layers[layer].parameter)
 
-    def layer_state(self, layer: int) -> dict[str, Tensor]:
-        """The three sets of a layer as packed bytes in row-major order of its shape (bit 0 first), on the CPU."""
-        return {
-            name: _pack_logical(bits.to_tensor(layer))
-            for name, bits in (("active", self.active), ("explored", self.explored), ("reliable", self.reliable))
-        }
+    def whole(self, layer: int, part: Tensor) -> Tensor:
+        """A tensor of the part of a layer held here, gathered from all ranks into the layer's shape."""
+        tensor = like_parameter(part, self.layers[layer].parameter)
+        return tensor.full_tensor() if is_sharded(tensor) else tensor
 
-    def load_layer_states(self, states: Sequence[dict[str, Tensor]], num_updates: int) -> None:
-        """Replaces all sets; checked by the caller."""
-        for i, state in enumerate(states):
-            shape = tuple(self.local(i).shape)
-            for name, bits in (("active", self.active), ("explored", self.explored), ("reliable", self.reliable)):
-                mask = _unpack_logical(state[name], shape).to(self.device)
-                bits.native.pack(i, self.in_storage_order(i, mask), self.stream)
+    def part(self, layer: int, whole: Tensor) -> Tensor:
+        """What this process holds of a plain tensor of the layer's whole shape."""
+        start = self.start(layer)
+        if start is None:
+            return whole
+        size = self.local(layer).shape
+        return whole[tuple(slice(begin, begin + length) for begin, length in zip(start, size, strict=True))]
+
+    def layer_codes(self, layer: int) -> Tensor:
+        """A byte for each weight of a layer: :data:`ACTIVE`, :data:`EXPLORED` and :data:`RELIABLE`, in its shape.
+
+        A DTensor where the layer is one.
+        """
+        codes = self.active.to_tensor(layer).to(torch.uint8) * ACTIVE
+        codes |= self.explored.to_tensor(layer).to(torch.uint8) * EXPLORED
+        codes |= self.reliable.to_tensor(layer).to(torch.uint8) * RELIABLE
+        return like_parameter(codes.contiguous(), self.layers[layer].parameter)
+
+    def load_codes(self, codes: Sequence[Tensor], num_updates: int) -> None:
+        """Replaces all sets by the codes of the parts held here; checked by the caller."""
+        for i, of_layer in enumerate(codes):
+            of_layer = of_layer.to(self.device)
+            for bit, bits in ((ACTIVE, self.active), (EXPLORED, self.explored), (RELIABLE, self.reliable)):
+                bits.native.pack(i, self.in_storage_order(i, (of_layer & bit) != 0), self.stream)
         self.num_updates = num_updates
         self._recount()
         self.apply()
@@ -561,13 +579,3 @@ class Topology:
         for bits, of_layers in zip((self.active, self.explored, self.reliable), words, strict=True):
             for i, array in enumerate(of_layers):
                 bits.native.set_words(i, array, self.stream)
-
-
-def _pack_logical(mask: Tensor) -> Tensor:
-    flat = mask.contiguous().view(-1).cpu().numpy()
-    return torch.from_numpy(np.packbits(flat, bitorder="little"))
-
-
-def _unpack_logical(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
-    bits = np.unpackbits(packed.cpu().numpy(), count=math.prod(shape), bitorder="little")
-    return torch.from_numpy(bits.astype(np.bool_)).view(shape)

@@ -87,9 +87,9 @@ class Ranks:
             self.gather((str(error), {}))
             raise
         everyone = self.gather((None, dict(fingerprint(result))))
-        for rank, (error, _) in everyone.items():
-            if error is not None:
-                raise ValueError(f"rank {rank} refused: {error}")
+        for rank, (problem, _) in everyone.items():
+            if problem is not None:
+                raise ValueError(f"rank {rank} refused: {problem}")
         check_same({rank: mine for rank, (_, mine) in everyone.items()})
         return result
 
@@ -128,5 +128,6 @@ def describe(value: object) -> str:
 def describe_options(options: Mapping[str, Any]) -> str:
     """A method's options in one line; of a tensor its shape only."""
     return ", ".join(
-        f"{name}={tuple(value.shape) if isinstance(value, Tensor) else describe(value)}" for name, value in options.items()
+        f"{name}={tuple(value.shape) if isinstance(value, Tensor) else describe(value)}"
+        for name, value in options.items()
     )

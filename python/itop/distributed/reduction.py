@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -115,11 +115,12 @@ class LayerReductions:
                 (shard_start(parameter, name), tuple(local_part(parameter).shape))
                 for parameter, name in zip(self._parameters, self._names, strict=True)
             ]
-            everyone: list[list[object]] = [[] for _ in range(dist.get_world_size())]
+            everyone: list[Any] = [None] * dist.get_world_size()
             dist.all_gather_object(everyone, mine)
             rank = dist.get_rank()
             self._owned = np.array(
-                [all(everyone[lower][i] != part for lower in range(rank)) for i, part in enumerate(mine)], dtype=np.bool_
+                [all(everyone[lower][i] != part for lower in range(rank)) for i, part in enumerate(mine)],
+                dtype=np.bool_,
             )
         return self._owned
 

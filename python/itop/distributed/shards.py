@@ -70,8 +70,9 @@ def in_layout_of(tensor: Tensor, parameter: Tensor) -> Tensor:
 def reshard(model: nn.Module) -> None:
     """Puts the sharded parameters back in place where a forward pass without backward left FSDP2's whole ones."""
     for module in model.modules():
-        if hasattr(module, "reshard") and hasattr(module, "unshard"):
-            module.reshard()
+        put_back = getattr(module, "reshard", None)
+        if callable(put_back) and hasattr(module, "unshard"):
+            put_back()
 
 
 def shard_start(tensor: Tensor, name: str) -> tuple[int, ...] | None:
@@ -102,7 +103,9 @@ def shard_start(tensor: Tensor, name: str) -> tuple[int, ...] | None:
     for size, of_dim in zip(tensor.shape, rows, strict=True):
         begin = of_dim[0] if of_dim else size
         if of_dim != list(range(begin, begin + len(of_dim))):
-            raise ValueError(f"rank {torch.distributed.get_rank()} holds scattered pieces of layer '{name}', not one block")
+            raise ValueError(
+                f"rank {torch.distributed.get_rank()} holds scattered pieces of layer '{name}', not one block"
+            )
         start.append(begin)
     if local != tuple(len(of_dim) for of_dim in rows):
         raise ValueError(
