@@ -6,26 +6,34 @@
 #include <cstdio>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "itop/thread_pool.hpp"
 
 namespace itop::benchmark {
 
-/// The milliseconds `body` takes, undisturbed: the fastest of `repetitions`, after one run that warms caches and scratch
-/// memory. On a machine that does other things as well, the fastest run says what the code costs; a mean says how busy
-/// the neighbours were.
-template <class Body>
-double milliseconds(int repetitions, Body&& body) {
+/// The milliseconds `body` takes, undisturbed: the fastest of `repetitions`, after one run that warms caches and
+/// scratch memory. On a machine that does other things as well, the fastest run says what the code costs; a mean says
+/// how busy the neighbours were. `prepare` runs before each, untimed.
+template <class Body, class Prepare>
+double milliseconds(int repetitions, Body&& body, Prepare&& prepare) {
+  prepare();
   body();
   double fastest = std::numeric_limits<double>::infinity();
   for (int i = 0; i < repetitions; ++i) {
+    prepare();
     const auto start = std::chrono::steady_clock::now();
     body();
     const std::chrono::duration<double, std::milli> time = std::chrono::steady_clock::now() - start;
     fastest = std::min(fastest, time.count());
   }
   return fastest;
+}
+
+template <class Body>
+double milliseconds(int repetitions, Body&& body) {
+  return milliseconds(repetitions, std::forward<Body>(body), [] {});
 }
 
 /// Reads `values` once on all threads; the result keeps the compiler from leaving the reading out.

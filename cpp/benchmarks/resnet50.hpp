@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -7,6 +8,7 @@
 
 #include "itop/mask_store.hpp"
 #include "itop/random.hpp"
+#include "itop/thread_pool.hpp"
 
 namespace itop::benchmark {
 
@@ -44,13 +46,9 @@ struct MaskedModel {
     weights.resize(static_cast<std::size_t>(total));
     gradients.resize(weights.size());
     momentum.resize(weights.size());
-    for (std::size_t i = 0; i < weights.size(); ++i) {
-      const PhiloxBlock block = philox({{static_cast<std::uint32_t>(i), 0, 0, 0}}, 7, 0);
-      weights[i] = bell(block.word[0], block.word[1]);
-      gradients[i] = bell(block.word[1], block.word[2]);
-      momentum[i] = bell(block.word[2], block.word[3]);
-    }
-    for (const std::int64_t size : sizes) num_active.push_back(static_cast<std::int64_t>(density * static_cast<double>(size)));
+    fill();
+    for (const std::int64_t size : sizes)
+      num_active.push_back(static_cast<std::int64_t>(density * static_cast<double>(size)));
     SelectRequest request;
     request.scores.resize(sizes.size());
     request.k = num_active;
@@ -60,12 +58,28 @@ struct MaskedModel {
     store.apply(views({&weights, &momentum}), 0);
   }
 
+  /// New values everywhere, also where a weight is inactive: apply the masks afterwards.
+  void fill() {
+    constexpr std::int64_t piece = 131072;
+    const auto numel = static_cast<std::int64_t>(weights.size());
+    ThreadPool::global().parallel_for((numel + piece - 1) / piece, [&](std::int64_t p) {
+      for (std::int64_t i = p * piece; i < std::min(numel, (p + 1) * piece); ++i) {
+        const PhiloxBlock block = philox({{static_cast<std::uint32_t>(i), 0, 0, 0}}, 7, 0);
+        const auto at = static_cast<std::size_t>(i);
+        weights[at] = bell(block.word[0], block.word[1]);
+        gradients[at] = bell(block.word[1], block.word[2]);
+        momentum[at] = bell(block.word[2], block.word[3]);
+      }
+    });
+  }
+
   /// Tensor views of some value arrays, layer by layer.
   std::vector<std::vector<TensorView>> views(const std::vector<std::vector<float>*>& arrays) const {
     std::vector<std::vector<TensorView>> result(sizes.size());
     std::int64_t first = 0;
     for (std::size_t layer = 0; layer < sizes.size(); ++layer) {
-      for (auto* array : arrays) result[layer].push_back({array->data() + first, sizes[layer], DType::kFloat32, Device{}});
+      for (auto* array : arrays)
+        result[layer].push_back({array->data() + first, sizes[layer], DType::kFloat32, Device{}});
       first += sizes[layer];
     }
     return result;

@@ -83,7 +83,8 @@ TEST(Allocation, RefusesWhatCannotBeMet) {
   EXPECT_THROW(allocate_of({0}, {1.0}, 0), std::invalid_argument);
   EXPECT_THROW(allocate_of({10}, {-1.0}, 5), std::invalid_argument);
   EXPECT_THROW(allocate_of({10}, {std::numeric_limits<double>::quiet_NaN()}, 5), std::invalid_argument);
-  EXPECT_THROW(allocate_of({10, 10}, {kInfinity, 1.0}, 5), std::invalid_argument);   // the dense layer alone is too large
+  EXPECT_THROW(allocate_of({10, 10}, {kInfinity, 1.0}, 5),
+               std::invalid_argument);  // the dense layer alone is too large
   EXPECT_THROW(allocate_of({10, 10}, {kInfinity, 0.0}, 15), std::invalid_argument);  // five have no place
 }
 

@@ -76,7 +76,8 @@ TEST(OrderedKey, OrdersTheSpecialValuesOfFloat32AndFloat64) {
   for (const auto transform : kTransforms) {
     for (const auto order : kOrders) {
       std::vector<std::pair<double, std::int32_t>> narrow;
-      for (const float value : {0.0F, Limits32::denorm_min(), Limits32::min(), 1.0F, std::nextafter(1.0F, 2.0F), 3.5F, Limits32::max()}) {
+      for (const float value :
+           {0.0F, Limits32::denorm_min(), Limits32::min(), 1.0F, std::nextafter(1.0F, 2.0F), 3.5F, Limits32::max()}) {
         for (const float signed_value : {value, -value}) {
           narrow.emplace_back(score_of(signed_value, transform, order),
                               OrderedKey32::from_bits(std::bit_cast<std::uint32_t>(signed_value), transform, order));
@@ -84,7 +85,8 @@ TEST(OrderedKey, OrdersTheSpecialValuesOfFloat32AndFloat64) {
       }
       expect_monotone(std::move(narrow));
       std::vector<std::pair<double, std::int64_t>> wide;
-      for (const double value : {0.0, Limits64::denorm_min(), Limits64::min(), 1.0, std::nextafter(1.0, 2.0), 3.5, Limits64::max()}) {
+      for (const double value :
+           {0.0, Limits64::denorm_min(), Limits64::min(), 1.0, std::nextafter(1.0, 2.0), 3.5, Limits64::max()}) {
         for (const double signed_value : {value, -value}) {
           wide.emplace_back(score_of(signed_value, transform, order),
                             OrderedKey64::from_bits(std::bit_cast<std::uint64_t>(signed_value), transform, order));

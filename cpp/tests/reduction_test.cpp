@@ -68,7 +68,8 @@ class ReductionOn : public ::testing::TestWithParam<Device> {
         const LayerCase& whole = cases[c].layers[l];
         const std::int64_t rows = whole.numel() / kColumns;
         const auto shards = by_rows ? row_shards(rows, kColumns, num_parts) : column_shards(rows, kColumns, num_parts);
-        for (std::size_t part = 0; part < shards.size(); ++part) cut[part][c].layers[l] = shards[part].of(whole, kColumns);
+        for (std::size_t part = 0; part < shards.size(); ++part)
+          cut[part][c].layers[l] = shards[part].of(whole, kColumns);
       }
     }
     Parts parts(num_parts);
@@ -120,7 +121,8 @@ TEST_P(ReductionOn, MergesTies) {
   std::vector<SelectionCase> cases;
   for (const std::int64_t rows : {3, 100, 2'000}) {
     const std::int64_t n = rows * kColumns;
-    cases.push_back({{LayerCase::of(DType::kFloat16, draws.heavy_ties(n), static_cast<std::uint32_t>(cases.size()))}, n / 3});
+    cases.push_back(
+        {{LayerCase::of(DType::kFloat16, draws.heavy_ties(n), static_cast<std::uint32_t>(cases.size()))}, n / 3});
   }
   expect_every_cut_agrees(cases);
 }

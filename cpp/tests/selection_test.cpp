@@ -32,11 +32,11 @@ class SelectionOf : public ::testing::TestWithParam<Parameters> {
     const std::int64_t candidates = std::count(layer.candidates.begin(), layer.candidates.end(), true);
     for (const auto transform : {ScoreTransform::kMagnitude, ScoreTransform::kSigned}) {
       for (const auto order : {SelectionOrder::kSmallest, SelectionOrder::kLargest}) {
-        for (const std::int64_t k : {std::int64_t{0}, std::int64_t{1}, candidates / 10, candidates / 2, candidates - 1, candidates,
-                                     layer.numel() + 1}) {
+        for (const std::int64_t k : {std::int64_t{0}, std::int64_t{1}, candidates / 10, candidates / 2, candidates - 1,
+                                     candidates, layer.numel() + 1}) {
           if (k < 0) continue;
-          SCOPED_TRACE(::testing::Message() << "n " << layer.numel() << ", k " << k << ", transform " << static_cast<int>(transform)
-                                            << ", order " << static_cast<int>(order));
+          SCOPED_TRACE(::testing::Message() << "n " << layer.numel() << ", k " << k << ", transform "
+                                            << static_cast<int>(transform) << ", order " << static_cast<int>(order));
           expect_exact({{layer}, k, transform, order});
         }
       }
@@ -120,14 +120,16 @@ TEST_P(SelectionOf, IsExactWhereNoSampledWordHoldsACandidate) {
   LayerCase layer = LayerCase::of(dtype(), draws.bell(1'000'000));
   layer.candidates.assign(layer.candidates.size(), false);
   for (std::size_t i = 64 * 1234 + 5; i < 64 * 1234 + 900; ++i) layer.candidates[i] = true;
-  for (const std::int64_t k : {1, 400, 894}) expect_exact({{layer}, k, ScoreTransform::kSigned, SelectionOrder::kSmallest});
+  for (const std::int64_t k : {1, 400, 894})
+    expect_exact({{layer}, k, ScoreTransform::kSigned, SelectionOrder::kSmallest});
 }
 
 TEST_P(SelectionOf, IsExactWhereMostScoresAreZero) {
   // Gradients of a layer behind dead units: the k-th score is zero, and almost everything ties with it.
   Draws draws(18);
   std::vector<double> values(250'001, 0.0);
-  for (std::size_t i = 0; i < 1'000; ++i) values[static_cast<std::size_t>(draws.below(250'001))] = draws.uniform() + 0.1;
+  for (std::size_t i = 0; i < 1'000; ++i)
+    values[static_cast<std::size_t>(draws.below(250'001))] = draws.uniform() + 0.1;
   const LayerCase layer = LayerCase::of(dtype(), values);
   for (const std::int64_t k : {900, 5'000, 240'000}) {
     expect_exact({{layer}, k, ScoreTransform::kMagnitude, SelectionOrder::kLargest});
@@ -187,7 +189,8 @@ TEST_P(SelectionOf, SelectsAcrossLayersOfWhichOneIsFloat64) {
   global.layers.push_back(LayerCase::of(dtype(), draws.bell(3'000), 0));
   std::vector<double> fine = draws.bell(3'000);
   // Values that float32 cannot tell from the first layer's.
-  for (std::size_t i = 0; i < fine.size(); i += 2) fine[i] = decode(dtype(), global.layers[0].scores)[i] * (1.0 + 1e-12);
+  for (std::size_t i = 0; i < fine.size(); i += 2)
+    fine[i] = decode(dtype(), global.layers[0].scores)[i] * (1.0 + 1e-12);
   global.layers.push_back(LayerCase::of(DType::kFloat64, fine, 1));
   for (const std::int64_t k : {1, 777, 3'000, 5'999}) {
     global.k = k;
@@ -201,7 +204,8 @@ TEST_P(SelectionOf, SelectsAcrossLayersOfWhichOneIsFloat64) {
 TEST_P(SelectionOf, BreaksTiesAcrossLayers) {
   Draws draws(21);
   SelectionCase global;
-  for (std::uint32_t layer = 0; layer < 3; ++layer) global.layers.push_back(LayerCase::of(dtype(), draws.heavy_ties(30'000), layer));
+  for (std::uint32_t layer = 0; layer < 3; ++layer)
+    global.layers.push_back(LayerCase::of(dtype(), draws.heavy_ties(30'000), layer));
   for (const std::int64_t k : {10, 12'345, 50'000}) {
     global.k = k;
     expect_exact(global);
@@ -213,13 +217,15 @@ TEST_P(SelectionOf, AnswersSeveralSelectionsInOneCallAsIfAlone) {
   std::vector<SelectionCase> cases;
   std::uint32_t layer = 0;
   for (const std::int64_t n : {0, 1, 64, 1'000, 20'000, 100'000}) {
-    cases.push_back({{LayerCase::of(dtype(), draws.bell(n), layer++)}, n / 3, ScoreTransform::kSigned, SelectionOrder::kSmallest});
+    cases.push_back(
+        {{LayerCase::of(dtype(), draws.bell(n), layer++)}, n / 3, ScoreTransform::kSigned, SelectionOrder::kSmallest});
     cases.push_back({{LayerCase::of(dtype(), draws.heavy_ties(n), layer++)}, n / 7});
     cases.push_back({{LayerCase::random(n, layer++)}, n / 2});
   }
   LocalReduction local;
   const std::vector<Chosen> together = select_on(device(), cases, local);
-  for (std::size_t i = 0; i < cases.size(); ++i) EXPECT_TRUE(same(together[i], sorted_reference(cases[i]))) << "selection " << i;
+  for (std::size_t i = 0; i < cases.size(); ++i)
+    EXPECT_TRUE(same(together[i], sorted_reference(cases[i]))) << "selection " << i;
 }
 
 TEST_P(SelectionOf, DoesNotDependOnTheNumberOfThreads) {
@@ -242,7 +248,8 @@ TEST_P(SelectionOf, DoesNotDependOnTheNumberOfThreads) {
 }
 
 /// A layer of the logical shape [out, in, height, width], stored as channels last.
-LayerCase channels_last(const LayerCase& plain, std::int64_t out, std::int64_t in, std::int64_t height, std::int64_t width) {
+LayerCase channels_last(const LayerCase& plain, std::int64_t out, std::int64_t in, std::int64_t height,
+                        std::int64_t width) {
   LayerCase stored = plain;
   stored.index_map = {0, {out, height, width, in}, {in * height * width, width, 1, height * width}};
   const std::size_t size = size_of(plain.dtype);
@@ -250,14 +257,17 @@ LayerCase channels_last(const LayerCase& plain, std::int64_t out, std::int64_t i
     const auto to = static_cast<std::size_t>(position);
     const auto from = static_cast<std::size_t>(stored.index_map(position));
     stored.candidates[to] = plain.candidates[from];
-    if (!plain.scores.empty()) std::copy_n(plain.scores.begin() + static_cast<std::ptrdiff_t>(from * size), size, stored.scores.begin() + static_cast<std::ptrdiff_t>(to * size));
+    if (!plain.scores.empty())
+      std::copy_n(plain.scores.begin() + static_cast<std::ptrdiff_t>(from * size), size,
+                  stored.scores.begin() + static_cast<std::ptrdiff_t>(to * size));
   }
   return stored;
 }
 
 std::vector<bool> in_logical_order(const std::vector<bool>& stored, const IndexMap& map) {
   std::vector<bool> logical(stored.size());
-  for (std::size_t i = 0; i < stored.size(); ++i) logical[static_cast<std::size_t>(map(static_cast<std::int64_t>(i)))] = stored[i];
+  for (std::size_t i = 0; i < stored.size(); ++i)
+    logical[static_cast<std::size_t>(map(static_cast<std::int64_t>(i)))] = stored[i];
   return logical;
 }
 
@@ -286,13 +296,9 @@ TEST_P(SelectionOf, DrawsTheKeysOfAShardThatBeginsAtAnyIndex) {
   }
 }
 
-std::string name_of_parameters(const ::testing::TestParamInfo<Parameters>& info) {
-  return device_label(std::get<0>(info.param)) + "_" + name_of(std::get<1>(info.param));
-}
-
 INSTANTIATE_TEST_SUITE_P(EveryDeviceAndType, SelectionOf,
                          ::testing::Combine(::testing::ValuesIn(available_devices()), ::testing::ValuesIn(kAllDTypes)),
-                         name_of_parameters);
+                         name_of_device_and_type);
 
 class RandomSelectionOf : public ::testing::TestWithParam<Device> {};
 

@@ -336,7 +336,13 @@ class SparseEngine:
             RuntimeError: If gradients are needed and a layer has none.
         """
         self.topology.move_if_needed()
-        return self._update()
+        self._context.zero_all_inactive = self._needs_full_mask or self._was_changed_by_others()
+        try:
+            report = self._update()
+        finally:
+            self._context.zero_all_inactive = False
+        self._remember()
+        return report
 
     def step(self) -> UpdateReport | None:
         """For loops without hooks (``attach=False``): call it after ``optimizer.step()``. Otherwise changes nothing.
@@ -357,6 +363,8 @@ class SparseEngine:
             handle.remove()
         self._handles.clear()
         self._handles_of_example.remove()
+        if isinstance(self.optimizer, MaskedOptimizer):
+            self.optimizer.attach_topology(None)
         self._attached = False
 
     def _is_update_step(self, step: int) -> bool:
@@ -419,16 +427,23 @@ class SparseEngine:
             self.method.before_step(self._context)
         if update_due and withhold and self.method.timing is UpdateTiming.REPLACES_STEP:
             self._context.step = step
+            self._context.zero_all_inactive = self._needs_full_mask or self._was_changed_by_others()
             try:
                 self._update()
             finally:
                 self._context.step = step - 1
+                self._context.zero_all_inactive = False
             self._updated_before_step = True
             self._withhold_gradients()
             return
         if isinstance(self.optimizer, MaskedOptimizer) and self.optimizer.uses_native_step:
             self._needs_full_mask |= self._was_changed_by_others()
-            self._masks_gradients = True
+            self._masks_gradients = self.topology.optimizer_state.zero_stays_zero
+        elif self.topology.optimizer_state.evaluates_repeatedly:
+            # Its line search moves along gradients: masked ones keep every model it tries sparse.
+            if update_due and self.method.needs_gradient:
+                self._set_dense_gradients_aside()
+            self.topology.apply_to_gradients()
         elif self.topology.optimizer_state.zero_stays_zero and not (update_due and self.method.needs_gradient):
             self._needs_full_mask |= self._was_changed_by_others()
             self._masks_gradients = self.topology.apply_to_gradients()
@@ -437,10 +452,7 @@ class SparseEngine:
         if self._skips_step:
             return
         self._context.step += 1
-        if self._withheld:
-            for parameter, gradient in self._withheld:
-                parameter.grad = gradient
-            self._withheld.clear()
+        self._give_gradients_back()
         self._finish_step(update_due=self._is_update_step(self._context.step) and not self._updated_before_step)
 
     def _finish_step(self, update_due: bool) -> None:
@@ -471,6 +483,21 @@ class SparseEngine:
                 if parameter.grad is not None:
                     self._withheld.append((parameter, parameter.grad))
                     parameter.grad = None
+
+    def _set_dense_gradients_aside(self) -> None:
+        """The optimiser gets masked copies; growth looks at the dense gradients of the last evaluation."""
+        self._withheld = [
+            (layer.parameter, layer.parameter.grad)
+            for layer in self.topology.layers
+            if layer.parameter.grad is not None
+        ]
+        for parameter, gradient in self._withheld:
+            parameter.grad = gradient.clone()
+
+    def _give_gradients_back(self) -> None:
+        for parameter, gradient in self._withheld:
+            parameter.grad = gradient
+        self._withheld = []
 
     def _remember(self) -> None:
         self._needs_full_mask = False

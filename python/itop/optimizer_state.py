@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, Adadelta, Adagrad, Adam, AdamW, NAdam, Optimizer, RAdam, RMSprop
+from torch.optim import LBFGS, SGD, Adadelta, Adagrad, Adam, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
 from itop.distributed.shards import has_layout_of, is_sharded, local_part
 from itop.layers import Layer
@@ -42,17 +42,34 @@ class OptimizerState:
 
     @property
     def zero_stays_zero(self) -> bool:
-        """Whether the optimiser leaves what is zero (gradient, value, state) at zero."""
-        return type(self.optimizer) in _ZERO_STAYS_ZERO or isinstance(self.optimizer, MaskedOptimizer)
+        """Whether the optimiser leaves what is zero (gradient, value, state) at zero.
+
+        Not where it would divide zero by zero: with an ``eps`` of zero, or one that is zero in float16.
+        """
+        if type(self.optimizer) not in _ZERO_STAYS_ZERO and not isinstance(self.optimizer, MaskedOptimizer):
+            return False
+        smallest = max(torch.finfo(dtype).tiny for dtype in {layer.parameter.dtype for layer in self.layers})
+        return all(group.get("eps", 1.0) >= smallest for group in self.optimizer.param_groups)
+
+    @property
+    def evaluates_repeatedly(self) -> bool:
+        """Whether the optimiser moves the weights and calls the closure again within one step."""
+        return isinstance(self.optimizer, LBFGS)
 
     def states(self, layer: Layer) -> Iterator[Tensor]:
-        """The optimiser's floating-point tensors of a weight's shape; of a sharded weight the parts held here."""
-        state = self.optimizer.state.get(layer.parameter)
-        if not state:
+        """The optimiser's floating-point tensors of a weight's shape, and a weight's part of flat vectors over all.
+
+        Of a sharded weight the parts held here.
+        """
+        state = self.optimizer.state.get(layer.parameter) or {}
+        if is_sharded(layer.parameter):
+            yield from self._sharded_states(state, layer)
             return
-        if not is_sharded(layer.parameter):
-            yield from _tensors_of_shape(state.values(), layer.parameter.shape)
-            return
+        yield from _tensors_of_shape(state.values(), layer.parameter.shape)
+        if isinstance(self.optimizer, LBFGS):
+            yield from self._parts_of_flat_vectors(layer.parameter)
+
+    def _sharded_states(self, state: dict[str, object], layer: Layer) -> Iterator[Tensor]:
         for tensor in _tensors_of_shape(state.values(), layer.parameter.shape, local_part(layer.parameter).shape):
             if is_sharded(tensor) and not has_layout_of(tensor, layer.parameter):
                 raise ValueError(
@@ -60,6 +77,15 @@ class OptimizerState:
                     "weight is not; make the state like the weight"
                 )
             yield local_part(tensor)
+
+    def _parts_of_flat_vectors(self, parameter: Tensor) -> Iterator[Tensor]:
+        """LBFGS keeps vectors over all parameters, one behind the other, in the state of the first."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        place = next(i for i, p in enumerate(parameters) if p is parameter)
+        start = sum(p.numel() for p in parameters[:place])
+        total = torch.Size([sum(p.numel() for p in parameters)])
+        for vector in _tensors_of_shape(self.optimizer.state.get(parameters[0], {}).values(), total):
+            yield vector[start : start + parameter.numel()].view(parameter.shape)
 
     def tensors_to_mask(self, topology: Topology) -> list[list[Tensor]]:
         """For each layer its weights and all state laid out in memory as they are."""

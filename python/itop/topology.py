@@ -425,7 +425,8 @@ class Topology:
             dropped: A subset of the active set.
             grown: Weights outside ``active - dropped``.
             drop_fraction: For the report.
-            zero_all_inactive: Zero every inactive weight and its state, not only those that changed.
+            zero_all_inactive: Zero every weight that was not kept and its state, not only those that changed: needed
+                where inactive weights may hold values.
             regrown_keeps_value: A weight dropped and grown at once keeps its value and state.
             marks_reliable: Whether what survived is reliably explored (PAPER section 1): this was a pruning round.
         """

@@ -37,7 +37,8 @@ struct LayerCommit {
 
 /// How a topology change treats values.
 struct CommitOptions {
-  /// Zero every weight that was not kept, not only those that changed (needed after an unmasked optimiser step).
+  /// Zero every weight that was not kept, not only those that changed: needed where inactive weights may hold values,
+  /// as after an unmasked optimiser step.
   bool zero_all_inactive = false;
   /// A weight dropped and grown in the same update keeps its value and state (RigL); otherwise it restarts at zero.
   bool regrown_keeps_value = false;

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 
 #include "cpu/kernels.hpp"
+#include "cpu/page_buffer.hpp"
 #include "cpu/selection.hpp"
 #include "itop/thread_pool.hpp"
 
@@ -16,12 +16,12 @@ constexpr std::int64_t kChunkWords = 2048;
 
 class HostWords final : public WordBuffer {
  public:
-  explicit HostWords(std::int64_t num_words) : words_(static_cast<std::size_t>(num_words), Word{0}) {}
+  explicit HostWords(std::int64_t num_words) : words_(num_words) {}
   Word* data() noexcept override { return words_.data(); }
-  std::int64_t size() const noexcept override { return static_cast<std::int64_t>(words_.size()); }
+  std::int64_t size() const noexcept override { return words_.size(); }
 
  private:
-  std::vector<Word> words_;
+  cpu::PageBuffer words_;
 };
 
 struct LayerChunk {
@@ -60,26 +60,7 @@ void combine_with(const Word* a, const Word* b, Word* target, std::int64_t num_w
 LayerCounts commit_chunk(const LayerCommit& layer, const cpu::WordRange& range, const CommitOptions& options) {
   std::array<Word, kChunkWords> zeros;
   LayerCounts counts;
-  for (std::int64_t word = range.begin_word; word < range.end_word; ++word) {
-    const Word before = layer.active[word];
-    const Word dropped = layer.dropped[word];
-    const Word grown = layer.grown[word];
-    const Word kept = before & ~dropped;
-    const Word after = kept | grown;
-    const Word regrown = dropped & grown;
-    const Word with_values = options.regrown_keeps_value ? kept | regrown : kept;
-    zeros[static_cast<std::size_t>(word - range.begin_word)] =
-        (options.zero_all_inactive ? valid_bits(word, range.numel) : dropped | grown) & ~with_values;
-    layer.active[word] = after;
-    layer.explored[word] |= after;
-    if (options.marks_reliable) layer.reliable[word] |= kept;
-    counts.active += std::popcount(after);
-    counts.explored += std::popcount(layer.explored[word]);
-    counts.reliable += std::popcount(layer.reliable[word]);
-    counts.dropped += std::popcount(dropped);
-    counts.grown += std::popcount(grown);
-    counts.regrown += std::popcount(regrown);
-  }
+  cpu::kernels().commit_bits(layer, options, range, zeros.data(), counts);
   for (const TensorView& tensor : layer.tensors) {
     cpu::kernels().zero_where(tensor.data, size_of(tensor.dtype), zeros.data(), range);
   }
@@ -139,9 +120,7 @@ std::vector<std::int64_t> CpuBackend::count(const Word* words, std::span<const s
   std::vector<std::int64_t> counts(offsets.size() - 1, 0);
   ThreadPool::global().parallel_for(static_cast<std::int64_t>(counts.size()), [&](std::int64_t i) {
     const auto range = static_cast<std::size_t>(i);
-    std::int64_t total = 0;
-    for (std::int64_t word = offsets[range]; word < offsets[range + 1]; ++word) total += std::popcount(words[word]);
-    counts[range] = total;
+    counts[range] = cpu::kernels().count(words + offsets[range], offsets[range + 1] - offsets[range]);
   });
   return counts;
 }

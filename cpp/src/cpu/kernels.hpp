@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "itop/backend.hpp"
 #include "itop/bitset.hpp"
 #include "itop/index_map.hpp"
 #include "itop/ordered_key.hpp"
@@ -82,6 +83,11 @@ struct Kernels {
   void (*score_pass)(const ScorePass&, const WordRange&, PassResult&);
   void (*tie_pass)(const TiePass&, const WordRange&, PassResult&);
   void (*histogram_pass)(const HistogramPass&, const WordRange&, std::int64_t* bins);
+  /// The number of set bits.
+  std::int64_t (*count)(const Word* words, std::int64_t num_words);
+  /// Changes the bit sets of a layer and counts; `zeros` receives where values become zero, its first word that of the range.
+  void (*commit_bits)(const LayerCommit& layer, const CommitOptions& options, const WordRange& range, Word* zeros,
+                      LayerCounts& counts);
   /// Zeroes the elements whose bit is set; where[0] is the word `range.begin_word`.
   void (*zero_where)(void* data, std::size_t element_size, const Word* where, const WordRange& range);
 };

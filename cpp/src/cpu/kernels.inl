@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <type_traits>
 
@@ -25,27 +26,29 @@ struct KeyParameters {
         flip(format.order == SelectionOrder::kLargest ? Integer(-1) : Integer(0)) {}
 };
 
-/// Keys of 64 float32 bit patterns. Returns whether all are finite.
-inline bool keys_from_bits(const std::uint32_t* bits, std::int32_t* keys, KeyParameters<std::int32_t> parameters) {
-  std::int32_t largest = 0;
-  for (int i = 0; i < kWordBits; ++i) {
-    const std::int32_t magnitude = static_cast<std::int32_t>(bits[i] & 0x7FFFFFFFu);
-    const std::int32_t sign = (static_cast<std::int32_t>(bits[i]) >> 31) & parameters.sign_mask;
-    keys[i] = ((magnitude ^ sign) - sign) ^ parameters.flip;
-    largest = std::max(largest, magnitude);
-  }
-  return largest < OrderedKey32::kExponent;
-}
+/// Keeps the largest magnitudes seen, one a vector lane, so that finiteness is looked at once a pass and not once a word.
+template <class Key>
+struct LargestMagnitudes {
+  static constexpr int kLanes = 64 / sizeof(Key);
+  alignas(64) Key lane[kLanes] = {};
 
-inline bool keys_from_bits(const std::uint64_t* bits, std::int64_t* keys, KeyParameters<std::int64_t> parameters) {
-  std::int64_t largest = 0;
-  for (int i = 0; i < kWordBits; ++i) {
-    const std::int64_t magnitude = static_cast<std::int64_t>(bits[i] & 0x7FFFFFFFFFFFFFFFULL);
-    const std::int64_t sign = (static_cast<std::int64_t>(bits[i]) >> 63) & parameters.sign_mask;
-    keys[i] = ((magnitude ^ sign) - sign) ^ parameters.flip;
-    largest = std::max(largest, magnitude);
+  bool all_below(Key limit) const {
+    return std::all_of(std::begin(lane), std::end(lane), [&](Key magnitude) { return magnitude < limit; });
   }
-  return largest < OrderedKey64::kExponent;
+};
+
+/// Keys of 64 bit patterns of float32 (32 bits) or float64 (64 bits).
+template <class Bits, class Key = std::make_signed_t<Bits>>
+inline void keys_from_bits(const Bits* bits, Key* keys, const KeyParameters<Key>& parameters, LargestMagnitudes<Key>& largest) {
+  constexpr int lanes = LargestMagnitudes<Key>::kLanes;
+  for (int first = 0; first < kWordBits; first += lanes) {
+    for (int i = 0; i < lanes; ++i) {
+      const Key magnitude = static_cast<Key>(bits[first + i] & static_cast<Bits>(std::numeric_limits<Key>::max()));
+      const Key sign = (static_cast<Key>(bits[first + i]) >> (sizeof(Key) * 8 - 1)) & parameters.sign_mask;
+      keys[first + i] = ((magnitude ^ sign) - sign) ^ parameters.flip;
+      largest.lane[i] = std::max(largest.lane[i], magnitude);
+    }
+  }
 }
 
 /// The float32 bits of 64 values of a type.
@@ -72,10 +75,12 @@ template <class Source>
 struct NarrowKeys {
   using Value = typename Source::Value;
   using Key = std::int32_t;
-  static bool load(const Value* values, Key* keys, const KeyParameters<Key>& parameters) {
+  static constexpr Key kExponent = OrderedKey32::kExponent;
+  [[gnu::always_inline]] static void load(const Value* values, Key* keys, const KeyParameters<Key>& parameters,
+                                          LargestMagnitudes<Key>& largest) {
     alignas(64) std::uint32_t bits[kWordBits];
     Source::bits32(values, bits);
-    return keys_from_bits(bits, keys, parameters);
+    keys_from_bits(bits, keys, parameters, largest);
   }
 };
 
@@ -84,7 +89,8 @@ template <class Source>
 struct WideKeys {
   using Value = typename Source::Value;
   using Key = std::int64_t;
-  static bool load(const Value* values, Key* keys, const KeyParameters<Key>& parameters) {
+  static constexpr Key kExponent = OrderedKey64::kExponent;
+  static void load(const Value* values, Key* keys, const KeyParameters<Key>& parameters, LargestMagnitudes<Key>& largest) {
     alignas(64) std::uint64_t wide[kWordBits];
     if constexpr (std::is_same_v<Source, Float64Source>) {
       std::memcpy(wide, values, sizeof(wide));
@@ -93,7 +99,7 @@ struct WideKeys {
       Source::bits32(values, bits);
       for (int i = 0; i < kWordBits; ++i) wide[i] = float64_bits_of_float32(bits[i]);
     }
-    return keys_from_bits(wide, keys, parameters);
+    keys_from_bits(wide, keys, parameters, largest);
   }
 };
 
@@ -114,15 +120,18 @@ void with_loader(const KeyFormat& format, Body&& body) {
 
 /// The keys of one word's weights; past the end of the segment, those of zeros.
 template <class Loader>
-bool load_word(const typename Loader::Value* values, std::int64_t word, std::int64_t numel, typename Loader::Key* keys,
-               const KeyParameters<typename Loader::Key>& parameters) {
+[[gnu::always_inline]] inline void load_word(const typename Loader::Value* values, std::int64_t word, std::int64_t numel,
+                                             typename Loader::Key* keys,
+                                             const KeyParameters<typename Loader::Key>& parameters,
+                                             LargestMagnitudes<typename Loader::Key>& largest) {
   const std::int64_t first = word * kWordBits;
   if (numel - first >= kWordBits) [[likely]] {
-    return Loader::load(values + first, keys, parameters);
+    Loader::load(values + first, keys, parameters, largest);
+    return;
   }
   typename Loader::Value tail[kWordBits] = {};
   std::memcpy(tail, values + first, static_cast<std::size_t>(numel - first) * sizeof(tail[0]));
-  return Loader::load(tail, keys, parameters);
+  Loader::load(tail, keys, parameters, largest);
 }
 
 /// Thresholds come as 64-bit keys; the narrow keys of finite values never reach the ends of their range.
@@ -139,11 +148,11 @@ void score_pass_with(const ScorePass& pass, const WordRange& range, PassResult& 
   const Key low = clamp_key<Key>(pass.low);
   const Key high = clamp_key<Key>(pass.high);
   alignas(64) Key keys[kWordBits];
-  bool finite = true;
+  LargestMagnitudes<Key> largest;
   std::int64_t num_below = 0;
   std::int64_t num_inside = 0;
   for (std::int64_t word = range.begin_word; word < range.end_word; ++word) {
-    finite &= load_word<Loader>(values, word, range.numel, keys, parameters);
+    load_word<Loader>(values, word, range.numel, keys, parameters, largest);
     const Word candidates = pass.candidates[word];
     const Word below = less_mask(keys, low);
     Word inside = candidates & ~below & ~greater_mask(keys, high);
@@ -159,7 +168,7 @@ void score_pass_with(const ScorePass& pass, const WordRange& range, PassResult& 
   }
   result.num_below += num_below;
   result.num_inside += num_inside;
-  result.all_finite &= finite;
+  result.all_finite &= largest.all_below(Loader::kExponent);
 }
 
 void score_pass(const ScorePass& pass, const WordRange& range, PassResult& result) {
@@ -167,9 +176,8 @@ void score_pass(const ScorePass& pass, const WordRange& range, PassResult& resul
 }
 
 /// The coarse tie keys of one word's weights.
-inline void coarse_keys_of_word(const TiePass& pass, bool consecutive, std::int64_t word, std::int64_t numel,
-                                std::uint16_t* keys) {
-  const CoarseKeyLanes lanes(pass.stream);
+inline void coarse_keys_of_word(const TiePass& pass, const CoarseKeyLanes& lanes, bool consecutive, std::int64_t word,
+                                std::int64_t numel, std::uint16_t* keys) {
   std::uint64_t counters[kCoarseKeysPerBlock];
   if (consecutive) {
     const auto first = static_cast<std::uint64_t>(pass.index_map.offset + word * kWordBits) / kCoarseKeysPerBlock;
@@ -199,6 +207,7 @@ constexpr int kFewTies = 3;
 template <class EqualBits>
 void tie_pass_with(const TiePass& pass, const WordRange& range, PassResult& result, EqualBits&& equal_bits) {
   const bool consecutive = pass.index_map.is_contiguous() && pass.index_map.offset % kCoarseKeysPerBlock == 0;
+  const CoarseKeyLanes lanes(pass.stream);
   alignas(64) std::uint16_t coarse[kWordBits];
   for (std::int64_t word = range.begin_word; word < range.end_word; ++word) {
     const Word equal = equal_bits(word);
@@ -214,7 +223,7 @@ void tie_pass_with(const TiePass& pass, const WordRange& range, PassResult& resu
         inside |= Word{key >= pass.low && key <= pass.high} << bit;
       }
     } else {
-      coarse_keys_of_word(pass, consecutive, word, range.numel, coarse);
+      coarse_keys_of_word(pass, lanes, consecutive, word, range.numel, coarse);
       below = equal & less_mask(coarse, pass.low);
       inside = equal & ~below & ~greater_mask(coarse, pass.high);
     }
@@ -238,9 +247,10 @@ void tie_pass(const TiePass& pass, const WordRange& range, PassResult& result) {
     const KeyParameters<Key> parameters(pass.format);
     const Key key = clamp_key<Key>(pass.key);
     alignas(64) Key keys[kWordBits];
+    LargestMagnitudes<Key> largest;
     tie_pass_with(pass, range, result, [&](std::int64_t word) -> Word {
       if (pass.candidates[word] == 0) return 0;
-      load_word<Loader>(values, word, range.numel, keys, parameters);
+      load_word<Loader>(values, word, range.numel, keys, parameters, largest);
       return pass.candidates[word] & ~less_mask(keys, key) & ~greater_mask(keys, key);
     });
   });
@@ -256,10 +266,11 @@ void histogram_pass(const HistogramPass& pass, const WordRange& range, std::int6
     const int prefix_shift = pass.shift + pass.digit_bits;
     const std::uint64_t digit_mask = (std::uint64_t{1} << pass.digit_bits) - 1;
     alignas(64) Key keys[kWordBits];
+    LargestMagnitudes<Key> largest;
     for (std::int64_t word = range.begin_word; word < range.end_word; ++word) {
       Word candidates = pass.candidates[word];
       if (candidates == 0) continue;
-      load_word<Loader>(values, word, range.numel, keys, parameters);
+      load_word<Loader>(values, word, range.numel, keys, parameters, largest);
       for (; candidates != 0; candidates &= candidates - 1) {
         const auto ordered = static_cast<std::uint64_t>(static_cast<Unsigned>(keys[std::countr_zero(candidates)]) ^
                                                         (Unsigned{1} << (key_bits - 1)));
@@ -268,6 +279,41 @@ void histogram_pass(const HistogramPass& pass, const WordRange& range, std::int6
       }
     }
   });
+}
+
+std::int64_t count(const Word* words, std::int64_t num_words) {
+  std::int64_t total = 0;
+  for (std::int64_t word = 0; word < num_words; ++word) total += std::popcount(words[word]);
+  return total;
+}
+
+void commit_bits(const LayerCommit& layer, const CommitOptions& options, const WordRange& range, Word* zeros,
+                 LayerCounts& counts) {
+  LayerCounts sum;
+  const Word all = options.zero_all_inactive ? ~Word{0} : Word{0};
+  const Word values_of_regrown = options.regrown_keeps_value ? ~Word{0} : Word{0};
+  const Word reliable_if_kept = options.marks_reliable ? ~Word{0} : Word{0};
+  for (std::int64_t word = range.begin_word; word < range.end_word; ++word) {
+    const Word dropped = layer.dropped[word];
+    const Word grown = layer.grown[word];
+    const Word regrown = dropped & grown;
+    const Word kept = layer.active[word] & ~dropped;
+    const Word active = kept | grown;
+    const Word explored = layer.explored[word] | active;
+    const Word reliable = layer.reliable[word] | (kept & reliable_if_kept);
+    const Word touched = dropped | grown | (all & valid_bits(word, range.numel));
+    zeros[word - range.begin_word] = touched & ~(kept | (regrown & values_of_regrown));
+    layer.active[word] = active;
+    layer.explored[word] = explored;
+    layer.reliable[word] = reliable;
+    sum.active += std::popcount(active);
+    sum.explored += std::popcount(explored);
+    sum.reliable += std::popcount(reliable);
+    sum.dropped += std::popcount(dropped);
+    sum.grown += std::popcount(grown);
+    sum.regrown += std::popcount(regrown);
+  }
+  counts = sum;
 }
 
 template <class Element>
@@ -298,6 +344,6 @@ void zero_where(void* data, std::size_t element_size, const Word* where, const W
 
 }  // namespace
 
-const Kernels ITOP_KERNELS = {score_pass, tie_pass, histogram_pass, zero_where};
+const Kernels ITOP_KERNELS = {score_pass, tie_pass, histogram_pass, count, commit_bits, zero_where};
 
 }  // namespace itop::cpu

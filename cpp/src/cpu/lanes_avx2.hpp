@@ -83,29 +83,35 @@ inline void widen_float16(const std::uint16_t* values, std::uint32_t* bits) {
 /// Upper halves hold rubbish between rounds: the multiplication does not look at them.
 class CoarseKeyLanes {
  public:
-  explicit CoarseKeyLanes(const KeyStream& stream) : stream_(stream) {}
+  explicit CoarseKeyLanes(const KeyStream& stream) {
+    const PhiloxBlock base = stream.counter_block(0, 0);
+    for (int word = 1; word < 4; ++word) base_[word] = _mm256_set1_epi64x(base.word[word]);
+    std::uint32_t key0 = stream.key0();
+    std::uint32_t key1 = stream.key1();
+    for (auto& keys : round_keys_) {
+      keys[0] = _mm256_set1_epi64x(key0);
+      keys[1] = _mm256_set1_epi64x(key1);
+      key0 += PhiloxConstants::kWeyl0;
+      key1 += PhiloxConstants::kWeyl1;
+    }
+  }
 
   void draw(const std::uint64_t* counters, std::uint16_t* keys) const {
+    const __m256i multiplier0 = _mm256_set1_epi64x(PhiloxConstants::kMultiplier0);
+    const __m256i multiplier1 = _mm256_set1_epi64x(PhiloxConstants::kMultiplier1);
     for (int half = 0; half < 2; ++half) {
       const __m256i counter = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(counters + 4 * half));
-      const PhiloxBlock base = stream_.counter_block(0, 0);
       __m256i c0 = counter;
-      __m256i c1 = _mm256_or_si256(_mm256_srli_epi64(counter, 32), _mm256_set1_epi64x(base.word[1]));
-      __m256i c2 = _mm256_set1_epi64x(base.word[2]);
-      __m256i c3 = _mm256_set1_epi64x(base.word[3]);
-      std::uint32_t key0 = stream_.key0();
-      std::uint32_t key1 = stream_.key1();
-      const __m256i multiplier0 = _mm256_set1_epi64x(PhiloxConstants::kMultiplier0);
-      const __m256i multiplier1 = _mm256_set1_epi64x(PhiloxConstants::kMultiplier1);
-      for (int round = 0; round < PhiloxConstants::kRounds; ++round) {
+      __m256i c1 = _mm256_or_si256(_mm256_srli_epi64(counter, 32), base_[1]);
+      __m256i c2 = base_[2];
+      __m256i c3 = base_[3];
+      for (const auto& round_key : round_keys_) {
         const __m256i product0 = _mm256_mul_epu32(c0, multiplier0);
         const __m256i product1 = _mm256_mul_epu32(c2, multiplier1);
-        c0 = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(product1, 32), c1), _mm256_set1_epi64x(key0));
-        c2 = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(product0, 32), c3), _mm256_set1_epi64x(key1));
+        c0 = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(product1, 32), c1), round_key[0]);
+        c2 = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(product0, 32), c3), round_key[1]);
         c1 = product1;
         c3 = product0;
-        key0 += PhiloxConstants::kWeyl0;
-        key1 += PhiloxConstants::kWeyl1;
       }
       const __m256i low = _mm256_set1_epi64x(0xFFFFFFFF);
       const __m256i words01 = _mm256_or_si256(_mm256_and_si256(c0, low), _mm256_slli_epi64(c1, 32));
@@ -119,17 +125,23 @@ class CoarseKeyLanes {
   }
 
  private:
-  KeyStream stream_;
+  __m256i base_[4] = {};
+  __m256i round_keys_[PhiloxConstants::kRounds][2];
 };
 
-/// Zeroes data[i] where bit i is set.
+/// Zeroes data[i] where bit i is set. What is zero already is not written, so that its cache line need not go back to memory:
+/// of the weights that change, the grown ones were zero before.
+inline void clear_lanes(__m256i* lanes, __m256i hit) {
+  const __m256i values = _mm256_loadu_si256(lanes);
+  if (_mm256_testz_si256(hit, values) == 0) _mm256_storeu_si256(lanes, _mm256_andnot_si256(hit, values));
+}
 inline void zero_lanes(std::uint32_t* data, Word zeros) {
   const __m256i bit_of_lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
   for (int i = 0; i < 8; ++i, zeros >>= 8) {
     auto* lanes = reinterpret_cast<__m256i*>(data + 8 * i);
     const __m256i spread = _mm256_set1_epi32(static_cast<int>(zeros & 0xFF));
     const __m256i hit = _mm256_cmpeq_epi32(_mm256_and_si256(spread, bit_of_lane), bit_of_lane);
-    _mm256_storeu_si256(lanes, _mm256_andnot_si256(hit, _mm256_loadu_si256(lanes)));
+    clear_lanes(lanes, hit);
   }
 }
 inline void zero_lanes(std::uint64_t* data, Word zeros) {
@@ -138,7 +150,7 @@ inline void zero_lanes(std::uint64_t* data, Word zeros) {
     auto* lanes = reinterpret_cast<__m256i*>(data + 4 * i);
     const __m256i spread = _mm256_set1_epi64x(static_cast<long long>(zeros & 0xF));
     const __m256i hit = _mm256_cmpeq_epi64(_mm256_and_si256(spread, bit_of_lane), bit_of_lane);
-    _mm256_storeu_si256(lanes, _mm256_andnot_si256(hit, _mm256_loadu_si256(lanes)));
+    clear_lanes(lanes, hit);
   }
 }
 inline void zero_lanes(std::uint16_t* data, Word zeros) {
@@ -147,7 +159,7 @@ inline void zero_lanes(std::uint16_t* data, Word zeros) {
     auto* lanes = reinterpret_cast<__m256i*>(data + 16 * i);
     const __m256i spread = _mm256_set1_epi16(static_cast<std::int16_t>(zeros & 0xFFFF));
     const __m256i hit = _mm256_cmpeq_epi16(_mm256_and_si256(spread, bit_of_lane), bit_of_lane);
-    _mm256_storeu_si256(lanes, _mm256_andnot_si256(hit, _mm256_loadu_si256(lanes)));
+    clear_lanes(lanes, hit);
   }
 }
 

@@ -55,28 +55,35 @@ inline void widen_float16(const std::uint16_t* values, std::uint32_t* bits) {
 /// Upper halves hold rubbish between rounds: the multiplication does not look at them.
 class CoarseKeyLanes {
  public:
-  explicit CoarseKeyLanes(const KeyStream& stream) : stream_(stream) {}
+  explicit CoarseKeyLanes(const KeyStream& stream) {
+    const PhiloxBlock base = stream.counter_block(0, 0);
+    for (int word = 1; word < 4; ++word) base_[word] = _mm512_set1_epi64(base.word[word]);
+    std::uint32_t key0 = stream.key0();
+    std::uint32_t key1 = stream.key1();
+    for (auto& keys : round_keys_) {
+      keys[0] = _mm512_set1_epi64(key0);
+      keys[1] = _mm512_set1_epi64(key1);
+      key0 += PhiloxConstants::kWeyl0;
+      key1 += PhiloxConstants::kWeyl1;
+    }
+  }
 
   void draw(const std::uint64_t* counters, std::uint16_t* keys) const {
     const __m512i counter = _mm512_loadu_si512(counters);
-    const PhiloxBlock base = stream_.counter_block(0, 0);
     __m512i c0 = counter;
-    __m512i c1 = _mm512_or_si512(_mm512_srli_epi64(counter, 32), _mm512_set1_epi64(base.word[1]));
-    __m512i c2 = _mm512_set1_epi64(base.word[2]);
-    __m512i c3 = _mm512_set1_epi64(base.word[3]);
-    std::uint32_t key0 = stream_.key0();
-    std::uint32_t key1 = stream_.key1();
+    __m512i c1 = _mm512_or_si512(_mm512_srli_epi64(counter, 32), base_[1]);
+    __m512i c2 = base_[2];
+    __m512i c3 = base_[3];
     const __m512i multiplier0 = _mm512_set1_epi64(PhiloxConstants::kMultiplier0);
     const __m512i multiplier1 = _mm512_set1_epi64(PhiloxConstants::kMultiplier1);
-    for (int round = 0; round < PhiloxConstants::kRounds; ++round) {
+    constexpr int xor_of_three = 0x96;
+    for (const auto& round_key : round_keys_) {
       const __m512i product0 = _mm512_mul_epu32(c0, multiplier0);
       const __m512i product1 = _mm512_mul_epu32(c2, multiplier1);
-      c0 = _mm512_xor_si512(_mm512_xor_si512(_mm512_srli_epi64(product1, 32), c1), _mm512_set1_epi64(key0));
-      c2 = _mm512_xor_si512(_mm512_xor_si512(_mm512_srli_epi64(product0, 32), c3), _mm512_set1_epi64(key1));
+      c0 = _mm512_ternarylogic_epi64(_mm512_srli_epi64(product1, 32), c1, round_key[0], xor_of_three);
+      c2 = _mm512_ternarylogic_epi64(_mm512_srli_epi64(product0, 32), c3, round_key[1], xor_of_three);
       c1 = product1;
       c3 = product0;
-      key0 += PhiloxConstants::kWeyl0;
-      key1 += PhiloxConstants::kWeyl1;
     }
     const __m512i low = _mm512_set1_epi64(0xFFFFFFFF);
     const __m512i words01 = _mm512_or_si512(_mm512_and_si512(c0, low), _mm512_slli_epi64(c1, 32));
@@ -88,26 +95,37 @@ class CoarseKeyLanes {
   }
 
  private:
-  KeyStream stream_;
+  __m512i base_[4] = {};
+  __m512i round_keys_[PhiloxConstants::kRounds][2];
 };
 
-/// Zeroes data[i] where bit i is set. Whole stores of a masked load: as fast as masked stores or faster.
+/// Zeroes data[i] where bit i is set. What is zero already is not written, so that its cache line need not go back to memory:
+/// of the weights that change, the grown ones were zero before.
 inline void zero_lanes(std::uint32_t* data, Word zeros) {
   for (int i = 0; i < 4; ++i) {
-    const auto keep = static_cast<__mmask16>(~zeros >> (16 * i));
-    _mm512_storeu_si512(data + 16 * i, _mm512_maskz_loadu_epi32(keep, data + 16 * i));
+    const auto clear = static_cast<__mmask16>(zeros >> (16 * i));
+    const __m512i values = _mm512_loadu_si512(data + 16 * i);
+    if (_mm512_mask_test_epi32_mask(clear, values, values) != 0) {
+      _mm512_storeu_si512(data + 16 * i, _mm512_mask_mov_epi32(values, clear, _mm512_setzero_si512()));
+    }
   }
 }
 inline void zero_lanes(std::uint64_t* data, Word zeros) {
   for (int i = 0; i < 8; ++i) {
-    const auto keep = static_cast<__mmask8>(~zeros >> (8 * i));
-    _mm512_storeu_si512(data + 8 * i, _mm512_maskz_loadu_epi64(keep, data + 8 * i));
+    const auto clear = static_cast<__mmask8>(zeros >> (8 * i));
+    const __m512i values = _mm512_loadu_si512(data + 8 * i);
+    if (_mm512_mask_test_epi64_mask(clear, values, values) != 0) {
+      _mm512_storeu_si512(data + 8 * i, _mm512_mask_mov_epi64(values, clear, _mm512_setzero_si512()));
+    }
   }
 }
 inline void zero_lanes(std::uint16_t* data, Word zeros) {
   for (int i = 0; i < 2; ++i) {
-    const auto keep = static_cast<__mmask32>(~zeros >> (32 * i));
-    _mm512_storeu_si512(data + 32 * i, _mm512_maskz_loadu_epi16(keep, data + 32 * i));
+    const auto clear = static_cast<__mmask32>(zeros >> (32 * i));
+    const __m512i values = _mm512_loadu_si512(data + 32 * i);
+    if (_mm512_mask_test_epi16_mask(clear, values, values) != 0) {
+      _mm512_storeu_si512(data + 32 * i, _mm512_mask_mov_epi16(values, clear, _mm512_setzero_si512()));
+    }
   }
 }
 

@@ -42,6 +42,13 @@ class CoarseKeyLanes {
     }
   }
 
+  /// The same for the blocks first, first + 1, ... first + 7.
+  void draw_consecutive(std::uint64_t first, std::uint16_t* keys) const {
+    std::uint64_t counters[kCoarseKeysPerBlock];
+    for (int i = 0; i < kCoarseKeysPerBlock; ++i) counters[i] = first + static_cast<std::uint64_t>(i);
+    draw(counters, keys);
+  }
+
  private:
   KeyStream stream_;
 };

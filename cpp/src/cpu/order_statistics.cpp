@@ -1,6 +1,8 @@
 #include "cpu/order_statistics.hpp"
 
 #include <algorithm>
+#include <array>
+#include <bit>
 
 namespace itop::cpu {
 namespace {
@@ -24,10 +26,42 @@ struct SearchRange {
   }
 };
 
+/// Answers one query, values untouched: count by equal steps between the ends, then sort out one step.
+std::int64_t nth_smallest(const OrderStatisticQuery& query) {
+  const std::vector<std::int64_t>& values = *query.values;
+  std::int64_t rank = query.rank;
+  constexpr int kBinBits = 10;
+  constexpr std::size_t num_bins = std::size_t{1} << kBinBits;
+  std::vector<std::int64_t> left;
+  if (values.size() <= num_bins) {
+    left = values;
+  } else {
+    const auto [least, greatest] = std::minmax_element(values.begin(), values.end());
+    const std::uint64_t low = to_unsigned(*least);
+    const int shift = std::max(0, static_cast<int>(std::bit_width(to_unsigned(*greatest) - low)) - kBinBits);
+    const auto bin_of = [&](std::int64_t value) { return static_cast<std::size_t>((to_unsigned(value) - low) >> shift); };
+    std::array<std::int64_t, num_bins> bins{};
+    for (const std::int64_t value : values) ++bins[bin_of(value)];
+    std::size_t bin = 0;
+    while (rank > bins[bin]) rank -= bins[bin++];
+    left.reserve(static_cast<std::size_t>(bins[bin]));
+    for (const std::int64_t value : values) {
+      if (bin_of(value) == bin) left.push_back(value);
+    }
+  }
+  const auto wanted = left.begin() + (rank - 1);
+  std::nth_element(left.begin(), wanted, left.end());
+  return *wanted;
+}
+
 void answer_merged(std::span<OrderStatisticQuery> queries, Reduction& reduction, ThreadPool& threads) {
-  threads.parallel_for(static_cast<std::int64_t>(queries.size()), [&](std::int64_t i) {
-    auto& values = *queries[static_cast<std::size_t>(i)].values;
-    if (!std::is_sorted(values.begin(), values.end())) std::sort(values.begin(), values.end());
+  std::vector<std::vector<std::int64_t>*> arrays;
+  for (const auto& query : queries) arrays.push_back(query.values);
+  std::sort(arrays.begin(), arrays.end());
+  arrays.erase(std::unique(arrays.begin(), arrays.end()), arrays.end());
+  threads.parallel_for(static_cast<std::int64_t>(arrays.size()), [&](std::int64_t i) {
+    auto& values = *arrays[static_cast<std::size_t>(i)];
+    std::sort(values.begin(), values.end());
   });
   std::vector<SearchRange> ranges;
   for (const auto& query : queries) ranges.push_back({to_unsigned(query.lowest), to_unsigned(query.highest)});
@@ -71,9 +105,7 @@ void answer(std::span<OrderStatisticQuery> queries, Reduction& reduction, Thread
   }
   threads.parallel_for(static_cast<std::int64_t>(queries.size()), [&](std::int64_t i) {
     auto& query = queries[static_cast<std::size_t>(i)];
-    const auto wanted = query.values->begin() + (query.rank - 1);
-    std::nth_element(query.values->begin(), wanted, query.values->end());
-    query.result = *wanted;
+    query.result = nth_smallest(query);
   });
 }
 

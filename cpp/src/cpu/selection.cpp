@@ -16,9 +16,9 @@ namespace {
 
 constexpr std::int64_t kChunkWords = 2048;            // 131,072 weights: small enough to balance, large enough to stream
 constexpr std::int64_t kSmallSelection = 1 << 14;     // up to here every candidate is resolved exactly, without a bracket
-constexpr std::int64_t kMinSampleWords = 256;
-constexpr std::int64_t kMaxSampleWords = 2048;
-constexpr double kBracketDeviations = 5.0;            // a miss costs a second pass, never exactness
+constexpr double kBracketDeviations = 4.0;            // a miss costs a second pass, never exactness
+constexpr double kMinSample = 256.0;
+constexpr double kSampleScale = kBracketDeviations;   // a sampled key costs about what a candidate in the bracket does
 constexpr std::int64_t kLowestKey = std::numeric_limits<std::int64_t>::min();
 constexpr std::int64_t kHighestKey = std::numeric_limits<std::int64_t>::max();
 constexpr int kHistogramDigitBits = 11;
@@ -64,6 +64,25 @@ struct Problem {
 
 KeyFormat format_of(const Problem& problem, const SelectionSegment& segment) {
   return {segment.scores.dtype, segment.transform, problem.selection->order, problem.wide};
+}
+
+/// The key of one score; the kernels have the same arithmetic for 64 at once.
+std::int64_t key_of(const void* scores, const KeyFormat& format, std::int64_t position) {
+  const auto key_of_bits32 = [&](std::uint32_t bits) -> std::int64_t {
+    if (format.wide) return OrderedKey64::from_bits(float64_bits_of_float32(bits), format.transform, format.order);
+    return OrderedKey32::from_bits(bits, format.transform, format.order);
+  };
+  switch (format.dtype) {
+    case DType::kFloat32:
+      return key_of_bits32(static_cast<const std::uint32_t*>(scores)[position]);
+    case DType::kBFloat16:
+      return key_of_bits32(float32_bits_of_bfloat16(static_cast<const std::uint16_t*>(scores)[position]));
+    case DType::kFloat16:
+      return key_of_bits32(float32_bits_of_float16(static_cast<const std::uint16_t*>(scores)[position]));
+    case DType::kFloat64:
+      return OrderedKey64::from_bits(static_cast<const std::uint64_t*>(scores)[position], format.transform, format.order);
+  }
+  return 0;
 }
 
 void set_chosen(const Problem& problem, const Chunk& chunk, std::int64_t position) {
@@ -144,9 +163,8 @@ class Rounds {
     for_problems([](Problem& problem) {
       for (const auto& chunk : problem.chunks) {
         const auto& segment = problem.selection->segments[chunk.segment];
-        for (std::int64_t word = chunk.range.begin_word; word < chunk.range.end_word; ++word) {
-          problem.num_candidates += std::popcount(segment.candidates[word]);
-        }
+        problem.num_candidates +=
+            kernels().count(segment.candidates + chunk.range.begin_word, chunk.range.end_word - chunk.range.begin_word);
       }
       for (const auto& segment : problem.selection->segments) problem.numel += segment.numel;
     });
@@ -191,15 +209,13 @@ class Rounds {
     std::vector<std::int64_t> sizes;
     for (const auto& one : samples) sizes.push_back(static_cast<std::int64_t>(one.size()));
     reduction_.sum(sizes);
-    // Two queries a problem, each on its own copy: partial sorting of one must not disturb the other.
-    std::vector<std::vector<std::int64_t>> copies = samples;
     std::vector<OrderStatisticQuery> queries;
     std::vector<std::pair<std::size_t, bool>> asked_by;
     for (std::size_t i = 0; i < problems_.size(); ++i) {
       const Problem& problem = problems_[i];
       if (!is_sampled(problem) || sizes[i] == 0) continue;
       const auto size = static_cast<double>(sizes[i]);
-      const double quantile = static_cast<double>(problem.selection->k) / static_cast<double>(problem.num_candidates);
+      const double quantile = quantile_of(problem);
       const double slack = kBracketDeviations * std::sqrt(size * quantile * (1.0 - quantile)) + 2.0;
       const auto low_rank = static_cast<std::int64_t>(std::floor(size * quantile - slack));
       const auto high_rank = static_cast<std::int64_t>(std::ceil(size * quantile + slack)) + 1;
@@ -208,7 +224,7 @@ class Rounds {
         asked_by.emplace_back(i, true);
       }
       if (high_rank <= sizes[i]) {
-        queries.push_back({&copies[i], high_rank, problem.key_min(), problem.key_max(), 0});
+        queries.push_back({&samples[i], high_rank, problem.key_min(), problem.key_max(), 0});
         asked_by.emplace_back(i, false);
       }
     }
@@ -245,35 +261,57 @@ class Rounds {
     problem.lists_inside = false;
   }
 
-  /// Keys of the candidates in words spread over the problem, at scattered places so that rows do not alias.
+  static double quantile_of(const Problem& problem) {
+    return static_cast<double>(problem.selection->k) / static_cast<double>(problem.num_candidates);
+  }
+
+  /// How many keys to sample: more make the bracket narrower, so that fewer candidates are left for the end. The sum of
+  /// both costs is least where the sample grows as the two-thirds power of candidates times standard deviation.
+  static double sample_size(const Problem& problem) {
+    const double quantile = quantile_of(problem);
+    const double deviation = std::sqrt(quantile * (1.0 - quantile));
+    const double root = std::cbrt(kSampleScale * static_cast<double>(problem.num_candidates) * deviation);
+    return std::max(kMinSample, root * root);
+  }
+
+  /// Candidates of a whole chunk that a bracket of a sample holds, with room to spare.
+  static std::size_t expected_inside(const Problem& problem) {
+    const double quantile = quantile_of(problem);
+    const double width = 2.0 * kBracketDeviations * std::sqrt(quantile * (1.0 - quantile) / sample_size(problem));
+    const double density = static_cast<double>(problem.num_candidates) / static_cast<double>(problem.numel);
+    return static_cast<std::size_t>(1.3 * width * density * static_cast<double>(kChunkWords * kWordBits)) + 64;
+  }
+
+  /// Keys of the candidates in groups of neighbours spread over this part, at scattered places so that rows do not alias.
+  /// Every part samples at the same rate.
   static std::vector<std::int64_t> sample(const Problem& problem) {
-    std::int64_t words = 0;
-    for (const auto& segment : problem.selection->segments) words += words_for(segment.numel);
-    const std::int64_t wanted = std::min(words, std::clamp(words / 32, kMinSampleWords, kMaxSampleWords));
-    const double stride = static_cast<double>(words) / static_cast<double>(std::max<std::int64_t>(wanted, 1));
+    // A cache line's worth where candidates are few. Neighbours resemble each other, so fewer of them where all would count.
+    const std::int64_t group_weights = 4 * problem.num_candidates < problem.numel ? 16 : 4;
+    const std::int64_t groups_per_word = kWordBits / group_weights;
+    const Word ones = (Word{1} << group_weights) - 1;
+    std::int64_t num_groups = 0;
+    for (const auto& segment : problem.selection->segments) num_groups += words_for(segment.numel) * groups_per_word;
+    const double rate = std::min(1.0, sample_size(problem) / static_cast<double>(problem.num_candidates));
+    const auto wanted = static_cast<std::int64_t>(std::ceil(rate * static_cast<double>(num_groups)));
+    const double stride = static_cast<double>(num_groups) / static_cast<double>(std::max<std::int64_t>(wanted, 1));
     std::vector<std::int64_t> keys;
-    PassResult result;
+    keys.reserve(static_cast<std::size_t>(1.2 * sample_size(problem) + 16.0));
     std::size_t s = 0;
     std::int64_t first_word = 0;
     for (std::int64_t i = 0; i < wanted; ++i) {
       const double jitter = static_cast<double>((static_cast<std::uint64_t>(i) * 0x9E3779B97F4A7C15ULL) >> 40) / 16777216.0;
-      const auto word = std::min(words - 1, static_cast<std::int64_t>((static_cast<double>(i) + jitter) * stride));
+      const auto group = std::min(num_groups - 1, static_cast<std::int64_t>((static_cast<double>(i) + jitter) * stride));
+      const std::int64_t word = group / groups_per_word;
       while (word - first_word >= words_for(problem.selection->segments[s].numel)) {
         first_word += words_for(problem.selection->segments[s].numel);
         ++s;
       }
       const auto& segment = problem.selection->segments[s];
-      result.inside.clear();
-      result.num_inside = 0;
-      ScorePass pass;
-      pass.scores = segment.scores.data;
-      pass.format = format_of(problem, segment);
-      pass.candidates = segment.candidates;
-      pass.low = problem.key_min();
-      pass.high = problem.key_max();
-      pass.capacity = kWordBits;
-      kernels().score_pass(pass, {word - first_word, word - first_word + 1, segment.numel}, result);
-      for (const auto& candidate : result.inside) keys.push_back(candidate.key);
+      const Word in_group = ones << (group % groups_per_word * group_weights);
+      for (Word left = segment.candidates[word - first_word] & in_group; left != 0; left &= left - 1) {
+        const std::int64_t position = (word - first_word) * kWordBits + std::countr_zero(left);
+        keys.push_back(key_of(segment.scores.data, format_of(problem, segment), position));
+      }
     }
     return keys;
   }
@@ -292,6 +330,7 @@ class Rounds {
       pass.low = problem.low;
       pass.high = problem.high;
       pass.capacity = problem.lists_inside ? std::max(kSmallSelection, (chunk.range.end_word - chunk.range.begin_word) * kWordBits / 2) : 0;
+      if (is_sampled(problem)) chunk.result.inside.reserve(expected_inside(problem));
       kernels().score_pass(pass, chunk.range, chunk.result);
     });
     for (auto& problem : problems_) {

@@ -80,7 +80,8 @@ inline Chosen sorted_reference(const SelectionCase& selection) {
 }
 
 /// Runs the selections in one call of the device's backend. Chosen bits start as garbage: they must be written whole.
-inline std::vector<Chosen> select_on(const Device& device, const std::vector<SelectionCase>& cases, Reduction& reduction) {
+inline std::vector<Chosen> select_on(const Device& device, const std::vector<SelectionCase>& cases,
+                                     Reduction& reduction) {
   struct Buffers {
     DeviceBytes scores, candidates, chosen;
   };
@@ -94,7 +95,8 @@ inline std::vector<Chosen> select_on(const Device& device, const std::vector<Sel
     for (const LayerCase& layer : one.layers) {
       const std::vector<Word> candidates = pack_bits(layer.candidates);
       std::vector<Word> garbage(candidates.size() + 1, 0xDEADBEEFDEADBEEFULL);
-      of_layers.push_back({DeviceBytes(device, layer.scores), DeviceBytes::of(device, candidates), DeviceBytes::of(device, garbage)});
+      of_layers.push_back(
+          {DeviceBytes(device, layer.scores), DeviceBytes::of(device, candidates), DeviceBytes::of(device, garbage)});
       SelectionSegment segment;
       segment.layer = layer.name;
       if (!layer.scores.empty()) segment.scores = {of_layers.back().scores.data(), layer.numel(), layer.dtype, device};
@@ -141,12 +143,13 @@ inline std::int64_t num_chosen(const Chosen& chosen) {
 inline ::testing::AssertionResult same(const Chosen& actual, const Chosen& expected) {
   if (actual.size() != expected.size()) return ::testing::AssertionFailure() << "different numbers of layers";
   for (std::size_t l = 0; l < actual.size(); ++l) {
-    if (actual[l].size() != expected[l].size()) return ::testing::AssertionFailure() << "layer " << l << ": different sizes";
+    if (actual[l].size() != expected[l].size())
+      return ::testing::AssertionFailure() << "layer " << l << ": different sizes";
     for (std::size_t i = 0; i < actual[l].size(); ++i) {
       if (actual[l][i] == expected[l][i]) continue;
-      return ::testing::AssertionFailure() << "layer " << l << ", weight " << i << (actual[l][i] ? " is" : " is not")
-                                           << " chosen; " << num_chosen(actual) << " chosen, " << num_chosen(expected)
-                                           << " expected";
+      return ::testing::AssertionFailure()
+             << "layer " << l << ", weight " << i << (actual[l][i] ? " is" : " is not") << " chosen; "
+             << num_chosen(actual) << " chosen, " << num_chosen(expected) << " expected";
     }
   }
   return ::testing::AssertionSuccess();

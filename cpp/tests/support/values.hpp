@@ -8,9 +8,11 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "itop/tensor_view.hpp"
+#include "support/devices.hpp"
 
 namespace itop::testing {
 
@@ -26,6 +28,10 @@ inline std::string name_of(DType dtype) {
       return "float16";
   }
   throw std::logic_error("unknown dtype");
+}
+
+inline std::string name_of_device_and_type(const ::testing::TestParamInfo<std::tuple<Device, DType>>& info) {
+  return device_label(std::get<0>(info.param)) + "_" + name_of(std::get<1>(info.param));
 }
 
 inline constexpr DType kAllDTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16};
@@ -55,7 +61,8 @@ inline std::uint16_t encode_float16(double value) {
   }
   int exponent = 0;
   const double fraction = std::frexp(magnitude, &exponent);  // in [1/2, 1)
-  return static_cast<std::uint16_t>(sign | ((exponent + 14) << 10) | (static_cast<int>(std::ldexp(fraction, 11)) & 0x3FF));
+  return static_cast<std::uint16_t>(sign | ((exponent + 14) << 10) |
+                                    (static_cast<int>(std::ldexp(fraction, 11)) & 0x3FF));
 }
 
 inline std::uint16_t encode_bfloat16(double value) {

@@ -36,6 +36,8 @@ class Adam(torch.optim.Adam, MaskedOptimizer):
                     state["step"] = torch.tensor(0.0)
                     state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
                     state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    state[moment] = laid_out_like(state[moment], parameter)
                 state["step"] += 1
                 gradient = laid_out_like(parameter.grad, parameter)
                 layer = layer_of.get(id(parameter), -1)
@@ -54,6 +56,7 @@ class Adam(torch.optim.Adam, MaskedOptimizer):
                 decoupled_weight_decay=bool(group.get("decoupled_weight_decay", False)),
                 maximize=group["maximize"],
             )
+            torch.autograd.graph.increment_version([row[1] for row in rows])
         return loss
 
 

@@ -19,21 +19,21 @@ class MaskedOptimizer(Optimizer):
     """An optimiser that masks by itself, in the pass that steps.
 
     Without an engine it steps every weight. Where a native step is not possible (another device than the CPU, another
-    type than float32, ``amsgrad``) it takes torch's own step, which the engine masks like any other's;
-    ``uses_native_step`` says which.
+    type than float32, memory with gaps, ``amsgrad``, ``fused``, an ``eps`` of zero) it takes torch's own step, which the
+    engine masks like any other's; ``uses_native_step`` says which.
     """
 
     _topology: weakref.ref[Topology] | None = None
 
-    def attach_topology(self, topology: Topology) -> None:
-        """Called by the engine: from now on only active weights of its layers are stepped."""
-        self._topology = weakref.ref(topology)
+    def attach_topology(self, topology: Topology | None) -> None:
+        """Called by the engine: from now on only active weights of its layers are stepped; None: every weight."""
+        self._topology = None if topology is None else weakref.ref(topology)
 
     @property
     def uses_native_step(self) -> bool:
         """Whether every parameter can take the fused native step."""
-        return all(_is_native(parameter) for group in self.param_groups for parameter in group["params"]) and not any(
-            group.get("differentiable") or group.get("amsgrad") for group in self.param_groups
+        return all(_is_native_group(group) for group in self.param_groups) and all(
+            _is_native(parameter) for group in self.param_groups for parameter in group["params"]
         )
 
     def _masks(self) -> tuple[MaskStore | None, dict[int, int]]:
@@ -57,8 +57,28 @@ def evaluate(closure: Callable[[], Any] | None) -> Any:
         return closure()
 
 
+def _is_native_group(group: dict[str, Any]) -> bool:
+    # torch's fused step also unscales gradients for a gradient scaler; an eps of zero divides zero by zero at inactive
+    # weights that share a vector register with active ones.
+    return not (group.get("differentiable") or group.get("amsgrad") or group.get("fused")) and group.get("eps", 1.0) > 0
+
+
 def _is_native(parameter: Tensor) -> bool:
-    return parameter.is_cpu and parameter.dtype is torch.float32 and type(parameter) in (Tensor, torch.nn.Parameter)
+    return (
+        parameter.is_cpu
+        and parameter.dtype is torch.float32
+        and type(parameter) in (Tensor, torch.nn.Parameter)
+        and (parameter.is_contiguous() or _fills_its_memory(parameter))
+    )
+
+
+def _fills_its_memory(tensor: Tensor) -> bool:
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return True
 
 
 def torch_step(optimizer: Optimizer, kind: type[Optimizer]) -> None:
@@ -69,8 +89,8 @@ def torch_step(optimizer: Optimizer, kind: type[Optimizer]) -> None:
     step(optimizer)
 
 
-def laid_out_like(gradient: Tensor, parameter: Tensor) -> Tensor:
-    """The gradient in the parameter's memory order: itself where it is already."""
-    if gradient.stride() == parameter.stride():
-        return gradient
-    return torch.empty_like(parameter, memory_format=torch.preserve_format).copy_(gradient)
+def laid_out_like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """A gradient or state in the parameter's memory order: itself where it is already."""
+    if tensor.stride() == parameter.stride():
+        return tensor
+    return torch.empty_like(parameter, memory_format=torch.preserve_format).copy_(tensor)

@@ -36,10 +36,12 @@ class SGD(torch.optim.SGD, MaskedOptimizer):
                 if group["momentum"] != 0:
                     state = self.state[parameter]
                     buffer = state.get("momentum_buffer")
-                    if is_first := buffer is None:
-                        buffer = state["momentum_buffer"] = torch.zeros_like(
-                            parameter, memory_format=torch.preserve_format
-                        )
+                    is_first = buffer is None
+                    buffer = state["momentum_buffer"] = (
+                        torch.zeros_like(parameter, memory_format=torch.preserve_format)
+                        if buffer is None
+                        else laid_out_like(buffer, parameter)
+                    )
                 gradient = laid_out_like(parameter.grad, parameter)
                 rows.append((layer_of.get(id(parameter), -1), parameter, gradient, buffer, None, is_first, 0.0))
             _core.sgd_step(
@@ -52,4 +54,5 @@ class SGD(torch.optim.SGD, MaskedOptimizer):
                 nesterov=group["nesterov"],
                 maximize=group["maximize"],
             )
+            torch.autograd.graph.increment_version([row[1] for row in rows])
         return loss

@@ -1,0 +1,64 @@
+#include "cpu/order_statistics.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "support/draws.hpp"
+#include "support/parts.hpp"
+
+namespace itop::cpu {
+namespace {
+
+constexpr std::int64_t kLowest = std::numeric_limits<std::int64_t>::min();
+constexpr std::int64_t kHighest = std::numeric_limits<std::int64_t>::max();
+
+std::vector<std::int64_t> values_of(testing::Draws& draws, std::int64_t n, std::int64_t distinct) {
+  std::vector<std::int64_t> values;
+  for (std::int64_t i = 0; i < n; ++i) values.push_back(draws.below(distinct) - distinct / 2);
+  return values;
+}
+
+TEST(OrderStatistics, AreThoseOfTheSortedValues) {
+  ThreadPool threads(2);
+  LocalReduction local;
+  testing::Draws draws(51);
+  for (const std::int64_t n : {1, 2, 10, 1'000}) {
+    auto values = values_of(draws, n, 100);
+    auto sorted = values;
+    std::sort(sorted.begin(), sorted.end());
+    for (const std::int64_t rank : {std::int64_t{1}, (n + 1) / 2, n}) {
+      std::vector<OrderStatisticQuery> queries{{&values, rank, kLowest, kHighest, 0}};
+      answer(queries, local, threads);
+      EXPECT_EQ(queries[0].result, sorted[static_cast<std::size_t>(rank - 1)]);
+    }
+  }
+}
+
+TEST(OrderStatistics, AreFoundOverPartsOfWhichSomeAreEmpty) {
+  testing::Draws draws(52);
+  for (const std::int64_t distinct : {std::int64_t{1}, std::int64_t{5}, std::int64_t{1} << 62}) {
+    std::vector<std::vector<std::int64_t>> of_part{values_of(draws, 300, distinct), {}, values_of(draws, 7, distinct)};
+    of_part[0].push_back(kLowest);
+    of_part[2].push_back(kHighest);
+    std::vector<std::int64_t> sorted;
+    for (const auto& values : of_part) sorted.insert(sorted.end(), values.begin(), values.end());
+    std::sort(sorted.begin(), sorted.end());
+    for (const std::int64_t rank : {1, 2, 150, 308, 309}) {
+      testing::Parts parts(3);
+      std::vector<std::int64_t> results(3);
+      parts.run([&](std::size_t part, Reduction& reduction) {
+        ThreadPool threads(1);
+        std::vector<OrderStatisticQuery> queries{{&of_part[part], rank, kLowest, kHighest, 0}};
+        answer(queries, reduction, threads);
+        results[part] = queries[0].result;
+      });
+      EXPECT_EQ(results, std::vector<std::int64_t>(3, sorted[static_cast<std::size_t>(rank - 1)]));
+      EXPECT_LE(parts.num_sums(), 17);  // sixteen-fold narrowing of 64 bits
+    }
+  }
+}
+
+}  // namespace
+}  // namespace itop::cpu

@@ -1,0 +1,198 @@
+"""What a training shows on the terminal: progress bars with the rates in them, and the table at the end."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, final
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from itop.training.config import RunConfig
+from itop.training.experiment import Experiment, ExperimentResult
+from itop.training.interruption import Interrupted
+from itop.training.observers import TrainingObserver
+from itop.training.records import EpochRecord, UpdateRecord
+
+__all__ = ["TrainingDisplay", "print_result"]
+
+_REFRESH_SECONDS = 0.15
+
+
+@final
+class TrainingDisplay(TrainingObserver):
+    """Two bars: the run that is going on, and the experiment; a line for each run that is done."""
+
+    def __init__(self, experiment: Experiment, *, quiet: bool = False) -> None:
+        self._console = Console()
+        self._experiment = experiment
+        self._quiet = quiet
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=28),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[rates]}", style="dim"),
+            TimeRemainingColumn(compact=True),
+            console=self._console,
+            auto_refresh=False,  # refreshed from the steps: no thread competes with training for the processor
+            disable=quiet or not self._console.is_terminal,
+        )
+        self._run: TaskID | None = None
+        self._all = self._bars.add_task(
+            "all runs", total=len(experiment.runs), rates="", visible=len(experiment.runs) > 1
+        )
+        self._total_steps = 1
+        self._done = 0
+        self._next_refresh = 0.0
+        self._step = 0
+        self._measured_at = (0.0, 0)
+        self._rates: dict[str, str] = {}
+
+    def __enter__(self) -> TrainingDisplay:
+        self._bars.start()
+        if not self._quiet:
+            config = self._experiment.runs[0]
+            count = len(self._experiment.runs)
+            self._console.print(
+                f"[bold]{config.model}[/] on [bold]{config.data}[/]: {', '.join(self._experiment.methods)}; "
+                f"{count} run{'s' if count > 1 else ''} of {config.num_epochs} epochs",
+                highlight=False,
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._bars.update(self._all, completed=self._done)
+        self._bars.stop()
+
+    def data_decoded(self, num_images: int, total: int) -> None:
+        if self._run is None:
+            self._run = self._bars.add_task("reading images once", total=total, rates="")
+        self._bars.update(self._run, completed=num_images)
+        self._bars.refresh()
+
+    def run_started(self, config: RunConfig, folder: Path, step: int, total_steps: int) -> None:
+        if self._run is not None:
+            self._bars.remove_task(self._run)
+        self._total_steps = total_steps
+        self._measured_at = (time.monotonic(), step)
+        self._rates = {}
+        self._run = self._bars.add_task(_name(config), total=total_steps, completed=step, rates="")
+        self._bars.refresh()
+
+    def step_taken(self, step: int) -> None:
+        self._step = step
+        now = time.monotonic()
+        if now >= self._next_refresh:
+            self._next_refresh = now + _REFRESH_SECONDS
+            self._show(now)
+
+    def topology_updated(self, record: UpdateRecord) -> None:
+        self._rates["R_s"] = f"{record.exploration_rate * 100:.1f} %"
+        self._rates["R_r"] = f"{record.reliable_rate * 100:.1f} %"
+
+    def epoch_ended(self, record: EpochRecord) -> None:
+        accuracy = record.train_accuracy if record.validation_accuracy is None else record.validation_accuracy
+        self._rates |= {
+            "epoch": str(record.epoch),
+            "acc": f"{accuracy * 100:.1f} %",
+            "R_s": f"{record.exploration_rate * 100:.1f} %",
+            "R_r": f"{record.reliable_rate * 100:.1f} %",
+        }
+
+    def run_ended(self, config: RunConfig, summary: Mapping[str, Any]) -> None:
+        self._run_over()
+        if not self._quiet:
+            accuracy, rate = summary["test_accuracy"]["mean"], summary["exploration_rate"]
+            self._console.print(
+                f"[green]done[/]  {_name(config)}  test {accuracy * 100:.2f} %  R_s {rate * 100:.1f} %"
+                f"  {summary['seconds']:.1f} s",
+                highlight=False,
+            )
+
+    def run_failed(self, config: RunConfig, reason: str) -> None:
+        self._run_over()
+        self._console.print(Text.assemble(("failed", "red"), f"  {_name(config)}  {' '.join(reason.split())}"))
+
+    def say_how_to_resume(self, interruption: Interrupted, root: Path) -> None:
+        self._console.print(
+            f"\nStopped after step {interruption.step:,} of this run; nothing is lost. Go on with:\n"
+            f"  itop train --resume {shlex.quote(str(root))}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,  # a command that is to be copied has no line break
+        )
+
+    def _run_over(self) -> None:
+        self._done += 1
+        self._bars.update(self._all, completed=self._done)
+        if self._run is not None:
+            self._bars.remove_task(self._run)
+            self._run = None
+
+    def _show(self, now: float) -> None:
+        if self._run is None:
+            return
+        since, step = self._measured_at
+        speed = (self._step - step) / max(now - since, 1e-6)
+        rates = "  ".join([*(f"{name} {value}" for name, value in self._rates.items()), f"{speed:,.0f} steps/s"])
+        self._bars.update(self._run, completed=self._step, rates=rates)
+        self._bars.update(self._all, completed=self._done + self._step / self._total_steps)
+        self._bars.refresh()
+
+
+def print_result(result: ExperimentResult, experiment: Experiment, report: Path) -> None:
+    """The table of methods, what failed, and where the report is."""
+    console = Console()
+    config = experiment.runs[0]
+    table = Table(
+        title=f"{config.model} on {config.data}",
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        caption="R_s: weights explored; R_r: explored reliably; FLOPs against dense.",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("Method", no_wrap=True)
+    for heading in ("Sparsity", "Test accuracy", "R_s", "R_r", "Training FLOPs"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    best = max((summary["test_accuracy"]["mean"] for summary in result.summaries), default=0.0)
+    for summary in result.summaries:
+        is_best = summary["test_accuracy"]["mean"] == best and len(result.summaries) > 1
+        table.add_row(
+            summary["method"],
+            f"{summary['sparsity'] * 100:.1f} %",
+            Text(_spread(summary["test_accuracy"]), style="bold green" if is_best else ""),
+            f"{summary['exploration_rate'] * 100:.1f} %",
+            f"{summary['reliable_rate'] * 100:.1f} %",
+            _ratio(summary["train_flops_ratio"]),
+        )
+    console.print()
+    console.print(table)
+    for name, reason in result.failures.items():
+        console.print(Text.assemble(("failed", "red"), f"  {name}: {' '.join(reason.split())}"))
+    console.print(f"Report: {report}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _name(config: RunConfig) -> str:
+    return f"{config.method}, seed {config.seed}"
+
+
+def _spread(value: Mapping[str, Any]) -> str:
+    deviation = f" ± {value['std'] * 100:.2f}" if len(value["values"]) > 1 else ""
+    return f"{value['mean'] * 100:.2f}{deviation} %"
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}x" if value >= 0.095 else f"{value:.2g}x"

@@ -1,0 +1,304 @@
+"""Line charts and heat maps as SVG that follows the page's colours.
+
+Colours are CSS classes (``series-0`` ..., ``heat-0`` ...), so that one drawing serves light and dark; what a pointer
+needs to read values off a chart goes along as JSON. All text is escaped here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from html import escape
+from itertools import groupby
+from typing import final
+
+__all__ = ["HEAT_LEVELS", "Axis", "HeatMap", "LineStyle", "Series", "heat_map", "line_chart"]
+
+HEAT_LEVELS = 32
+MAX_POINTS = 400
+MAX_COLUMNS = 120
+
+_WIDTH, _HEIGHT = 560, 300
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 12, 44
+
+
+class LineStyle(Enum):
+    SOLID = "solid"
+    DASHED = "dashed"
+    DOTTED = "dotted"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """What an axis shows.
+
+    Args:
+        label: Quantity with its unit.
+        percent: Whether values are fractions, shown in percent.
+        low, high: Fixed ends; None follows the data.
+        settled: Whether the first tenth of each line is left out of what the ends follow, so that the differences
+            at the end can be seen; what lies beyond is cut off.
+    """
+
+    label: str
+    percent: bool = False
+    low: float | None = None
+    high: float | None = None
+    settled: bool = False
+
+    def format(self, value: float, step: float) -> str:
+        scaled, scaled_step = (value * 100, step * 100) if self.percent else (value, step)
+        decimals = max(0, -math.floor(math.log10(scaled_step) + 1e-9)) if scaled_step > 0 else 0
+        if not self.percent and decimals == 0 and abs(scaled) >= 10_000:
+            return f"{scaled / 1000:g}k"
+        return f"{scaled:.{decimals}f}" + (" %" if self.percent else "")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One line, with a band where several runs spread.
+
+    Args:
+        label: For the legend.
+        group: Lines of a group, over all charts, are shown and hidden together.
+        colour: Index into the page's series colours.
+        x, y: Points, x ascending.
+        spread: Half the band's height at each point; None draws no band.
+        style: How the line is drawn.
+        faint: Whether the line steps back behind the others.
+    """
+
+    label: str
+    group: str
+    colour: int
+    x: Sequence[float]
+    y: Sequence[float]
+    spread: Sequence[float] | None = None
+    style: LineStyle = LineStyle.SOLID
+    faint: bool = False
+
+    def thinned(self) -> Series:
+        """The same line with at most `MAX_POINTS` points and without those that are no numbers."""
+        finite = [i for i, value in enumerate(self.y) if math.isfinite(value)]
+        stride = max(1, math.ceil(len(finite) / MAX_POINTS))
+        kept = finite[::stride]
+        if finite and kept[-1] != finite[-1]:
+            kept.append(finite[-1])
+        spread = None if self.spread is None else [self.spread[i] for i in kept]
+        x, y = [self.x[i] for i in kept], [self.y[i] for i in kept]
+        return Series(self.label, self.group, self.colour, x, y, spread, self.style, self.faint)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class HeatMap:
+    """Values in [0, 1] in a grid.
+
+    Args:
+        rows: A name each.
+        columns: What each column is, for pointers ("update 3").
+        values: ``values[row][column]``.
+    """
+
+    rows: Sequence[str]
+    columns: Sequence[str]
+    values: Sequence[Sequence[float]]
+
+
+def line_chart(series: Sequence[Series], *, title: str, x_axis: Axis, y_axis: Axis) -> str:
+    """An HTML figure with the lines, their axes and their legend; says so when there is nothing to draw."""
+    drawn = [line for line in (entry.thinned() for entry in series) if line.x]
+    if not drawn:
+        return _figure(title, '<p class="empty">Nothing recorded yet.</p>')
+    xs = _Scale.over([value for line in drawn for value in line.x], x_axis, _LEFT, _WIDTH - _RIGHT)
+    ys = _Scale.over(_extremes(drawn, settled=y_axis.settled), y_axis, _HEIGHT - _BOTTOM, _TOP, padded=True)
+    parts = [*_grid(xs, ys, x_axis, y_axis)]
+    # A nested picture cuts off what lies beyond the axes, with room for the width of a line at their ends.
+    width, height = _WIDTH - _RIGHT - _LEFT, _HEIGHT - _BOTTOM - _TOP
+    view = f"{_LEFT - 4} {_TOP - 3} {width + 8} {height + 6}"
+    x, y, *size = view.split()
+    parts.append(f'<svg class="plot" x="{x}" y="{y}" width="{size[0]}" height="{size[1]}" viewBox="{view}">')
+    parts += [_band(line, xs, ys) for line in drawn if line.spread is not None]
+    parts += [_line(line, xs, ys) for line in drawn]
+    parts.append("</svg>")
+    parts.append(f'<line class="cursor" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" x1="0" x2="0"/>')
+    svg = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">' + "".join(parts) + "</svg>"
+    return _figure(
+        title, svg + '<div class="tooltip" hidden></div>' + _legend(drawn) + _pointer_data(drawn, xs, x_axis, y_axis)
+    )
+
+
+def heat_map(content: HeatMap, *, title: str) -> str:
+    """An HTML figure with a coloured cell for each value, equal neighbours drawn as one."""
+    if not content.columns or not content.rows:
+        return _figure(title, '<p class="empty">Nothing recorded yet.</p>')
+    stride = max(1, math.ceil(len(content.columns) / MAX_COLUMNS))
+    columns = content.columns[::stride]
+    label_width = min(210, 16 + 6.4 * max(len(name) for name in content.rows))
+    cell_width = (_WIDTH - label_width - 8) / len(columns)
+    cell_height = min(26.0, max(7.0, 360 / len(content.rows)))
+    height = cell_height * len(content.rows) + 30
+    parts: list[str] = []
+    for row, (name, values) in enumerate(zip(content.rows, content.values, strict=True)):
+        top = row * cell_height
+        if cell_height >= 10 or row % math.ceil(10 / cell_height) == 0:
+            parts.append(
+                f'<text class="tick" x="{label_width - 6:.1f}" y="{top + cell_height / 2 + 3.5:.1f}" '
+                f'text-anchor="end">{escape(_shortened(name))}</text>'
+            )
+        column = 0
+        for level, cells in groupby(values[::stride], key=_heat_level):
+            shown = list(cells)
+            first, last = columns[column], columns[column + len(shown) - 1]
+            span = first if first == last else f"{first} to {last}"
+            parts.append(
+                f'<rect class="heat-{level}" x="{label_width + column * cell_width:.2f}" y="{top:.1f}" '
+                f'width="{len(shown) * cell_width + 0.3:.2f}" height="{max(cell_height - 1, 1):.1f}">'
+                f"<title>{escape(name)}, {escape(span)}: {shown[-1] * 100:.1f} %</title></rect>"
+            )
+            column += len(shown)
+    bottom = cell_height * len(content.rows)
+    parts.append(f'<text class="tick" x="{label_width:.1f}" y="{bottom + 18:.1f}">{escape(columns[0])}</text>')
+    end = escape(content.columns[-1])
+    parts.append(f'<text class="tick" x="{_WIDTH - 8}" y="{bottom + 18:.1f}" text-anchor="end">{end}</text>')
+    svg = f'<svg viewBox="0 0 {_WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
+    scale = '<div class="heat-scale"><span>0 %</span><i></i><span>100 %</span></div>'
+    return _figure(title, svg + scale)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """Values from `low` to `high`, a tick every `step`, onto pixels from `start` to `end`."""
+
+    low: float
+    high: float
+    step: float
+    start: float
+    end: float
+
+    @classmethod
+    def over(cls, values: Sequence[float], axis: Axis, start: float, end: float, *, padded: bool = False) -> _Scale:
+        low = min(values) if axis.low is None else axis.low
+        high = max(values) if axis.high is None else axis.high
+        if high <= low:
+            low, high = low - (abs(low) * 0.05 or 0.5), high + (abs(high) * 0.05 or 0.5)
+        step = _nice_step((high - low) / 5)
+        if padded:  # whole ticks around the data
+            low = math.floor(low / step + 1e-9) * step if axis.low is None else low
+            high = math.ceil(high / step - 1e-9) * step if axis.high is None else high
+        if axis.percent:  # a band may reach beyond what a fraction can be
+            low, high = max(low, 0.0), min(high, 1.0)
+        return cls(low, high, step, start, end)
+
+    def __call__(self, value: float) -> float:
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+    def ticks(self) -> list[float]:
+        first = math.ceil(self.low / self.step - 1e-9)
+        last = math.floor(self.high / self.step + 1e-9)
+        return [index * self.step for index in range(first, last + 1)]
+
+
+def _nice_step(rough: float) -> float:
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
+
+
+def _extremes(series: Sequence[Series], *, settled: bool) -> list[float]:
+    values: list[float] = []
+    for line in series:
+        first = len(line.y) // 10 if settled else 0
+        spread = line.spread or [0.0] * len(line.y)
+        values += [y - s for y, s in zip(line.y[first:], spread[first:], strict=True)]
+        values += [y + s for y, s in zip(line.y[first:], spread[first:], strict=True)]
+    return values
+
+
+def _grid(xs: _Scale, ys: _Scale, x_axis: Axis, y_axis: Axis) -> list[str]:
+    bottom = _HEIGHT - _BOTTOM
+    parts = []
+    for value in ys.ticks():
+        y = ys(value)
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        text = escape(y_axis.format(value, ys.step))
+        parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{y + 3.5:.1f}" text-anchor="end">{text}</text>')
+    for value in xs.ticks():
+        text = escape(x_axis.format(value, xs.step))
+        parts.append(f'<text class="tick" x="{xs(value):.1f}" y="{bottom + 17}" text-anchor="middle">{text}</text>')
+    parts.append(f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/>')
+    middle = (_LEFT + _WIDTH - _RIGHT) / 2
+    parts.append(
+        f'<text class="label" x="{middle}" y="{_HEIGHT - 8}" text-anchor="middle">{escape(x_axis.label)}</text>'
+    )
+    return parts
+
+
+def _line(line: Series, xs: _Scale, ys: _Scale) -> str:
+    points = " ".join(f"{xs(x):.1f},{ys(y):.1f}" for x, y in zip(line.x, line.y, strict=True))
+    classes = f"line series-{line.colour} {line.style.value}" + (" faint" if line.faint else "")
+    if len(line.x) == 1:
+        x, y = points.split(",")
+        return f'<circle class="{classes} dot" data-group="{escape(line.group)}" cx="{x}" cy="{y}" r="3.5"/>'
+    return f'<polyline class="{classes}" data-group="{escape(line.group)}" points="{points}"/>'
+
+
+def _band(line: Series, xs: _Scale, ys: _Scale) -> str:
+    spread = line.spread or ()
+    upper = [f"{xs(x):.1f},{ys(y + s):.1f}" for x, y, s in zip(line.x, line.y, spread, strict=True)]
+    lower = [f"{xs(x):.1f},{ys(y - s):.1f}" for x, y, s in zip(line.x, line.y, spread, strict=True)]
+    points = " ".join(upper + lower[::-1])
+    return f'<polygon class="band series-{line.colour}" data-group="{escape(line.group)}" points="{points}"/>'
+
+
+def _legend(series: Sequence[Series]) -> str:
+    entries = "".join(
+        f'<button type="button" aria-pressed="true" data-group="{escape(line.group)}">'
+        f'<svg viewBox="0 0 26 8" aria-hidden="true"><line class="line series-{line.colour} {line.style.value}'
+        f'{" faint" if line.faint else ""}" x1="1" x2="25" y1="4" y2="4"/></svg>{escape(line.label)}</button>'
+        for line in series
+    )
+    return f'<div class="legend">{entries}</div>'
+
+
+def _pointer_data(series: Sequence[Series], xs: _Scale, x_axis: Axis, y_axis: Axis) -> str:
+    content = {
+        "scale": [xs.low, xs.high, xs.start, xs.end, _WIDTH],
+        "x": x_axis.label,
+        "percent": y_axis.percent,
+        "series": [
+            {
+                "label": line.label,
+                "group": line.group,
+                "colour": line.colour,
+                "x": [_rounded(x) for x in line.x],
+                "y": [_rounded(y) for y in line.y],
+                "spread": None if line.spread is None else [_rounded(s) for s in line.spread],
+            }
+            for line in series
+        ],
+    }
+    # "<" is written as an escape: nothing in a label can end the script element.
+    text = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
+    return f'<script type="application/json" class="chart-data">{text}</script>'
+
+
+def _figure(title: str, body: str) -> str:
+    return f'<figure class="chart"><figcaption>{escape(title)}</figcaption>{body}</figure>'
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def _heat_level(value: float) -> int:
+    return min(HEAT_LEVELS - 1, max(0, int(value * HEAT_LEVELS))) if math.isfinite(value) else 0
+
+
+def _shortened(name: str, length: int = 30) -> str:
+    return name if len(name) <= length else "…" + name[-(length - 1) :]

@@ -1,0 +1,269 @@
+"""The training loop: an ordinary one, since the engine works inside ``optimizer.step()``."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from pathlib import Path
+from typing import Any, final
+
+from torch import Tensor, nn
+
+from itop.data import BatchLoader
+from itop.topology import UpdateReport
+from itop.training.checkpoint import load_checkpoint, save_checkpoint
+from itop.training.config import RunConfig
+from itop.training.data_source import DataSource
+from itop.training.files import write_json
+from itop.training.interruption import Interrupted, StopRequest
+from itop.training.learning_rates import set_learning_rate
+from itop.training.meter import Score, evaluate
+from itop.training.needs import AddsToLoss, RoundEnd, TrainsInRounds
+from itop.training.observers import TrainingObserver
+from itop.training.records import EpochRecord, MetricsLog, UpdateRecord
+from itop.training.run_folder import RunFolder
+from itop.training.session import Session
+from itop.training.summary import RunResult, summarise_run
+
+__all__ = ["DivergedError", "train_run", "train_session"]
+
+_EVALUATION_BATCH = 256
+
+
+@final
+class DivergedError(RuntimeError):
+    """The loss is no longer a number."""
+
+
+def train_run(
+    config: RunConfig,
+    folder: Path,
+    *,
+    observer: TrainingObserver | None = None,
+    stop: StopRequest | None = None,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Trains one configuration to its end; see :func:`train_session`.
+
+    Raises:
+        ValueError: If something configured cannot be had; nothing has been written then.
+    """
+    session = Session.build(config, DataSource())
+    return train_session(session, folder, observer=observer, stop=stop, resume=resume)
+
+
+def train_session(
+    session: Session,
+    folder: Path,
+    *,
+    observer: TrainingObserver | None = None,
+    stop: StopRequest | None = None,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Trains a session to its end and writes its run folder.
+
+    Args:
+        session: At its start.
+        folder: Where ``config.json``, ``metrics.jsonl``, ``summary.json`` and the checkpoints go.
+        observer: Hears of steps, updates and epochs.
+        stop: Ends the run after the current step, with a checkpoint.
+        resume: Whether to go on from the folder's last checkpoint, if there is one.
+
+    Returns:
+        The content of ``summary.json``.
+
+    Raises:
+        Interrupted: If `stop` was set.
+        DivergedError: If the loss became infinite or NaN.
+        CheckpointError: If the folder's checkpoint is damaged or of another run; nothing has been written then.
+    """
+    run_folder = RunFolder(folder)
+    keep_bytes = 0
+    if resume and run_folder.last_checkpoint.exists():
+        keep_bytes = session.restore(load_checkpoint(run_folder.last_checkpoint, device=session.device))
+    run_folder.create(session.config)
+    with MetricsLog(run_folder.metrics, keep_bytes=keep_bytes) as metrics:
+        loop = _Loop(session, run_folder, metrics, observer or TrainingObserver(), stop or StopRequest())
+        return loop.run()
+
+
+class _Loop:
+    """One pass from where the session stands to the end of its run."""
+
+    def __init__(
+        self,
+        session: Session,
+        folder: RunFolder,
+        metrics: MetricsLog,
+        observer: TrainingObserver,
+        stop: StopRequest,
+    ) -> None:
+        self._session = session
+        self._folder = folder
+        self._metrics = metrics
+        self._observer = observer
+        self._stop = stop
+        self._schedule = session.config.schedule()
+        self._learning_rate = math.nan
+        self._clock = time.monotonic()
+        self._last_checkpoint = self._clock
+        self._validation: BatchLoader | None = None
+        if session.data.num_validation > 0:
+            self._validation = session.data.validation(
+                _EVALUATION_BATCH, device=session.device, workers=session.config.workers
+            )
+        method = session.method
+        self._penalised = method if isinstance(method, AddsToLoss) else None
+        self._in_rounds = method if isinstance(method, TrainsInRounds) else None
+
+    def run(self) -> dict[str, Any]:
+        session, position = self._session, self._session.position
+        session.engine.on_update(self._topology_updated)
+        self._observer.run_started(session.config, self._folder.path, position.step, session.total_steps)
+        while position.epoch < session.config.num_epochs * session.num_rounds:
+            self._train_epoch()
+            self._end_epoch()
+        return self._finish()
+
+    def _train_epoch(self) -> None:
+        session, position = self._session, self._session.position
+        session.model.train()
+        for images, labels in session.train_loader.epoch(position.epoch, start_batch=position.batch):
+            self._set_learning_rate()
+            self._take_rewind_point()
+            self._train_step(images, labels)
+            position.step += 1
+            position.batch += 1
+            self._observer.step_taken(position.step)
+            if self._stop.is_set:
+                self._save_checkpoint()
+                raise Interrupted(self._folder.path, position.step)
+
+    def _train_step(self, images: Tensor, labels: Tensor) -> None:
+        session = self._session
+        with session.precision.autocast():
+            outputs = session.forward(images)
+            loss = session.loss(outputs, labels)
+        session.meter.add(loss, outputs, labels)
+        if self._penalised is not None:
+            loss = loss + self._penalised.penalty(session.engine, session.model)
+        session.optimizer.zero_grad(set_to_none=True)
+        session.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if session.config.gradient_clip is not None:
+            session.scaler.unscale_(session.optimizer)
+            nn.utils.clip_grad_norm_(session.model.parameters(), session.config.gradient_clip)
+        session.scaler.step(session.optimizer)
+        session.scaler.update()
+
+    def _set_learning_rate(self) -> None:
+        rate = self._learning_rate_of(self._session.position.step)
+        if rate != self._learning_rate:
+            set_learning_rate(self._session.optimizer, rate)
+            self._learning_rate = rate
+
+    def _learning_rate_of(self, step: int) -> float:
+        """Of the step after `step` others; each round has the whole schedule."""
+        session = self._session
+        progress = (step % session.steps_per_round) / session.steps_per_round
+        return session.config.learning_rate * self._schedule.factor(progress)
+
+    def _take_rewind_point(self) -> None:
+        session = self._session
+        if self._in_rounds is not None and session.position.step == self._in_rounds.rewind_steps:
+            session.rewind = copy.deepcopy(session.model.state_dict())
+
+    def _end_epoch(self) -> None:
+        session, position = self._session, self._session.position
+        trained = session.meter.score()
+        session.meter.reset()
+        if not math.isfinite(trained.loss):
+            raise DivergedError(
+                f"the training loss of epoch {position.epoch + 1} is {trained.loss}; a lower learning rate "
+                f"than {session.config.learning_rate:g} may help"
+            )
+        validated = self._validate()
+        position.epoch += 1
+        position.batch = 0
+        session.flops.settle(position.step)
+        if validated is not None:
+            session.keep_best(validated.accuracy)
+        self._record_epoch(trained, validated)
+        self._end_round()
+        if time.monotonic() - self._last_checkpoint >= session.config.checkpoint_seconds:
+            self._save_checkpoint()
+
+    def _validate(self) -> Score | None:
+        return None if self._validation is None else self._evaluate(self._validation)
+
+    def _record_epoch(self, trained: Score, validated: Score | None) -> None:
+        session, position, engine = self._session, self._session.position, self._session.engine
+        record = EpochRecord(
+            epoch=position.epoch,
+            step=position.step,
+            round=(position.epoch - 1) // session.config.num_epochs,
+            learning_rate=self._learning_rate_of(position.step - 1),
+            train_loss=trained.loss,
+            train_accuracy=trained.accuracy,
+            validation_loss=None if validated is None else validated.loss,
+            validation_accuracy=None if validated is None else validated.accuracy,
+            density=engine.density,
+            exploration_rate=engine.exploration_rate,
+            reliable_rate=engine.reliable_rate,
+            seconds=self._elapsed(),
+        )
+        self._metrics.write(record)
+        self._observer.epoch_ended(record)
+
+    def _end_round(self) -> None:
+        session, position = self._session, self._session.position
+        finished, within = divmod(position.epoch, session.config.num_epochs)
+        if self._in_rounds is None or within != 0 or finished == session.num_rounds:
+            return
+        assert session.rewind is not None, "a rewind point lies within the first round"
+        self._in_rounds.end_round(
+            RoundEnd(finished - 1, session.engine, session.model, session.optimizer, session.rewind)
+        )
+
+    def _topology_updated(self, report: UpdateReport) -> None:
+        record = UpdateRecord.of(report)
+        self._metrics.write(record)
+        self._observer.topology_updated(record)
+
+    def _elapsed(self) -> float:
+        now = time.monotonic()
+        self._session.seconds += now - self._clock
+        self._clock = now
+        return self._session.seconds
+
+    def _save_checkpoint(self) -> None:
+        self._elapsed()
+        checkpoint = self._session.checkpoint(metrics_bytes=self._metrics.flush())
+        save_checkpoint(self._folder.last_checkpoint, checkpoint)
+        self._last_checkpoint = time.monotonic()
+
+    def _finish(self) -> dict[str, Any]:
+        """Looks at the test set, writes the last files, the summary as the very last."""
+        session = self._session
+        self._save_checkpoint()
+        last = self._test()
+        best = None
+        if session.best is not None:
+            final = {name: value.detach().clone() for name, value in session.model.state_dict().items()}
+            session.model.load_state_dict(session.best.model)
+            best = self._test()
+            save_checkpoint(self._folder.best_checkpoint, session.best_checkpoint())
+            session.model.load_state_dict(final)
+        self._elapsed()
+        summary = summarise_run(session, RunResult(last, best))
+        write_json(self._folder.summary, summary)
+        self._observer.run_ended(session.config, summary)
+        return summary
+
+    def _test(self) -> Score:
+        config, data, device = self._session.config, self._session.data, self._session.device
+        return self._evaluate(data.test(_EVALUATION_BATCH, device=device, workers=config.workers))
+
+    def _evaluate(self, loader: BatchLoader) -> Score:
+        session = self._session
+        return evaluate(session.model, loader, session.loss, session.precision, session.device)

@@ -1,0 +1,58 @@
+"""The optimisers a run configuration can name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from itop.optim import SGD, Adam, AdamW
+
+if TYPE_CHECKING:
+    from itop.training.config import RunConfig
+
+__all__ = ["OPTIMIZERS", "build_optimizer"]
+
+ParameterGroups = list[dict[str, Any]]
+
+
+def _sgd(groups: ParameterGroups, config: RunConfig, *, fused: bool) -> torch.optim.Optimizer:
+    return SGD(
+        groups,
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        nesterov=config.nesterov and config.momentum > 0,
+        weight_decay=config.weight_decay,
+        fused=fused,
+    )
+
+
+def _adam(groups: ParameterGroups, config: RunConfig, *, fused: bool) -> torch.optim.Optimizer:
+    return Adam(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
+
+
+def _adamw(groups: ParameterGroups, config: RunConfig, *, fused: bool) -> torch.optim.Optimizer:
+    return AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
+
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": _sgd, "adam": _adam, "adamw": _adamw}
+
+
+def build_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The configured optimiser over all parameters of `model`, one that steps active weights only.
+
+    Without ``config.decay_vectors``, parameters of one dimension (biases, normalisation) do not decay.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups: ParameterGroups = [{"params": parameters}]
+    if not config.decay_vectors:
+        groups = [
+            {"params": [parameter for parameter in parameters if parameter.ndim > 1]},
+            {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
+        ]
+        groups = [group for group in groups if group["params"]]
+    # On the CPU the step is itop's own; on CUDA it is torch's, in one kernel.
+    fused = all(parameter.is_cuda for parameter in parameters)
+    return OPTIMIZERS[config.optimizer](groups, config, fused=fused)

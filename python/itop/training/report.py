@@ -1,0 +1,371 @@
+"""``report.html``: an experiment on one self-contained page, built from what its run folders hold."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any, final
+
+from itop.training.charts import HEAT_LEVELS, Axis, HeatMap, LineStyle, Series, heat_map, line_chart
+from itop.training.config import RunConfig
+from itop.training.experiment import Experiment
+from itop.training.files import read_json, write_text
+from itop.training.records import EpochRecord, UpdateRecord, read_metrics
+from itop.training.run_folder import RunFolder
+from itop.training.summary import summarise_method
+from itop.training.theory import expected_exploration_of
+
+__all__ = ["write_report"]
+
+_NUM_COLOURS = 8
+_LIGHT_HEAT = ((238, 243, 250), (96, 150, 210), (12, 45, 99))
+_DARK_HEAT = ((30, 37, 48), (43, 98, 160), (163, 212, 255))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Run:
+    config: RunConfig
+    epochs: tuple[EpochRecord, ...]
+    updates: tuple[UpdateRecord, ...]
+    summary: Mapping[str, Any] | None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _MethodRuns:
+    """All seeds of one method; those not begun yet are left out."""
+
+    name: str
+    colour: int
+    runs: tuple[_Run, ...]
+
+    @property
+    def summary(self) -> Mapping[str, Any] | None:
+        complete = [run.summary for run in self.runs if run.summary is not None]
+        return summarise_method(complete) if complete else None
+
+    @property
+    def first_updating(self) -> _Run | None:
+        return next((run for run in self.runs if run.updates), None)
+
+
+def write_report(root: Path) -> Path:
+    """Writes ``report.html`` into a run or experiment folder and returns its path; complete or not.
+
+    Raises:
+        FileNotFoundError: If `root` is no such folder.
+        ValueError: If a file in it is damaged; the message names it.
+    """
+    experiment = Experiment.load(root)
+    methods = _read(experiment, root)
+    path = root / "report.html"
+    write_text(path, _page(experiment, methods))
+    return path
+
+
+def _read(experiment: Experiment, root: Path) -> list[_MethodRuns]:
+    by_method: dict[str, list[_Run]] = {name: [] for name in experiment.methods}
+    for config in experiment.runs:
+        folder = RunFolder(experiment.folder_of(config, root))
+        if not folder.metrics.exists():
+            continue
+        records = list(read_metrics(folder.metrics))
+        epochs = tuple(record for record in records if isinstance(record, EpochRecord))
+        updates = tuple(record for record in records if isinstance(record, UpdateRecord))
+        summary = read_json(folder.summary) if folder.summary.exists() else None
+        by_method[config.method].append(_Run(config, epochs, updates, summary))
+    return [
+        _MethodRuns(name, index % _NUM_COLOURS, tuple(runs)) for index, (name, runs) in enumerate(by_method.items())
+    ]
+
+
+def _page(experiment: Experiment, methods: Sequence[_MethodRuns]) -> str:
+    config = experiment.runs[0]
+    updating = [method for method in methods if method.first_updating is not None]
+    environment: Mapping[str, Any] = next((m.summary["environment"] for m in methods if m.summary is not None), {})
+    sections = {
+        "title": escape(f"{config.model} on {config.data}"),
+        "subtitle": escape(_subtitle(experiment)),
+        "finding": _finding(methods),
+        "table": _table(methods),
+        "curves": _accuracy_chart(methods) + _loss_chart(methods),
+        "exploration": _overview_chart(methods) + "".join(_exploration_chart(method) for method in updating),
+        "heat_maps": "".join(_heat_maps(method) for method in updating),
+        "layers": "".join(_layer_table(method) for method in methods),
+        "configuration": escape(json.dumps(_shared_fields(experiment), indent=2)),
+        "command": escape(str(environment.get("command", ""))),
+        "environment": _environment(environment),
+        "heat_colours_light": _heat_colours(_LIGHT_HEAT),
+        "heat_colours_dark": _heat_colours(_DARK_HEAT),
+    }
+    template = resources.files("itop.training").joinpath("report_template.html").read_text(encoding="utf-8")
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: sections[match[1]], template)
+
+
+def _subtitle(experiment: Experiment) -> str:
+    config = experiment.runs[0]
+    seeds = len({run.seed for run in experiment.runs})
+    parts = [
+        f"target sparsity {config.sparsity * 100:g} %",
+        f"{config.num_epochs} epochs of batches of {config.batch_size}",
+        f"{seeds} seed{'s' if seeds > 1 else ''}",
+    ]
+    if config.allocation is not None:
+        parts.append(f"allocation {config.allocation if isinstance(config.allocation, str) else 'by layer'}")
+    if config.recipe is not None:
+        parts.insert(0, f"recipe {config.recipe}")
+    return " · ".join(parts)
+
+
+def _finding(methods: Sequence[_MethodRuns]) -> str:
+    """The result in a sentence: the best of the sparse methods against the others."""
+    summaries = [method.summary for method in methods if method.summary is not None]
+    sparse = [summary for summary in summaries if summary["sparsity"] > 0]
+    if not sparse:
+        return ""
+    best = max(sparse, key=lambda summary: summary["test_accuracy"]["mean"])
+    accuracy = best["test_accuracy"]["mean"]
+    others = [
+        f"{abs(gap) * 100:.1f} points {'above' if gap >= 0 else 'below'} {escape(summary['method'])}"
+        for summary in summaries
+        if summary is not best
+        for gap in [accuracy - summary["test_accuracy"]["mean"]]
+    ]
+    compared = f" ({', '.join(others)})" if 0 < len(others) <= 4 else ""
+    return (
+        f"<strong>{escape(best['method'])}</strong> at {best['sparsity'] * 100:.1f} % sparsity classifies "
+        f"<strong>{accuracy * 100:.1f} %</strong> of the test images correctly{compared}. It has explored "
+        f"{best['exploration_rate'] * 100:.0f} % of all weights, {best['reliable_rate'] * 100:.0f} % reliably."
+    )
+
+
+def _table(methods: Sequence[_MethodRuns]) -> str:
+    head = (
+        "Method",
+        "Sparsity",
+        "Test accuracy",
+        "at best epoch",
+        "R<sub>s</sub>",
+        "R<sub>r</sub>",
+        "Updates",
+        "Training FLOPs",
+        "Inference FLOPs",
+        "Time",
+        "Seeds",
+    )
+    rows = []
+    for method in methods:
+        name = f'<i class="swatch series-{method.colour}"></i>{escape(method.name)}'
+        summary = method.summary
+        if summary is None:
+            state = "running" if method.runs else "no result"
+            rows.append(f'<tr><th scope="row">{name}</th><td colspan="{len(head) - 1}">{state}</td></tr>')
+            continue
+        cells = (
+            _percent(summary["sparsity"]),
+            f"<strong>{_spread(summary['test_accuracy'])}</strong>",
+            _spread(summary["test_accuracy_of_best"]),
+            _percent(summary["exploration_rate"]),
+            _percent(summary["reliable_rate"]),
+            f"{summary['num_updates']:g}",
+            _ratio(summary["train_flops_ratio"]),
+            _ratio(summary["test_flops_ratio"]),
+            f"{summary['seconds']:.1f} s",
+            str(len(summary["seeds"])),
+        )
+        rows.append(f'<tr><th scope="row">{name}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    header = "".join(f'<th scope="col">{label}</th>' for label in head)
+    return f'<table class="results"><thead><tr>{header}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+
+
+def _accuracy_chart(methods: Sequence[_MethodRuns]) -> str:
+    validated = any(epoch.validation_accuracy is not None for epoch in _all_epochs(methods))
+    series = [
+        _over_seeds(method, method.name, lambda e: e.validation_accuracy if validated else e.train_accuracy)
+        for method in methods
+    ]
+    title = "Validation accuracy" if validated else "Training accuracy"
+    return line_chart(series, title=title, x_axis=Axis("epoch"), y_axis=Axis("accuracy", percent=True, settled=True))
+
+
+def _loss_chart(methods: Sequence[_MethodRuns]) -> str:
+    series = [_over_seeds(method, f"{method.name}, training", lambda e: e.train_loss) for method in methods]
+    if any(epoch.validation_loss is not None for epoch in _all_epochs(methods)):
+        series += [
+            _over_seeds(method, f"{method.name}, validation", lambda e: e.validation_loss, LineStyle.DASHED)
+            for method in methods
+        ]
+    return line_chart(series, title="Loss", x_axis=Axis("epoch"), y_axis=Axis("cross-entropy", low=0, settled=True))
+
+
+def _overview_chart(methods: Sequence[_MethodRuns]) -> str:
+    series = []
+    for method in methods:
+        series.append(_over_seeds(method, f"{method.name} R_s", lambda e: e.exploration_rate, x=_step))
+        series.append(_over_seeds(method, f"{method.name} R_r", lambda e: e.reliable_rate, LineStyle.DASHED, x=_step))
+    return line_chart(
+        series,
+        title="Explored (R_s) and reliably explored (R_r) weights",
+        x_axis=Axis("optimiser step", low=0),
+        y_axis=Axis("part of all weights", percent=True, low=0, high=1),
+    )
+
+
+def _exploration_chart(method: _MethodRuns) -> str:
+    """R_s and R_r after every update of one method, with what theory expects of the same updates."""
+    measured = [
+        _over_updates(method, "R_s measured", lambda u: u.exploration_rate),
+        _over_updates(method, "R_r measured", lambda u: u.reliable_rate, LineStyle.DASHED),
+    ]
+    run = method.first_updating
+    expected = None if run is None else expected_exploration_of(run.updates)
+    theory = []
+    if expected is not None:
+        grey = _NUM_COLOURS
+        group = f"{method.name} theory"
+        dashed, dotted = LineStyle.DASHED, LineStyle.DOTTED
+        steps, random, bound = expected.steps, expected.random_growth, expected.bound
+        theory = [
+            Series("R_s of random growth, theory", f"{group} mean", grey, steps, random, style=dashed),
+            Series("upper bound of R_s", f"{group} bound", grey, steps, bound, style=dotted),
+        ]
+    return line_chart(
+        [*measured, *theory],
+        title=f"{method.name}: exploration against theory",
+        x_axis=Axis("optimiser step", low=0),
+        y_axis=Axis("part of all weights", percent=True, low=0, high=1),
+    )
+
+
+def _heat_maps(method: _MethodRuns) -> str:
+    run = method.first_updating
+    if run is None:
+        return ""
+    names = list(run.updates[0].layers)
+    columns = [f"update {update.update}" for update in run.updates]
+
+    def grid(value: Callable[[str, UpdateRecord], float]) -> HeatMap:
+        return HeatMap(names, columns, [[value(name, update) for update in run.updates] for name in names])
+
+    seed = f", seed {run.config.seed}" if len(method.runs) > 1 else ""
+    density = grid(lambda name, update: update.layers[name].density)
+    explored = grid(lambda name, update: update.layers[name].exploration_rate)
+    return heat_map(density, title=f"{method.name}{seed}: density of each layer") + heat_map(
+        explored, title=f"{method.name}{seed}: explored part of each layer"
+    )
+
+
+def _layer_table(method: _MethodRuns) -> str:
+    run = next((run for run in method.runs if run.summary is not None), None)
+    if run is None or run.summary is None:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row"><code>{escape(layer["name"])}</code></th>'
+        f"<td>{escape(' × '.join(str(size) for size in layer['shape']))}</td><td>{layer['num_active']:,}</td>"
+        f"<td>{_percent(layer['density'])}</td><td>{_percent(layer['exploration_rate'])}</td>"
+        f"<td>{_percent(layer['reliable_rate'])}</td></tr>"
+        for layer in run.summary["layers"]
+    )
+    return (
+        f"<details><summary>{escape(method.name)}, seed {run.config.seed}</summary><table><thead><tr>"
+        '<th scope="col">Layer</th><th scope="col">Shape</th><th scope="col">Active weights</th>'
+        '<th scope="col">Density</th><th scope="col">R<sub>s</sub></th><th scope="col">R<sub>r</sub></th>'
+        f"</tr></thead><tbody>{rows}</tbody></table></details>"
+    )
+
+
+def _over_seeds(
+    method: _MethodRuns,
+    label: str,
+    value: Callable[[EpochRecord], float | None],
+    style: LineStyle = LineStyle.SOLID,
+    *,
+    x: Callable[[EpochRecord], int] = lambda epoch: epoch.epoch,
+) -> Series:
+    points = [(x(epoch), value(epoch)) for run in method.runs for epoch in run.epochs]
+    return _mean_line(method, label, points, style)
+
+
+def _over_updates(
+    method: _MethodRuns, label: str, value: Callable[[UpdateRecord], float], style: LineStyle = LineStyle.SOLID
+) -> Series:
+    points: list[tuple[int, float | None]] = [(u.step, value(u)) for run in method.runs for u in run.updates]
+    return _mean_line(method, label, points, style)
+
+
+def _mean_line(method: _MethodRuns, label: str, points: Iterable[tuple[int, float | None]], style: LineStyle) -> Series:
+    """The mean at each x over the runs that got there, and their standard deviation where there are several."""
+    at: dict[int, list[float]] = {}
+    for x, value in points:
+        if value is not None and math.isfinite(value):
+            at.setdefault(x, []).append(value)
+    xs = sorted(at)
+    means = [statistics.fmean(at[x]) for x in xs]
+    spread = [statistics.stdev(at[x]) if len(at[x]) > 1 else 0.0 for x in xs]
+    band = spread if len(method.runs) > 1 else None
+    faint = style is not LineStyle.SOLID
+    return Series(label, f"{method.name} {label}", method.colour, xs, means, band, style, faint)
+
+
+def _shared_fields(experiment: Experiment) -> dict[str, Any]:
+    """The configuration, with a list where runs differ."""
+    described = [run.to_dict() for run in experiment.runs]
+    shared: dict[str, Any] = {}
+    for name, value in described[0].items():
+        values: list[Any] = []
+        for other in described:
+            if other[name] not in values:
+                values.append(other[name])
+        shared[name] = value if len(values) == 1 else values
+    return shared
+
+
+def _environment(environment: Mapping[str, Any]) -> str:
+    return "".join(
+        f"<dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd>"
+        for name, value in environment.items()
+        if name != "command"
+    )
+
+
+def _heat_colours(stops: tuple[tuple[int, int, int], ...]) -> str:
+    rules = []
+    for level in range(HEAT_LEVELS):
+        position = level / (HEAT_LEVELS - 1) * (len(stops) - 1)
+        index = min(int(position), len(stops) - 2)
+        part = position - index
+        colour = [round(a + (b - a) * part) for a, b in zip(stops[index], stops[index + 1], strict=True)]
+        rules.append(f".heat-{level}{{fill:rgb({colour[0]},{colour[1]},{colour[2]})}}")
+    gradient = ",".join(f"rgb({red},{green},{blue})" for red, green, blue in stops)
+    return "".join(rules) + f".heat-scale i{{background:linear-gradient(90deg,{gradient})}}"
+
+
+def _all_epochs(methods: Sequence[_MethodRuns]) -> Iterable[EpochRecord]:
+    return (epoch for method in methods for run in method.runs for epoch in run.epochs)
+
+
+def _step(epoch: EpochRecord) -> int:
+    return epoch.step
+
+
+def _percent(value: float) -> str:
+    return f"{value * 100:.1f} %"
+
+
+def _spread(value: Mapping[str, Any] | None) -> str:
+    if value is None:
+        return "–"
+    deviation = f" ± {value['std'] * 100:.2f}" if len(value["values"]) > 1 else ""
+    return f"{value['mean'] * 100:.2f}{deviation} %"
+
+
+def _ratio(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}×" if value >= 0.095 else f"{value:.2g}×"

@@ -1,0 +1,65 @@
+"""The names of the files in a run folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from itop.training.config import RunConfig
+from itop.training.files import write_json
+
+__all__ = ["RunFolder"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Where one run, of one method and one seed, keeps what it has done."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        return self.path / "checkpoints" / "last.pt"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        return self.path / "checkpoints" / "best.pt"
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the run has been trained to its end; the summary is the last file a run writes."""
+        return self.summary.exists()
+
+    def create(self, config: RunConfig) -> None:
+        """Makes the folder and writes the configuration into it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.config, config.to_dict())
+
+    def check_config(self, config: RunConfig) -> None:
+        """Makes sure that what is in the folder came from `config`.
+
+        Raises:
+            ValueError: If the folder holds a run of another configuration; the message names the first difference.
+        """
+        if not self.config.exists():
+            return
+        found = RunConfig.load(self.config).to_dict()
+        for name, wanted in config.to_dict().items():
+            if found[name] != wanted:
+                raise ValueError(
+                    f"{self.path} holds another run: its {name} is {found[name]!r}, the one asked for is {wanted!r}"
+                )

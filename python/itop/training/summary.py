@@ -1,0 +1,119 @@
+"""The numbers a run ends with, and what several seeds say together: the content of ``summary.json``."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+from itop.training.environment import describe_environment
+from itop.training.meter import Score
+from itop.training.session import Session
+
+__all__ = ["RunResult", "Spread", "summarise_method", "summarise_run"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How the finished models score on the test set, which is looked at for nothing else.
+
+    Args:
+        last: The model at the end of training.
+        best: The model that was best on validation; None where nothing was held out.
+    """
+
+    last: Score
+    best: Score | None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Mean and sample standard deviation of some runs; one run has a deviation of 0."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def std(self) -> float:
+        return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"mean": self.mean, "std": self.std, "values": list(self.values)}
+
+
+def summarise_run(session: Session, result: RunResult) -> dict[str, Any]:
+    """What ``summary.json`` of one run holds; accuracies, rates and densities are fractions in [0, 1]."""
+    config, engine = session.config, session.engine
+    best = session.best
+    return {
+        "status": "completed",
+        "method": config.method,
+        "sparsity": engine.sparsity,
+        "target_sparsity": config.sparsity,
+        "seeds": [config.seed],
+        "test_accuracy": Spread((result.last.accuracy,)).to_dict(),
+        "test_loss": Spread((result.last.loss,)).to_dict(),
+        "test_accuracy_of_best": None if result.best is None else Spread((result.best.accuracy,)).to_dict(),
+        "best_epoch": None if best is None else best.epoch,
+        "best_validation_accuracy": None if best is None else best.accuracy,
+        "exploration_rate": engine.exploration_rate,
+        "reliable_rate": engine.reliable_rate,
+        "num_updates": engine.num_updates,
+        "steps": session.position.step,
+        "train_flops_ratio": session.flops.training_factor,
+        "test_flops_ratio": engine.flops().forward_factor,
+        "seconds": session.seconds,
+        "layers": [
+            {
+                "name": layer.name,
+                "shape": list(layer.shape),
+                "num_active": layer.num_active,
+                "density": layer.density,
+                "exploration_rate": layer.exploration_rate,
+                "reliable_rate": layer.reliable_rate,
+            }
+            for layer in session.layer_summaries()
+        ],
+        "environment": describe_environment(session.device),
+    }
+
+
+_SPREADS = ("test_accuracy", "test_loss", "test_accuracy_of_best")
+_MEANS = (
+    "sparsity",
+    "exploration_rate",
+    "reliable_rate",
+    "num_updates",
+    "steps",
+    "train_flops_ratio",
+    "test_flops_ratio",
+    "seconds",
+)
+
+
+def summarise_method(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One method over its seeds: accuracies with their spread, everything else as the mean.
+
+    Args:
+        runs: Summaries of single runs of the same method, at least one.
+    """
+    first = runs[0]
+    summary: dict[str, Any] = {
+        "status": "completed",
+        "method": first["method"],
+        "target_sparsity": first["target_sparsity"],
+        "seeds": [seed for run in runs for seed in run["seeds"]],
+    }
+    for name in _SPREADS:
+        values = [value for run in runs if run[name] is not None for value in run[name]["values"]]
+        summary[name] = Spread(tuple(values)).to_dict() if values else None
+    for name in _MEANS:
+        known = [run[name] for run in runs if run[name] is not None]
+        summary[name] = statistics.fmean(known) if known else None
+    return summary | {"environment": first["environment"]}

@@ -1,0 +1,84 @@
+"""Charts: the drawing follows the numbers, and no text gets out of its place."""
+
+from __future__ import annotations
+
+import json
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from itop.training.charts import Axis, HeatMap, Series, heat_map, line_chart
+
+
+def chart(*series: Series, y_axis: Axis | None = None) -> str:
+    return line_chart(series, title="T", x_axis=Axis("step"), y_axis=y_axis or Axis("y"))
+
+
+def test_a_figure_is_well_formed_and_has_a_line_and_a_legend_entry_each() -> None:
+    figure = chart(Series("a", "a", 0, [0, 1], [0, 1]), Series("b", "b", 1, [0, 1], [1, 0], [0.1, 0.1]))
+    tree = ElementTree.fromstring(re.sub(r"<div class=\"tooltip\" hidden>", '<div class="tooltip">', figure))
+    assert len(tree.findall(".//polyline")) == 2
+    assert len(tree.findall(".//polygon")) == 1
+    assert [button.get("data-group") for button in tree.findall(".//button")] == ["a", "b"]
+
+
+def test_the_ends_of_a_line_lie_on_the_ends_of_the_axes() -> None:
+    figure = chart(Series("a", "a", 0, [0, 10], [0.0, 1.0]), y_axis=Axis("y", low=0, high=1))
+    (points,) = re.findall(r'<polyline[^>]* points="([^"]*)"', figure)
+    assert points == "58.0,256.0 546.0,12.0"
+
+
+def test_what_a_pointer_reads_are_the_values_drawn() -> None:
+    figure = chart(Series("a", "a", 0, [0, 5], [0.25, 0.5], [0.0, 0.125]))
+    (data,) = re.findall(r'class="chart-data">(.*?)</script>', figure)
+    (line,) = json.loads(data)["series"]
+    assert (line["x"], line["y"], line["spread"]) == ([0, 5], [0.25, 0.5], [0, 0.125])
+
+
+def test_text_in_names_cannot_become_markup() -> None:
+    hostile = "</script><script>alert(1)</script>\"'&"
+    figure = line_chart(
+        [Series(hostile, hostile, 0, [0, 1], [0, 1])], title=hostile, x_axis=Axis(hostile), y_axis=Axis("y")
+    )
+    figure += heat_map(HeatMap([hostile], [hostile], [[0.5]]), title=hostile)
+    assert "<script>" not in figure
+    assert figure.count("</script>") == 1
+
+
+def test_many_points_are_thinned_but_the_last_stays() -> None:
+    line = Series("a", "a", 0, list(range(5001)), [float(value) for value in range(5001)]).thinned()
+    assert len(line.x) <= 402
+    assert line.x[-1] == 5000
+
+
+def test_points_that_are_no_numbers_are_left_out() -> None:
+    line = Series("a", "a", 0, [0, 1, 2], [0.0, float("nan"), 2.0]).thinned()
+    assert list(line.x) == [0, 2]
+
+
+@pytest.mark.parametrize("series", [(), (Series("a", "a", 0, [], []),)])
+def test_nothing_to_draw_is_said(series: tuple[Series, ...]) -> None:
+    assert "Nothing recorded yet" in chart(*series)
+
+
+def test_a_constant_and_a_single_point_can_be_drawn() -> None:
+    assert "<polyline" in chart(Series("a", "a", 0, [0, 1], [0.0, 0.0]))
+    assert "<circle" in chart(Series("a", "a", 0, [3], [0.5]))
+
+
+def test_a_settled_axis_follows_the_end_of_the_lines() -> None:
+    values = [100.0] + [1.0 + 0.01 * index for index in range(19)]
+    figure = chart(Series("a", "a", 0, list(range(20)), values), y_axis=Axis("y", settled=True))
+    ticks = [float(text) for text in re.findall(r'text-anchor="end">([\d.]+)</text>', figure)]
+    assert max(ticks) < 2
+
+
+def test_equal_neighbours_of_a_heat_map_are_one_cell() -> None:
+    figure = heat_map(HeatMap(["fc1"], ["u1", "u2", "u3"], [[0.1, 0.1, 0.9]]), title="T")
+    assert re.findall(r"<title>(.*?)</title>", figure) == ["fc1, u1 to u2: 10.0 %", "fc1, u3: 90.0 %"]
+
+
+def test_a_full_cell_has_the_last_colour_and_an_empty_one_the_first() -> None:
+    figure = heat_map(HeatMap(["fc1"], ["u1", "u2"], [[0.0, 1.0]]), title="T")
+    assert re.findall(r'class="heat-(\d+)"', figure) == ["0", "31"]
