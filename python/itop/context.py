@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from itop.optimizer_group import OptimizerGroup
 from itop.topology import Topology
 
 
@@ -18,7 +19,7 @@ class Context:
     Attributes:
         topology: Masks, weights, gradients; select and commit.
         model: The user's network, unwrapped.
-        optimizer: The user's optimiser.
+        optimizer: The user's optimiser, or several in one view.
         target_counts: Active weights of each layer by the allocation.
         total_steps: The horizon of schedules, if known.
         step: Optimiser steps so far, the current one included.
@@ -28,7 +29,7 @@ class Context:
 
     topology: Topology
     model: nn.Module
-    optimizer: Optimizer
+    optimizer: Optimizer | OptimizerGroup
     target_counts: list[int]
     total_steps: int | None
     step: int = 0

@@ -17,12 +17,14 @@ from itop import _core
 from itop.allocation import AllocationLike, LayerShape, as_allocation, target_count
 from itop.context import Context
 from itop.distributed.agreement import Ranks, check_same, check_same_topology, describe_options
-from itop.distributed.shards import is_sharded, local_part, reshard
+from itop.distributed.shards import is_sharded, like_parameter, local_part, reshard
 from itop.engine_state import STATE_VERSION, check_state, pack_method_state, unpack_method_state
 from itop.example_input import ExampleInput, record_example
+from itop.grown_state import GrownState, YoungWeights, ZeroState
 from itop.layers import Layer, Rules, find_layers, unwrap
 from itop.methods import Method, UpdateTiming, as_method
 from itop.optim import MaskedOptimizer
+from itop.optimizer_group import OptimizerGroup, StepRound
 from itop.optimizer_state import OptimizerState
 from itop.topology import Topology, UpdateReport
 
@@ -96,7 +98,8 @@ class SparseEngine:
 
     Args:
         model: Any module; wrappers of ``torch.compile`` and data parallelism are looked through.
-        optimizer: Any ``torch.optim.Optimizer`` over the model's parameters.
+        optimizer: Any ``torch.optim.Optimizer`` over the model's parameters, or several that share them; then a step of
+            the engine is one step of each, whenever it comes (also while backward runs).
         method: A preset's name (``itop.methods.METHODS``) or a ``Method`` value.
         sparsity: Of all sparsifiable weights together, in [0, 1). Ignored by dense training.
         allocation: "erk", "er", "uniform", an ``Allocation`` or ``{layer name: sparsity}``. None: the method's.
@@ -106,6 +109,10 @@ class SparseEngine:
         exclude: Layers to leave dense, in the same forms.
         seed: Of every random choice; the same on every rank.
         attach: False leaves the hooks out; the loop then calls :meth:`step` after ``optimizer.step()``.
+        sparse_gradients: Mask gradients as backward produces them and not only inside the step, so that clipping and
+            norms before the step see the sparse network's. At the update steps of methods that grow by gradient they
+            stay dense.
+        grown_state: How grown weights enter the optimiser: ``ZeroState()``, ``OwnStepCount()`` or ``WarmUp(steps)``.
 
     Raises:
         ValueError: If an argument does not fit; nothing has been changed then.
@@ -114,7 +121,7 @@ class SparseEngine:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Optimizer | Sequence[Optimizer],
         method: str | Method = "set-itop",
         *,
         sparsity: float = 0.9,
@@ -124,8 +131,12 @@ class SparseEngine:
         exclude: Rules = (),
         seed: int = 0,
         attach: bool = True,
+        sparse_gradients: bool = False,
+        grown_state: GrownState = ZeroState(),  # noqa: B008 - a frozen value
     ) -> None:
         self._check_arguments(model, optimizer, total_steps, seed)
+        members = (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
+        stepper = members[0] if isinstance(optimizer, Optimizer) else OptimizerGroup(members)
 
         def prepare() -> tuple[Method, tuple[Layer, ...], list[int], OptimizerState]:
             chosen_method = as_method(method)
@@ -139,7 +150,11 @@ class SparseEngine:
             chosen = as_allocation(chosen_method.default_allocation if allocation is None else allocation)
             target_count(1, sparsity)  # says what is wrong with it before anything else is asked
             counts = [shape.numel for shape in shapes] if chosen_method.is_dense else chosen.counts(shapes, sparsity)
-            state = OptimizerState(optimizer, layers)
+            state = OptimizerState(stepper, layers)
+            if grown_state.horizon > 0:
+                if not isinstance(stepper, Optimizer) or not attach:
+                    raise ValueError("grown_state needs one optimiser, by itself and with the engine's hooks")
+                grown_state.check(stepper)
             self._check_finite(layers)
             return chosen_method, layers, counts, state
 
@@ -149,9 +164,9 @@ class SparseEngine:
             prepare, lambda plan: _fingerprint(plan[0], plan[1], plan[2], total_steps, seed)
         )
 
-        self.optimizer = optimizer
+        self.optimizer = stepper
         self.topology = Topology(layers, state, seed)
-        self._context = Context(self.topology, unwrap(model), optimizer, counts, total_steps)
+        self._context = Context(self.topology, unwrap(model), stepper, counts, total_steps)
         self._callbacks: list[Callable[[UpdateReport], object]] = []
         self._handles: list[RemovableHandle] = []
         self._last_update: UpdateReport | None = None
@@ -167,23 +182,37 @@ class SparseEngine:
         self._example: ExampleInput | None = None
         self._handles_of_example = record_example(model, self._keep_example)
         self.method.initialise(self._context)
-        if isinstance(optimizer, MaskedOptimizer):
-            optimizer.attach_topology(self.topology)
+        self._young: YoungWeights | None = None
+        if grown_state.horizon > 0:
+            self._young = YoungWeights(grown_state, self.topology)
+            self.topology.on_grown = self._young.add
+        self._round = StepRound(members, self._finish_round)
+        before, after = self._before_step, self._after_step
+        if isinstance(stepper, OptimizerGroup):
+            before, after = self._before_member_step, self._after_member_step
+        for member in members:
+            if isinstance(member, MaskedOptimizer):
+                member.attach_topology(self.topology)
+            if attach:
+                self._handles.append(member.register_step_pre_hook(_in_eager_mode(before)))
+                self._handles.append(member.register_step_post_hook(_in_eager_mode(after)))
+            if attach and hasattr(member, "register_load_state_dict_post_hook"):
+                self._handles.append(member.register_load_state_dict_post_hook(self._mark_foreign_change))
+        if attach and sparse_gradients:
+            hook = _in_eager_mode(self._mask_new_gradient)
+            self._handles += [layer.parameter.register_post_accumulate_grad_hook(hook) for layer in layers]  # type: ignore[no-untyped-call]
         self._remember()
-        if attach:
-            self._handles = [
-                optimizer.register_step_pre_hook(_in_eager_mode(self._before_step)),
-                optimizer.register_step_post_hook(_in_eager_mode(self._after_step)),
-            ]
-            if hasattr(optimizer, "register_load_state_dict_post_hook"):
-                self._handles.append(optimizer.register_load_state_dict_post_hook(self._mark_foreign_change))
 
     @staticmethod
     def _check_arguments(model: object, optimizer: object, total_steps: object, seed: object) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+        several = isinstance(optimizer, (list, tuple)) and len(optimizer) > 0
+        for member in optimizer if several else (optimizer,):  # type: ignore[attr-defined]
+            if not isinstance(member, Optimizer):
+                raise TypeError(
+                    f"optimizer must be a torch.optim.Optimizer or a list of them, got {type(member).__name__}"
+                )
         if total_steps is not None and (
             isinstance(total_steps, bool) or not isinstance(total_steps, int) or total_steps < 1
         ):
@@ -434,8 +463,11 @@ class SparseEngine:
                 self._context.step = step - 1
                 self._context.zero_all_inactive = False
             self._updated_before_step = True
-            self._withhold_gradients()
+            self._withhold_gradients(self.optimizer)
             return
+        if self._young is not None:
+            assert isinstance(self.optimizer, Optimizer)
+            self._young.before_step(self.optimizer)
         if isinstance(self.optimizer, MaskedOptimizer) and self.optimizer.uses_native_step:
             self._needs_full_mask |= self._was_changed_by_others()
             self._masks_gradients = self.topology.optimizer_state.zero_stays_zero
@@ -448,11 +480,67 @@ class SparseEngine:
             self._needs_full_mask |= self._was_changed_by_others()
             self._masks_gradients = self.topology.apply_to_gradients()
 
+    def _before_member_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """One of several optimisers steps, maybe while backward runs: other gradients may not be there yet, or be gone."""
+        self._skips_step = _was_skipped_by_scaler(optimizer) or _only_makes_state(optimizer)
+        if self._skips_step:
+            return
+        if _find_closure(args, kwargs)[0] is not None:
+            raise ValueError("an engine over several optimisers cannot follow closures: call step() without one")
+        if not self._is_verified:
+            self.check_sync()
+        self._round.begin(optimizer)
+        if not self._round.is_open:
+            self.topology.move_if_needed()
+            if type(self.method).before_step is not Method.before_step:
+                self.method.before_step(self._context)
+        if not self._is_update_step(self._context.step + 1):
+            return
+        if self.method.needs_gradient:
+            for i in self._layers_of(optimizer):
+                gradient = self.topology.layers[i].parameter.grad
+                if gradient is not None:
+                    self._round.gradients[i] = gradient.detach().clone()
+        if self.method.timing is UpdateTiming.REPLACES_STEP:
+            self._withhold_gradients(optimizer)
+
+    def _after_member_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._skips_step:
+            return
+        self._give_gradients_back()
+        self.topology.apply(self._layers_of(optimizer))
+        self._round.done(optimizer)
+
+    def _finish_round(self) -> None:
+        """Each of several optimisers has stepped once."""
+        self._context.step += 1
+        self.topology.kept_gradients = self._round.gradients
+        try:
+            self._finish_step(update_due=self._is_update_step(self._context.step))
+        finally:
+            self.topology.kept_gradients = {}
+
+    def _layers_of(self, optimizer: Optimizer) -> list[int]:
+        places = self.topology.layer_of_parameter
+        return [
+            places[id(parameter)]
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if id(parameter) in places
+        ]
+
+    def _mask_new_gradient(self, parameter: Tensor) -> None:
+        """Backward has made a gradient. Where an update is about to look at it, it stays dense."""
+        if not (self.method.needs_gradient and self._is_update_step(self._context.step + 1)):
+            self.topology.apply_to_gradients([self.topology.layer_of_parameter[id(parameter)]])
+
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._skips_step:
             return
         self._context.step += 1
         self._give_gradients_back()
+        if self._young is not None and not self._updated_before_step:
+            self._young.after_step()
         self._finish_step(update_due=self._is_update_step(self._context.step) and not self._updated_before_step)
 
     def _finish_step(self, update_due: bool) -> None:
@@ -476,9 +564,9 @@ class SparseEngine:
             self.topology.apply()
         self._remember()
 
-    def _withhold_gradients(self) -> None:
+    def _withhold_gradients(self, optimizer: Optimizer | OptimizerGroup) -> None:
         """The update takes the place of this optimiser step: with no gradient in sight the optimiser does nothing."""
-        for group in self.optimizer.param_groups:
+        for group in optimizer.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     self._withheld.append((parameter, parameter.grad))
@@ -539,6 +627,16 @@ class SparseEngine:
             "total_steps": self._context.total_steps,
             "layers": layers,
             "method_state": pack_method_state(self._context.state, topology),
+            **({} if self._young is None else {"ages": self._ages(self._young, full)}),
+        }
+
+    def _ages(self, young: YoungWeights, full: bool) -> dict[str, Tensor]:
+        """Of each layer int32: 0 for old weights, steps since growth + 1 for young ones."""
+        topology = self.topology
+        ages = [like_parameter(young.to_tensor(i), layer.parameter) for i, layer in enumerate(topology.layers)]
+        return {
+            layer.name: tensor.full_tensor() if full and is_sharded(tensor) else tensor
+            for layer, tensor in zip(topology.layers, ages, strict=True)
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -560,6 +658,13 @@ class SparseEngine:
         self.topology.load_codes(codes, state["num_updates"])
         self._context.step = state["steps"]
         self._context.state = method_state
+        if self._young is not None and isinstance(ages := state.get("ages"), Mapping):
+            self._young.load(
+                local_part(ages[layer.name])
+                if is_sharded(ages[layer.name])
+                else self.topology.part(i, ages[layer.name])
+                for i, layer in enumerate(self.topology.layers)
+            )
         self._last_update = None
         self._remember()
         self._needs_full_mask = True

@@ -12,6 +12,7 @@ from torch.optim import LBFGS, SGD, Adadelta, Adagrad, Adam, AdamW, NAdam, Optim
 from itop.distributed.shards import has_layout_of, is_sharded, local_part
 from itop.layers import Layer
 from itop.optim import MaskedOptimizer
+from itop.optimizer_group import OptimizerGroup
 
 if TYPE_CHECKING:
     from itop.topology import Topology
@@ -24,7 +25,7 @@ Exact types: a subclass may do anything. All others are masked after their step.
 class OptimizerState:
     """Finds and masks the state that an optimiser keeps for the sparse layers."""
 
-    def __init__(self, optimizer: Optimizer, layers: Iterable[Layer]) -> None:
+    def __init__(self, optimizer: Optimizer | OptimizerGroup, layers: Iterable[Layer]) -> None:
         self.optimizer = optimizer
         self.layers = tuple(layers)
         known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}

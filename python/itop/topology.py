@@ -12,7 +12,7 @@ and commits::
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -167,6 +167,8 @@ class Topology:
     Attributes:
         has_shards: Whether this process may hold a part of a layer only.
         reductions: How the counts of each layer are merged.
+        kept_gradients: Dense gradients of layers, by place, where those of the parameters are masked or gone already.
+        on_grown: Called with the weights that a commit grew and that start at zero.
         store: The native bit sets.
         layer_of_parameter: A layer's place, by the identity of its parameter.
     """
@@ -188,6 +190,8 @@ class Topology:
         )
         self._starts = [shard_start(layer.parameter, layer.name) for layer in self.layers]
         self.has_shards = any(map(is_sharded, parameters))
+        self.kept_gradients: dict[int, Tensor] = {}
+        self.on_grown: Callable[[BitSet], None] | None = None
         self.num_updates = 0
         self.step = 0
         self._draw = 0
@@ -233,15 +237,16 @@ class Topology:
         Raises:
             RuntimeError: If a layer has none.
         """
-        missing = [layer.name for layer in self.layers if layer.parameter.grad is None]
+        gradients = [self.kept_gradients.get(i, layer.parameter.grad) for i, layer in enumerate(self.layers)]
+        missing = [layer.name for layer, gradient in zip(self.layers, gradients, strict=True) if gradient is None]
         if missing:
             raise RuntimeError(
                 f"growth by gradient needs gradients, but {', '.join(missing)} has none; call it after backward() and "
                 "before gradients are cleared"
             )
         return [
-            self.in_storage_order(i, in_layout_of(layer.parameter.grad, layer.parameter))  # type: ignore[arg-type]
-            for i, layer in enumerate(self.layers)
+            self.in_storage_order(i, in_layout_of(gradient, layer.parameter))  # type: ignore[arg-type]
+            for i, (layer, gradient) in enumerate(zip(self.layers, gradients, strict=True))
         ]
 
     def in_storage_order(self, layer: int, tensor: Tensor) -> Tensor:
@@ -437,6 +442,8 @@ class Topology:
             regrown_keeps_value=regrown_keeps_value,
             marks_reliable=marks_reliable,
         )
+        if self.on_grown is not None:
+            self.on_grown(grown - dropped if regrown_keeps_value else grown)
         return UpdateReport(
             update=self.num_updates,
             step=self.step,
@@ -455,13 +462,16 @@ class Topology:
         self._counts = counts[:, :3].copy()
         return counts
 
-    def apply(self) -> None:
-        """Zeroes weights and optimiser state outside the active set."""
-        self.store.apply(self.optimizer_state.tensors_to_mask(self), self.stream)
+    def apply(self, layers: Collection[int] | None = None) -> None:
+        """Zeroes weights and optimiser state outside the active set, of all layers or of some."""
+        tensors = self.optimizer_state.tensors_to_mask(self)
+        if layers is not None:
+            tensors = [of_layer if i in layers else [] for i, of_layer in enumerate(tensors)]
+        self.store.apply(tensors, self.stream)
         self.optimizer_state.mask_unusual(self)
 
-    def apply_to_gradients(self) -> bool:
-        """Zeroes gradients outside the active set, in place.
+    def apply_to_gradients(self, layers: Collection[int] | None = None) -> bool:
+        """Zeroes gradients outside the active set, in place, of all layers or of some.
 
         Returns:
             Whether all were: a gradient that is cut in other parts than its weight is left as it is.
@@ -469,6 +479,9 @@ class Topology:
         tensors: list[Sequence[Tensor]] = []
         all_masked = True
         for i, is_contiguous in enumerate(self._is_contiguous):
+            if layers is not None and i not in layers:
+                tensors.append(())
+                continue
             gradient = self.local_gradient(i)
             if gradient is None:
                 all_masked &= self.layers[i].parameter.grad is None
