@@ -70,12 +70,11 @@ MaskStore::MaskStore(std::vector<LayerLayout> layers, Device device, std::uint64
 
 BitSets MaskStore::full(StreamHandle stream) const {
   BitSets result(layout_, stream);
+  std::vector<LayerBits> layers;
   for (std::size_t layer = 0; layer < layout_->num_layers(); ++layer) {
-    const std::int64_t numel = layout_->layers()[layer].numel;
-    std::vector<Word> ones(static_cast<std::size_t>(words_for(numel)), ~Word{0});
-    if (!ones.empty()) ones.back() = valid_bits(words_for(numel) - 1, numel);
-    layout_->backend().copy_from_host(ones, result.words(layer), stream);
+    layers.push_back({result.words(layer), layout_->layers()[layer].numel});
   }
+  layout_->backend().fill(layers, stream);
   return result;
 }
 

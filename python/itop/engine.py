@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from itop import _core
-from itop.allocation import AllocationLike, LayerShape, as_allocation, target_count
-from itop.context import Context
+from itop.allocation import Allocation, AllocationLike, LayerShape, as_allocation, target_count
+from itop.context import Context, TrainingData
 from itop.distributed.agreement import Ranks, check_same, check_same_topology, describe_options
 from itop.distributed.shards import is_sharded, like_parameter, local_part, reshard
 from itop.engine_state import STATE_VERSION, check_state, pack_method_state, unpack_method_state
@@ -24,6 +27,7 @@ from itop.grown_state import GrownState, YoungWeights, ZeroState
 from itop.layers import Layer, Rules, find_layers, unwrap
 from itop.methods import Method, UpdateTiming, as_method
 from itop.optim import MaskedOptimizer
+from itop.optimizer_calls import find_closure, in_eager_mode, only_makes_state, owner_of, was_skipped_by_scaler
 from itop.optimizer_group import OptimizerGroup, StepRound
 from itop.optimizer_state import OptimizerState
 from itop.topology import Topology, UpdateReport
@@ -36,7 +40,8 @@ class Flops:
     Attributes:
         forward: Of a forward pass at the present density.
         forward_dense: Of a forward pass with every weight.
-        training: Of a training step at the present density, by the method's own account (PAPER section 4).
+        training: Of a training step, by the method's own account (PAPER section 4), at the densities of the layers
+            averaged over the steps so far; at the present ones before the first step.
     """
 
     forward: float
@@ -109,6 +114,9 @@ class SparseEngine:
         exclude: Layers to leave dense, in the same forms.
         seed: Of every random choice; the same on every rank.
         attach: False leaves the hooks out; the loop then calls :meth:`step` after ``optimizer.step()``.
+        batches: Training batches (inputs, targets) on the model's device: something that can be iterated anew, or a
+            callable that starts anew. Asked for by methods that choose masks by the loss before training.
+        loss: ``loss(outputs, targets)`` of those batches, a scalar.
         sparse_gradients: Mask gradients as backward produces them and not only inside the step, so that clipping and
             norms before the step see the sparse network's. At the update steps of methods that grow by gradient they
             stay dense.
@@ -131,6 +139,8 @@ class SparseEngine:
         exclude: Rules = (),
         seed: int = 0,
         attach: bool = True,
+        batches: Iterable[tuple[Any, Any]] | Callable[[], Iterable[tuple[Any, Any]]] | None = None,
+        loss: Callable[[Any, Any], Tensor] = F.cross_entropy,
         sparse_gradients: bool = False,
         grown_state: GrownState = ZeroState(),  # noqa: B008 - a frozen value
     ) -> None:
@@ -138,17 +148,22 @@ class SparseEngine:
         members = (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
         stepper = members[0] if isinstance(optimizer, Optimizer) else OptimizerGroup(members)
 
-        def prepare() -> tuple[Method, tuple[Layer, ...], list[int], OptimizerState]:
-            chosen_method = as_method(method)
+        def prepare() -> tuple[Method, Allocation, tuple[Layer, ...], list[int], OptimizerState]:
+            target_count(1, sparsity)  # says what is wrong with it before anything else is asked
+            chosen_method = as_method(method).for_sparsity(sparsity)
             if chosen_method.needs_total_steps and total_steps is None:
                 raise ValueError(
                     f"method '{chosen_method.name}' needs total_steps, the number of optimiser steps of the run: its "
                     "schedule depends on it"
                 )
+            if chosen_method.acts_before_step and not attach:
+                raise ValueError(
+                    f"method '{chosen_method.name}' acts before each optimiser step and needs the engine's hooks: "
+                    "attach=True"
+                )
             layers = find_layers(model, include, exclude)
             shapes = [LayerShape(layer.name, layer.shape) for layer in layers]
             chosen = as_allocation(chosen_method.default_allocation if allocation is None else allocation)
-            target_count(1, sparsity)  # says what is wrong with it before anything else is asked
             counts = [shape.numel for shape in shapes] if chosen_method.is_dense else chosen.counts(shapes, sparsity)
             state = OptimizerState(stepper, layers)
             if grown_state.horizon > 0:
@@ -156,17 +171,22 @@ class SparseEngine:
                     raise ValueError("grown_state needs one optimiser, by itself and with the engine's hooks")
                 grown_state.check(stepper)
             self._check_finite(layers)
-            return chosen_method, layers, counts, state
+            for member in members:
+                self._check_no_other_engine(member, layers)
+            return chosen_method, chosen, layers, counts, state
 
         reshard(model)
         self._ranks = Ranks.of(model)
-        self.method, layers, counts, state = self._ranks.agree(
-            prepare, lambda plan: _fingerprint(plan[0], plan[1], plan[2], total_steps, seed)
+        self.method, chosen, layers, counts, state = self._ranks.agree(
+            prepare, lambda plan: _fingerprint(plan[0], plan[2], plan[3], total_steps, seed)
         )
 
         self.optimizer = stepper
         self.topology = Topology(layers, state, seed)
-        self._context = Context(self.topology, unwrap(model), stepper, counts, total_steps)
+        data = None if batches is None else TrainingData(_starting_anew(batches), loss)
+        self._context = Context(self.topology, unwrap(model), stepper, counts, total_steps, chosen, data)
+        self.method.check(self._context)
+        self._active_step_sums = np.zeros(len(layers), dtype=np.int64)
         self._callbacks: list[Callable[[UpdateReport], object]] = []
         self._handles: list[RemovableHandle] = []
         self._last_update: UpdateReport | None = None
@@ -174,34 +194,43 @@ class SparseEngine:
         self._updated_before_step = False
         self._masks_gradients = False
         self._needs_full_mask = True
-        self._signature: tuple[int, ...] = ()
+        self._signature = (0, 0)
+        self._parameters = [layer.parameter for layer in layers]
         self._versions: list[int] = []
         self._withheld: list[tuple[nn.Parameter, Tensor]] = []
+        self._masked_gradient: tuple[weakref.ref[Tensor], int] | None = None
         self._attached = attach
         self._is_verified = not self._ranks.is_collective
         self._example: ExampleInput | None = None
-        self._handles_of_example = record_example(model, self._keep_example)
         self.method.initialise(self._context)
+        self._handles_of_example = record_example(model, self._keep_example)
+        self._handles_of_method = list(self.method.hooks(self._context))
         self._young: YoungWeights | None = None
         if grown_state.horizon > 0:
             self._young = YoungWeights(grown_state, self.topology)
             self.topology.on_grown = self._young.add
         self._round = StepRound(members, self._finish_round)
-        before, after = self._before_step, self._after_step
-        if isinstance(stepper, OptimizerGroup):
-            before, after = self._before_member_step, self._after_member_step
         for member in members:
             if isinstance(member, MaskedOptimizer):
                 member.attach_topology(self.topology)
-            if attach:
-                self._handles.append(member.register_step_pre_hook(_in_eager_mode(before)))
-                self._handles.append(member.register_step_post_hook(_in_eager_mode(after)))
-            if attach and hasattr(member, "register_load_state_dict_post_hook"):
-                self._handles.append(member.register_load_state_dict_post_hook(self._mark_foreign_change))
-        if attach and sparse_gradients:
-            hook = _in_eager_mode(self._mask_new_gradient)
-            self._handles += [layer.parameter.register_post_accumulate_grad_hook(hook) for layer in layers]  # type: ignore[no-untyped-call]
+        if attach:
+            self._attach(members, sparse_gradients)
         self._remember()
+
+    def _attach(self, members: Sequence[Optimizer], sparse_gradients: bool) -> None:
+        before, after = self._before_step, self._after_step
+        if isinstance(self.optimizer, OptimizerGroup):
+            before, after = self._before_member_step, self._after_member_step
+        for member in members:
+            self._handles.append(member.register_step_pre_hook(in_eager_mode(before)))
+            self._handles.append(member.register_step_post_hook(in_eager_mode(after)))
+            if hasattr(member, "register_load_state_dict_post_hook"):
+                self._handles.append(member.register_load_state_dict_post_hook(self._mark_foreign_change))
+        if sparse_gradients:
+            hook = in_eager_mode(self._mask_new_gradient)
+            for layer in self.topology.layers:
+                register: Callable[..., RemovableHandle] = layer.parameter.register_post_accumulate_grad_hook
+                self._handles.append(register(hook))
 
     @staticmethod
     def _check_arguments(model: object, optimizer: object, total_steps: object, seed: object) -> None:
@@ -225,6 +254,20 @@ class SparseEngine:
         for layer in layers:
             if not torch.isfinite(local_part(layer.parameter)).all():
                 raise ValueError(f"the weights of layer '{layer.name}' hold NaN or infinity")
+
+    @staticmethod
+    def _check_no_other_engine(optimizer: Optimizer, layers: Sequence[Layer]) -> None:
+        mine = {id(layer.parameter) for layer in layers}
+        for hook in optimizer._optimizer_step_pre_hooks.values():
+            other = owner_of(hook)
+            if not isinstance(other, SparseEngine):
+                continue
+            shared = [layer.name for layer in other.topology.layers if id(layer.parameter) in mine]
+            if shared or isinstance(optimizer, MaskedOptimizer):
+                raise ValueError(
+                    f"the optimiser already has a SparseEngine, for {', '.join(shared) or 'other layers'}; call its "
+                    "detach() first"
+                )
 
     # --- what there is to know ----------------------------------------------------------------------------------------
 
@@ -343,9 +386,21 @@ class SparseEngine:
         counted = count_macs(model, *args, example_kwargs=kwargs, num_samples=example.num_samples)
         names = {layer.name for layer in self.topology.layers}
         macs = {name: count for name, count in counted.items() if name in names}
-        densities = {layer.name: layer.density for layer in self.layers}
-        dense, sparse = forward_flops(macs), forward_flops(macs, densities)
-        return Flops(sparse, dense, self.method.training_flops(sparse, dense).per_sample_step)
+        dense = forward_flops(macs)
+        sparse = forward_flops(macs, {layer.name: layer.density for layer in self.layers})
+        # Forward FLOPs are linear in the layers' densities: the mean over steps follows from the mean densities.
+        average = forward_flops(macs, self.mean_densities)
+        return Flops(sparse, dense, self.method.training_flops(average, dense).per_sample_step)
+
+    @property
+    def mean_densities(self) -> dict[str, float]:
+        """The density of each layer averaged over the optimiser steps so far; the present one before the first."""
+        if self.steps == 0:
+            return {layer.name: layer.density for layer in self.layers}
+        return {
+            layer.name: int(total) / (self.steps * layer.numel)
+            for layer, total in zip(self.topology.layers, self._active_step_sums, strict=True)
+        }
 
     def _keep_example(self, example: ExampleInput) -> None:
         self._example = example
@@ -358,19 +413,28 @@ class SparseEngine:
         return functools.partial(self._callbacks.remove, callback)
 
     def update(self) -> UpdateReport | None:
-        """One topology update now, whatever the schedule says. Needs gradients where growth does.
+        """One topology update now, whatever the schedule says.
+
+        Growth by gradient looks at the gradients at hand: call it between ``backward()`` and ``optimizer.step()``, which
+        masks them.
 
         Raises:
             ValueError: If weights or gradients hold NaN or infinity; nothing has been changed then.
-            RuntimeError: If gradients are needed and a layer has none.
+            RuntimeError: If gradients are needed, and there are none or masked ones.
         """
-        self.topology.move_if_needed()
+        if self.method.needs_gradient and self._gradients_are_masked():
+            raise RuntimeError(
+                "growth by gradient needs dense gradients, but optimizer.step() has masked those at hand; call update() "
+                "after backward() and before optimizer.step()"
+            )
+        self._move_if_needed()
         self._context.zero_all_inactive = self._needs_full_mask or self._was_changed_by_others()
         try:
             report = self._update()
         finally:
             self._context.zero_all_inactive = False
-        self._remember()
+        if report is not None:
+            self._remember()
         return report
 
     def step(self) -> UpdateReport | None:
@@ -381,8 +445,8 @@ class SparseEngine:
         """
         if not self._attached:
             self._needs_full_mask = True
-            self._context.step += 1
-            self.topology.move_if_needed()
+            self._count_step()
+            self._move_if_needed()
             self._finish_step(update_due=self._is_update_step(self._context.step))
         return self._last_update
 
@@ -391,10 +455,25 @@ class SparseEngine:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        for handle in self._handles_of_method:
+            handle.remove()
+        self._handles_of_method.clear()
         self._handles_of_example.remove()
-        if isinstance(self.optimizer, MaskedOptimizer):
-            self.optimizer.attach_topology(None)
+        for member in self.optimizer.members if isinstance(self.optimizer, OptimizerGroup) else (self.optimizer,):
+            if isinstance(member, MaskedOptimizer):
+                member.attach_topology(None)
+        self._context.release_parameters()
         self._attached = False
+
+    def _count_step(self) -> None:
+        self._context.step += 1
+        self._active_step_sums += self.topology.active_counts
+
+    def _move_if_needed(self) -> None:
+        before = self.topology.device
+        self.topology.move_if_needed()
+        if self.topology.device != before:
+            self._context.follow_device()
 
     def _is_update_step(self, step: int) -> bool:
         return self.method.schedule.is_update_step(step, self._context.total_steps)
@@ -426,34 +505,42 @@ class SparseEngine:
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        self._skips_step = _was_skipped_by_scaler(optimizer) or _only_makes_state(optimizer)
+        self._skips_step = was_skipped_by_scaler(optimizer) or only_makes_state(optimizer)
         if self._skips_step:
             return None
         if not self._is_verified:
             self.check_sync()
-        closure, place = _find_closure(args, kwargs)
+        closure, place = find_closure(args, kwargs)
         if closure is None:
             self._prepare_step(withhold=True)
             return None
 
+        is_first = True
+
         def closure_then_prepare() -> Any:
+            nonlocal is_first
             loss = closure()
-            self._prepare_step(withhold=False)
+            self._prepare_step(withhold=False, is_first_evaluation=is_first)
+            is_first = False
             return loss
 
         if place is None:
             return args, {**kwargs, "closure": closure_then_prepare}
         return (*args[:place], closure_then_prepare, *args[place + 1 :]), kwargs
 
-    def _prepare_step(self, withhold: bool) -> None:
+    def _prepare_step(self, withhold: bool, is_first_evaluation: bool = True) -> None:
         """Gradients are there: mask them, or update the topology by them."""
         step = self._context.step + 1
         self._updated_before_step = False
         self._masks_gradients = False
-        self.topology.move_if_needed()
+        self._move_if_needed()
         update_due = self._is_update_step(step)
-        if type(self.method).before_step is not Method.before_step:
+        if is_first_evaluation and type(self.method).before_step is not Method.before_step:
             self.method.before_step(self._context)
+        if type(self.method).regulariser is not Method.regulariser:
+            self._regularise()
+        if self.method.hides_weights(self._context):
+            return
         if update_due and withhold and self.method.timing is UpdateTiming.REPLACES_STEP:
             self._context.step = step
             self._context.zero_all_inactive = self._needs_full_mask or self._was_changed_by_others()
@@ -471,27 +558,46 @@ class SparseEngine:
         if isinstance(self.optimizer, MaskedOptimizer) and self.optimizer.uses_native_step:
             self._needs_full_mask |= self._was_changed_by_others()
             self._masks_gradients = self.topology.optimizer_state.zero_stays_zero
+            self.topology.sweep()
         elif self.topology.optimizer_state.evaluates_repeatedly:
             # Its line search moves along gradients: masked ones keep every model it tries sparse.
             if update_due and self.method.needs_gradient:
                 self._set_dense_gradients_aside()
             self.topology.apply_to_gradients()
+            self._masked_gradient = self._first_gradient()
         elif self.topology.optimizer_state.zero_stays_zero and not (update_due and self.method.needs_gradient):
             self._needs_full_mask |= self._was_changed_by_others()
             self._masks_gradients = self.topology.apply_to_gradients()
+            self._masked_gradient = self._first_gradient()
+
+    def _regularise(self) -> None:
+        """Adds the gradient of the method's penalty, so that no loop has to add it to its loss."""
+        with torch.enable_grad():
+            penalty = self.method.regulariser(self._context)
+        if penalty is None:
+            return
+        parameters = [layer.parameter for layer in self.topology.layers] + list(self._context.parameters.values())
+        gradients = torch.autograd.grad(penalty * self._context.gradient_scale, parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is None:
+                continue
+            if parameter.grad is None:
+                parameter.grad = gradient
+            else:
+                parameter.grad += gradient
 
     def _before_member_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """One of several optimisers steps, maybe while backward runs: other gradients may not be there yet, or be gone."""
-        self._skips_step = _was_skipped_by_scaler(optimizer) or _only_makes_state(optimizer)
+        self._skips_step = was_skipped_by_scaler(optimizer) or only_makes_state(optimizer)
         if self._skips_step:
             return
-        if _find_closure(args, kwargs)[0] is not None:
+        if find_closure(args, kwargs)[0] is not None:
             raise ValueError("an engine over several optimisers cannot follow closures: call step() without one")
         if not self._is_verified:
             self.check_sync()
         self._round.begin(optimizer)
         if not self._round.is_open:
-            self.topology.move_if_needed()
+            self._move_if_needed()
             if type(self.method).before_step is not Method.before_step:
                 self.method.before_step(self._context)
         if not self._is_update_step(self._context.step + 1):
@@ -508,12 +614,13 @@ class SparseEngine:
         if self._skips_step:
             return
         self._give_gradients_back()
-        self.topology.apply(self._layers_of(optimizer))
+        if not self.method.hides_weights(self._context):
+            self.topology.apply(self._layers_of(optimizer))
         self._round.done(optimizer)
 
     def _finish_round(self) -> None:
         """Each of several optimisers has stepped once."""
-        self._context.step += 1
+        self._count_step()
         self.topology.kept_gradients = self._round.gradients
         try:
             self._finish_step(update_due=self._is_update_step(self._context.step))
@@ -533,19 +640,22 @@ class SparseEngine:
         """Backward has made a gradient. Where an update is about to look at it, it stays dense."""
         if not (self.method.needs_gradient and self._is_update_step(self._context.step + 1)):
             self.topology.apply_to_gradients([self.topology.layer_of_parameter[id(parameter)]])
+            self._masked_gradient = self._first_gradient()
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._skips_step:
             return
-        self._context.step += 1
-        self._give_gradients_back()
+        self._count_step()
+        if self._withheld:
+            self._give_gradients_back()
         if self._young is not None and not self._updated_before_step:
             self._young.after_step()
         self._finish_step(update_due=self._is_update_step(self._context.step) and not self._updated_before_step)
 
     def _finish_step(self, update_due: bool) -> None:
         state = self.topology.optimizer_state
-        if not self._masks_gradients or state.signature() != self._signature:
+        signature = state.signature()
+        if not self._masks_gradients or signature != self._signature:
             self._needs_full_mask = True
         if type(self.method).after_step is not Method.after_step:
             self.method.after_step(self._context)
@@ -554,15 +664,16 @@ class SparseEngine:
             try:
                 report = self._update()
             except Exception:
-                self.topology.apply()
+                if not self.method.hides_weights(self._context):
+                    self.topology.apply()
                 raise
             finally:
                 self._context.zero_all_inactive = False
             if report is not None:
                 self._needs_full_mask = False
-        if self._needs_full_mask:
+        if self._needs_full_mask and not self.method.hides_weights(self._context):
             self.topology.apply()
-        self._remember()
+        self._remember(signature)
 
     def _withhold_gradients(self, optimizer: Optimizer | OptimizerGroup) -> None:
         """The update takes the place of this optimiser step: with no gradient in sight the optimiser does nothing."""
@@ -586,19 +697,30 @@ class SparseEngine:
         for parameter, gradient in self._withheld:
             parameter.grad = gradient
         self._withheld = []
+        self._masked_gradient = None
 
-    def _remember(self) -> None:
+    def _first_gradient(self) -> tuple[weakref.ref[Tensor], int] | None:
+        """Tells the gradients of one backward pass from those of the next: a tensor and its version."""
+        for layer in self.topology.layers:
+            gradient = layer.parameter.grad
+            if gradient is not None:
+                return weakref.ref(gradient), gradient._version
+        return None
+
+    def _gradients_are_masked(self) -> bool:
+        if self._masked_gradient is None or (now := self._first_gradient()) is None:
+            return False
+        return now[0]() is self._masked_gradient[0]() and now[1] == self._masked_gradient[1]
+
+    def _remember(self, signature: tuple[int, int] | None = None) -> None:
         self._needs_full_mask = False
         self._masks_gradients = False
-        self._signature = self.topology.optimizer_state.signature()
-        self._versions = [layer.parameter._version for layer in self.topology.layers]
+        self._signature = signature or self.topology.optimizer_state.signature()
+        self._versions = [parameter._version for parameter in self._parameters]
 
     def _was_changed_by_others(self) -> bool:
         """Whether somebody wrote to the weights since the last step (a loaded checkpoint, swapped averages)."""
-        return any(
-            layer.parameter._version != version
-            for layer, version in zip(self.topology.layers, self._versions, strict=True)
-        )
+        return [parameter._version for parameter in self._parameters] != self._versions
 
     def _mark_foreign_change(self, optimizer: Optimizer) -> None:
         self._needs_full_mask = True
@@ -626,7 +748,9 @@ class SparseEngine:
             "num_updates": self.num_updates,
             "total_steps": self._context.total_steps,
             "layers": layers,
+            "active_step_sums": self._active_step_sums.tolist(),
             "method_state": pack_method_state(self._context.state, topology),
+            "method_parameters": {name: value.detach() for name, value in self._context.parameters.items()},
             **({} if self._young is None else {"ages": self._ages(self._young, full)}),
         }
 
@@ -655,9 +779,12 @@ class SparseEngine:
 
         ranks = self._ranks if self.topology.has_shards else Ranks()
         codes, method_state = ranks.agree(checked, lambda _: {"steps": str(state["steps"])})
-        self.topology.load_codes(codes, state["num_updates"])
+        self._context.load(method_state, state.get("method_parameters", {}))
+        self.topology.load_codes(
+            codes, state["num_updates"], touches_values=not self.method.hides_weights(self._context)
+        )
         self._context.step = state["steps"]
-        self._context.state = method_state
+        self._active_step_sums = np.array(state.get("active_step_sums", [0] * len(codes)), dtype=np.int64)
         if self._young is not None and isinstance(ages := state.get("ages"), Mapping):
             self._young.load(
                 local_part(ages[layer.name])
@@ -685,37 +812,14 @@ def _fingerprint(
     }
 
 
-def _in_eager_mode(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """The hook as it is, also where ``optimizer.step`` is compiled: the compiler steps around it."""
-    disabled: Callable[..., Any] = torch.compiler.disable(hook)  # type: ignore[no-untyped-call]
-    return disabled
-
-
-def _only_makes_state(optimizer: Optimizer) -> bool:
-    """Whether this is no step of the training but ``torch.distributed.checkpoint`` making an optimiser's state.
-
-    It steps an optimiser that has no state yet with all learning rates and gradients at zero.
-    """
-    if optimizer.state or any(group.get("lr") is None or float(group["lr"]) != 0.0 for group in optimizer.param_groups):
-        return False
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    return all(not local_part(gradient).count_nonzero() for gradient in gradients)
-
-
-def _was_skipped_by_scaler(optimizer: Optimizer) -> bool:
-    """Whether a fused optimiser is about to skip this step because the gradient scaler found an overflow."""
-    found_inf = getattr(optimizer, "found_inf", None)
-    return isinstance(found_inf, Tensor) and bool(found_inf.item() != 0)
-
-
-def _find_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Callable[[], Any] | None, int | None]:
-    """The closure given to ``optimizer.step`` and its place in ``args`` (None: a keyword).
-
-    Hooks see ``args`` as the optimiser's wrapper does: with or without the optimiser itself in front.
-    """
-    if callable(kwargs.get("closure")):
-        return kwargs["closure"], None
-    for place, argument in enumerate(args):
-        if callable(argument) and not isinstance(argument, Optimizer):
-            return argument, place
-    return None, None
+def _starting_anew(
+    batches: Iterable[tuple[Any, Any]] | Callable[[], Iterable[tuple[Any, Any]]],
+) -> Callable[[], Iterable[tuple[Any, Any]]]:
+    if callable(batches):
+        return batches
+    if iter(batches) is batches:
+        raise ValueError(
+            "batches must be something that can be iterated anew, such as a list, a loader, or a callable that returns "
+            "an iterator; got an iterator"
+        )
+    return lambda: batches

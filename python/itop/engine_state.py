@@ -40,21 +40,24 @@ def check_state(state: object, topology: Topology) -> list[Tensor]:
     if state["seed"] != topology.seed:
         raise ValueError(f"the engine state was saved with seed {state['seed']}, this engine has seed {topology.seed}")
     for key in ("steps", "num_updates"):
-        if isinstance(state[key], bool) or not isinstance(state[key], int) or state[key] < 0:
-            raise ValueError(f"the engine state is damaged: {key} is {state[key]!r}, expected a count")
+        count = state[key]
+        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count < 2**32:
+            raise ValueError(f"the engine state is damaged: {key} must be a whole number, got {count!r}")
     saved = state["layers"]
     names = [layer.name for layer in topology.layers]
     if not isinstance(saved, Mapping) or set(saved) != set(names):
-        different = sorted(set(saved) ^ set(names)) if isinstance(saved, Mapping) else names
+        different = set(names) ^ (set(saved) if isinstance(saved, Mapping) else set())
         raise ValueError(
-            f"the engine state belongs to another model: layers {', '.join(map(str, different))} are not in both"
+            f"the engine state belongs to another model: layers {', '.join(sorted(map(str, different)))} are not in both"
         )
     read = _read_packed_layer if version == 1 else _read_layer
     codes = [read(topology, i, saved[name]) for i, name in enumerate(names)]
     for name, of_layer in zip(names, codes, strict=True):
         unexplored = ((of_layer & (ACTIVE | RELIABLE)) != 0) & ((of_layer & EXPLORED) == 0)
         if bool((of_layer > (ACTIVE | EXPLORED | RELIABLE)).any()) or bool(unexplored.any()):
-            raise ValueError(f"the engine state is damaged: layer '{name}' holds what no training makes")
+            raise ValueError(
+                f"the engine state is damaged: layer '{name}' has active or reliable weights that were never explored"
+            )
     return codes
 
 

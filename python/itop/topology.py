@@ -12,6 +12,7 @@ and commits::
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -24,11 +25,15 @@ from itop import _core
 from itop.distributed.agreement import LayerDigest
 from itop.distributed.reduction import LayerReductions, Reduction, Traffic
 from itop.distributed.shards import has_layout_of, in_layout_of, is_sharded, like_parameter, local_part, shard_start
-from itop.layers import Layer, index_map
+from itop.layers import Layer, has_same_memory_order, index_map
 from itop.optimizer_state import OptimizerState
 
 ACTIVE, EXPLORED, RELIABLE = 1, 2, 4
 """The bits of a weight's code in a saved state."""
+
+_SWEPT_WEIGHTS = 1 << 18
+_SWEPT_LAYERS = 16
+_NUM_DRAWS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +159,22 @@ class BitSet:
         return target
 
 
+class Quota(ABC):
+    """How many weights a selection takes where one count a layer does not say it: so many in each group, whole blocks."""
+
+    @abstractmethod
+    def select(
+        self,
+        topology: Topology,
+        candidates: BitSet,
+        scores: Scores | None,
+        *,
+        largest: bool,
+        preferred: BitSet | None,
+    ) -> BitSet:
+        """The best candidates that the quota admits; arguments as in :meth:`Topology.select`."""
+
+
 class Topology:
     """Which weights of a model's layers are active, were explored, were explored reliably.
 
@@ -195,9 +216,10 @@ class Topology:
         self.num_updates = 0
         self.step = 0
         self._draw = 0
+        self._next_swept = 0
+        self._sweep_credit = 0
         self.store = self._make_store(seed)
         self.layer_of_parameter = {id(layer.parameter): i for i, layer in enumerate(self.layers)}
-        self._is_contiguous = [self.local(i).is_contiguous() for i in range(len(self.layers))]
         self._counts = np.zeros((len(self.layers), 3), dtype=np.int64)
 
     def _make_store(self, seed: int) -> _core.MaskStore:
@@ -209,6 +231,10 @@ class Topology:
             (layer.name, *index_map(self.local(i), layer.shape, self.start(i))) for i, layer in enumerate(self.layers)
         ]
         index = self.device.index if self.device.index is not None else 0
+        self._parameters = [layer.parameter for layer in self.layers]
+        self._strides = [parameter.stride() for parameter in self._parameters]
+        self._local_strides = [self.local(i).stride() for i in range(len(self.layers))]
+        self._is_contiguous = [self.local(i).is_contiguous() for i in range(len(self.layers))]
         return _core.MaskStore(rows, self.device.type, index, seed, self.stream)
 
     # --- tensors ------------------------------------------------------------------------------------------------------
@@ -234,18 +260,21 @@ class Topology:
     def gradients(self) -> list[Tensor]:
         """The gradients of each layer (of the part held here), dense, in the weights' memory order.
 
+        Zeros for a layer that took no part.
+
         Raises:
-            RuntimeError: If a layer has none.
+            RuntimeError: If no layer has one.
         """
         gradients = [self.kept_gradients.get(i, layer.parameter.grad) for i, layer in enumerate(self.layers)]
-        missing = [layer.name for layer, gradient in zip(self.layers, gradients, strict=True) if gradient is None]
-        if missing:
+        if all(gradient is None for gradient in gradients):
             raise RuntimeError(
-                f"growth by gradient needs gradients, but {', '.join(missing)} has none; call it after backward() and "
-                "before gradients are cleared"
+                "growth by gradient needs gradients, but no sparse layer has one; update after backward() and before "
+                "gradients are cleared"
             )
         return [
-            self.in_storage_order(i, in_layout_of(gradient, layer.parameter))  # type: ignore[arg-type]
+            torch.zeros_like(self.local(i))
+            if gradient is None
+            else self.in_storage_order(i, in_layout_of(gradient, layer.parameter))
             for i, (layer, gradient) in enumerate(zip(self.layers, gradients, strict=True))
         ]
 
@@ -259,7 +288,7 @@ class Topology:
                 f"scores of layer '{self.layers[layer].name}' must have shape {tuple(weight.shape)}, got {tuple(tensor.shape)}"
             )
         tensor = tensor.detach()
-        if tensor.stride() == weight.stride() or weight.numel() < 2:
+        if has_same_memory_order(tensor, weight):
             return tensor
         return torch.empty_strided(weight.shape, weight.stride(), dtype=tensor.dtype, device=tensor.device).copy_(
             tensor
@@ -319,7 +348,7 @@ class Topology:
     def select(
         self,
         candidates: BitSet,
-        k: Sequence[int] | int,
+        k: Sequence[int] | int | Quota,
         scores: Scores | None = None,
         *,
         largest: bool = True,
@@ -329,7 +358,8 @@ class Topology:
 
         Args:
             candidates: Others are never chosen.
-            k: One count a layer, or one for all layers together (they compete). Fewer candidates: all are chosen.
+            k: One count a layer, one for all layers together (they compete), or a quota of finer grain. Fewer
+                candidates: all are chosen.
             scores: What is compared; None chooses uniformly at random.
             largest: Whether large scores are better.
             preferred: Candidates in this set are better than any other.
@@ -337,6 +367,8 @@ class Topology:
         Raises:
             ValueError: If scores hold NaN or infinity; names the layer.
         """
+        if isinstance(k, Quota):
+            return k.select(self, candidates, scores, largest=largest, preferred=preferred)
         if preferred is not None:
             first = candidates & preferred
             if isinstance(k, int):
@@ -349,8 +381,7 @@ class Topology:
         tensors: list[Tensor | None] = [None] * len(self.layers)
         if scores is not None:
             tensors = [self.in_storage_order(i, tensor) for i, tensor in enumerate(scores.tensors)]
-        draw, self._draw = self._draw, self._draw + 1
-        order = SelectionOrder(magnitude=scores is None or not scores.signed, largest=largest, draw=draw)
+        order = SelectionOrder(scores is None or not scores.signed, largest, self._next_draw())
         if self.reductions.is_uniform:
             return self._select(candidates, tensors, k, order, self.reductions.groups[0].reduction)
         if isinstance(k, int):
@@ -396,14 +427,32 @@ class Topology:
         )
         return BitSet(self, chosen)
 
+    def random(self, layer: int) -> Tensor:
+        """Uniform float32 numbers in [0, 1) in a layer's shape, on its device.
+
+        The same for the same seed, layer, update, step and turn within them, on one kind of device.
+        """
+        return self.uniform(layer, self.seed, layer, self.num_updates, self.step, self._next_draw())
+
+    def uniform(self, layer: int, *words: int) -> Tensor:
+        """Uniform float32 numbers in [0, 1) for the part held here: those of the whole layer, whatever part it is."""
+        if self.start(layer) is None:
+            return uniform(self.local(layer), *words)
+        return self.part(layer, uniform(torch.empty(self.layers[layer].shape, device=self.device), *words))
+
+    def _next_draw(self) -> int:
+        """Tells the random choices of one update apart; after many they repeat their keys."""
+        draw = self._draw
+        self._draw = (draw + 1) % _NUM_DRAWS
+        return draw
+
     def initialise(self, active: BitSet) -> None:
-        """Sets the initial masks: explored holds them, nothing is reliable, weights outside become zero."""
+        """Sets the initial masks: explored holds them, nothing is reliable; weights outside become zero, others stay."""
         nothing = self.empty()
-        self._commit(
-            self.active.copy(), active, zero_all_inactive=False, regrown_keeps_value=True, marks_reliable=False
-        )
         for i in range(len(self.layers)):
-            self.store.explored.set_words(i, active.native.words(i, self.stream), self.stream)
+            words = active.native.words(i, self.stream)
+            self.store.active.set_words(i, words, self.stream)
+            self.store.explored.set_words(i, words, self.stream)
             self.store.reliable.set_words(i, nothing.native.words(i, self.stream), self.stream)
         self._recount()
         self.apply()
@@ -444,6 +493,39 @@ class Topology:
         )
         if self.on_grown is not None:
             self.on_grown(grown - dropped if regrown_keeps_value else grown)
+        return self._report(counts, drop_fraction)
+
+    def replace(self, active: BitSet, *, marks_reliable: bool = True) -> UpdateReport:
+        """active <- the given set; explored and reliable grow; no value is touched.
+
+        For methods whose inactive weights live on out of the model's sight (:meth:`Method.hides_weights`).
+        """
+        counts = self._commit(
+            self.active - active,
+            active - self.active,
+            touches_values=False,
+            zero_all_inactive=False,
+            regrown_keeps_value=True,
+            marks_reliable=marks_reliable,
+        )
+        return self._report(counts, None)
+
+    def changes_since(self, before: BitSet) -> UpdateReport:
+        """The report of what became of an earlier active set, where the set was replaced several times in between."""
+        counts = np.array(
+            [
+                self.num_active,
+                self.num_explored,
+                self.num_reliable,
+                (before - self.active).counts(),
+                (self.active - before).counts(),
+                [0] * len(self.layers),
+            ],
+            dtype=np.int64,
+        ).T
+        return self._report(counts, None)
+
+    def _report(self, counts: npt.NDArray[np.int64], drop_fraction: float | None) -> UpdateReport:
         return UpdateReport(
             update=self.num_updates,
             step=self.step,
@@ -454,10 +536,13 @@ class Topology:
             ),
         )
 
-    def _commit(self, dropped: BitSet, grown: BitSet, **options: bool) -> npt.NDArray[np.int64]:
-        tensors = self.optimizer_state.tensors_to_mask(self)
+    def _commit(
+        self, dropped: BitSet, grown: BitSet, *, touches_values: bool = True, **options: bool
+    ) -> npt.NDArray[np.int64]:
+        tensors = self.optimizer_state.tensors_to_mask(self) if touches_values else [[] for _ in self.layers]
         counts = self.store.commit(dropped.native, grown.native, tensors, stream=self.stream, **options)
-        self.optimizer_state.mask_unusual(self)
+        if touches_values:
+            self.optimizer_state.mask_unusual(self, grown - dropped if options["regrown_keeps_value"] else grown)
         self.reductions.sum(counts)
         self._counts = counts[:, :3].copy()
         return counts
@@ -470,8 +555,35 @@ class Topology:
         self.store.apply(tensors, self.stream)
         self.optimizer_state.mask_unusual(self)
 
+    def sweep(self) -> None:
+        """Zeroes weights outside the active set, a few layers a call, all in turn; small models whole.
+
+        In-place writes to a parameter are noticed by its version and masked at once. Writes to ``parameter.data`` leave no
+        trace; this keeps them from staying, at a cost that does not grow with the model.
+        """
+        tensors: list[Sequence[Tensor]] = [()] * len(self.layers)
+        for i in self._swept_now():
+            tensors[i] = (self.local(i),)
+        self.store.apply(tensors, self.stream)
+
+    def _swept_now(self) -> list[int]:
+        """The layers whose turn it is."""
+        self._sweep_credit += _SWEPT_WEIGHTS
+        swept: list[int] = []
+        while len(swept) < min(_SWEPT_LAYERS, len(self.layers)):
+            numel = self.layers[self._next_swept].numel
+            if numel > self._sweep_credit:
+                return swept
+            self._sweep_credit -= numel
+            swept.append(self._next_swept)
+            self._next_swept = (self._next_swept + 1) % len(self.layers)
+        self._sweep_credit = 0
+        return swept
+
     def apply_to_gradients(self, layers: Collection[int] | None = None) -> bool:
         """Zeroes gradients outside the active set, in place, of all layers or of some.
+
+        Of all: sweeps some weights (:meth:`sweep`) in the same pass.
 
         Returns:
             Whether all were: a gradient that is cut in other parts than its weight is left as it is.
@@ -482,15 +594,17 @@ class Topology:
             if layers is not None and i not in layers:
                 tensors.append(())
                 continue
-            gradient = self.local_gradient(i)
+            gradient = self.local_gradient(i) if self.has_shards else self._parameters[i].grad
             if gradient is None:
-                all_masked &= self.layers[i].parameter.grad is None
+                all_masked &= self._parameters[i].grad is None
                 tensors.append(())
             elif (is_contiguous and gradient.is_contiguous()) or gradient.stride() == self.local(i).stride():
                 tensors.append((gradient,))
             else:
                 tensors.append(())
                 gradient.masked_fill_(~self.active.to_tensor(i), 0)
+        for i in self._swept_now() if layers is None else ():
+            tensors[i] = (*tensors[i], self.local(i))
         self.store.apply(tensors, self.stream)
         return all_masked
 
@@ -508,6 +622,11 @@ class Topology:
         self._counts = np.array(
             [self.active.counts(), self.explored.counts(), self.reliable.counts()], dtype=np.int64
         ).T.copy()
+
+    @property
+    def active_counts(self) -> npt.NDArray[np.int64]:
+        """Active weights of each layer, as an array that is not to be written to."""
+        return self._counts[:, 0]
 
     @property
     def num_active(self) -> list[int]:
@@ -570,26 +689,42 @@ class Topology:
         codes |= self.reliable.to_tensor(layer).to(torch.uint8) * RELIABLE
         return like_parameter(codes.contiguous(), self.layers[layer].parameter)
 
-    def load_codes(self, codes: Sequence[Tensor], num_updates: int) -> None:
-        """Replaces all sets by the codes of the parts held here; checked by the caller."""
+    def load_codes(self, codes: Sequence[Tensor], num_updates: int, *, touches_values: bool = True) -> None:
+        """Replaces all sets by the codes of the parts held here; zeroes what is now inactive unless told not to."""
         for i, of_layer in enumerate(codes):
             of_layer = of_layer.to(self.device)
             for bit, bits in ((ACTIVE, self.active), (EXPLORED, self.explored), (RELIABLE, self.reliable)):
                 bits.native.pack(i, self.in_storage_order(i, (of_layer & bit) != 0), self.stream)
         self.num_updates = num_updates
         self._recount()
-        self.apply()
+        if touches_values:
+            self.apply()
 
     def move_if_needed(self) -> None:
-        """Follows the parameters to another device (``model.to(...)`` after the engine was made)."""
-        device = self.local(0).device
-        if device == self.device:
+        """Follows the parameters to another device or memory format (``model.to(...)`` after the engine was made)."""
+        strides = [parameter.stride() for parameter in self._parameters]
+        if self._parameters[0].device == self.device and strides == self._strides:
             return
-        words = [
-            [bits.native.words(i, self.stream) for i in range(len(self.layers))]
+        masks = [
+            [self._unpacked(bits, i) for i in range(len(self.layers))]
             for bits in (self.active, self.explored, self.reliable)
         ]
         self.store = self._make_store(self.seed)
-        for bits, of_layers in zip((self.active, self.explored, self.reliable), words, strict=True):
-            for i, array in enumerate(of_layers):
-                bits.native.set_words(i, array, self.stream)
+        for bits, of_layers in zip((self.active, self.explored, self.reliable), masks, strict=True):
+            for i, mask in enumerate(of_layers):
+                bits.native.pack(i, self.in_storage_order(i, mask.to(self.device)), self.stream)
+
+    def _unpacked(self, bits: BitSet, layer: int) -> Tensor:
+        """A mask as the store lays it out, whatever has become of the weight since."""
+        shape = self.local(layer).shape
+        mask = torch.empty_strided(shape, self._local_strides[layer], dtype=torch.bool, device=self.device)
+        bits.native.unpack(layer, mask, self.stream)
+        return mask
+
+
+def uniform(like: Tensor, *words: int) -> Tensor:
+    """Uniform float32 numbers in [0, 1), of a tensor's shape and device; a pure function of the words."""
+    generator = torch.Generator(device=like.device)
+    digest = hashlib.blake2b(b"".join(word.to_bytes(8, "little") for word in words), digest_size=8).digest()
+    generator.manual_seed(int.from_bytes(digest, "little") >> 1)
+    return torch.rand(like.shape, generator=generator, device=like.device)

@@ -169,7 +169,10 @@ def test_optimisers_that_step_while_backward_runs_train_as_one_does(method: str)
     for in_backward in (False, True):
         model = make_model()
         parameters = list(model.parameters())
-        optimizers = [torch.optim.SGD(part, lr=0.1, momentum=0.9) for part in ([[p] for p in parameters] if in_backward else [parameters])]
+        optimizers = [
+            torch.optim.SGD(part, lr=0.1, momentum=0.9)
+            for part in ([[p] for p in parameters] if in_backward else [parameters])
+        ]
         engine = attach(model, optimizers if in_backward else optimizers[0], method)
         if in_backward:
             for parameter, optimizer in zip(parameters, optimizers, strict=True):
@@ -408,7 +411,11 @@ def test_an_average_of_the_weights_is_an_ordinary_model() -> None:
         loss_of(model, step).backward()
         engine.optimizer.step()
         average.update_parameters(model)
-    assert list(model.state_dict()) == keys == [key.removeprefix("module.") for key in average.state_dict() if key != "n_averaged"]
+    assert (
+        list(model.state_dict())
+        == keys
+        == [key.removeprefix("module.") for key in average.state_dict() if key != "n_averaged"]
+    )
     for layer in engine.layers:  # dropped weights fade in the average: it holds the union of recent masks
         averaged = average.module.get_parameter(layer.name)
         assert averaged[engine.mask(layer.name)].count_nonzero() > 0

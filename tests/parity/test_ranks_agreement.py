@@ -225,4 +225,4 @@ def load_damaged_shard() -> None:
 
 def test_a_state_that_is_damaged_on_one_rank_is_refused_on_both(ranks: RankPool) -> None:
     for error in ranks.errors(load_damaged_shard):
-        assert "layer 'first.weight' holds what no training makes" in error
+        assert "layer 'first.weight' has active or reliable weights that were never explored" in error

@@ -56,6 +56,12 @@ struct LayerCounts {
   std::int64_t regrown = 0;  ///< dropped and grown in the same update
 };
 
+/// One layer's bits.
+struct LayerBits {
+  Word* words = nullptr;
+  std::int64_t numel = 0;
+};
+
 /// One layer's mask and the tensors it is applied to.
 struct LayerApply {
   std::int64_t numel = 0;
@@ -73,6 +79,9 @@ class Backend {
   virtual std::unique_ptr<WordBuffer> allocate(std::int64_t num_words, StreamHandle stream) = 0;
   virtual void copy_to_host(const Word* source, std::span<Word> target, StreamHandle stream) = 0;
   virtual void copy_from_host(std::span<const Word> source, Word* target, StreamHandle stream) = 0;
+
+  /// Sets the bits of all weights of the layers.
+  virtual void fill(std::span<const LayerBits> layers, StreamHandle stream) = 0;
 
   /// target[i] = a[i] op b[i]; may be in place.
   virtual void combine(BitOperation operation, const Word* a, const Word* b, Word* target, std::int64_t num_words,

@@ -101,6 +101,14 @@ void CpuBackend::copy_from_host(std::span<const Word> source, Word* target, Stre
   std::copy(source.begin(), source.end(), target);
 }
 
+void CpuBackend::fill(std::span<const LayerBits> layers, StreamHandle) {
+  for (const LayerBits& layer : layers) {
+    for_word_pieces(words_for(layer.numel), [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t word = first; word < last; ++word) layer.words[word] = valid_bits(word, layer.numel);
+    });
+  }
+}
+
 void CpuBackend::combine(BitOperation operation, const Word* a, const Word* b, Word* target, std::int64_t num_words,
                          StreamHandle) {
   switch (operation) {
