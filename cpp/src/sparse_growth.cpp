@@ -98,32 +98,28 @@ void StreamedGrowth::offer(std::int64_t first_row, std::int64_t num_rows, const 
 }
 
 void StreamedGrowth::keep_best() {
-  const auto size = static_cast<std::int64_t>(candidates_.size());
-  if (size <= k_) return;
-  const auto boundary = candidates_.begin() + k_;
-  std::nth_element(candidates_.begin(), boundary - 1, candidates_.end(),
-                   [](const Candidate& a, const Candidate& b) { return a.key < b.key; });
-  limit_ = candidates_[static_cast<std::size_t>(k_ - 1)].key;
-  // Equal keys at the boundary: tie keys are drawn for these few only.
-  const auto first_tied =
-      std::partition(candidates_.begin(), boundary, [&](const Candidate& candidate) { return candidate.key < limit_; });
-  const auto last_tied =
-      std::partition(boundary, candidates_.end(), [&](const Candidate& candidate) { return candidate.key == limit_; });
-  if (last_tied != boundary) {
-    struct Tied {
-      std::uint64_t key;
-      std::int64_t index;
-    };
-    std::vector<Tied> tied;
-    for (auto candidate = first_tied; candidate != last_tied; ++candidate) {
-      tied.push_back({tie_key(stream_, static_cast<std::uint64_t>(candidate->index)), candidate->index});
-    }
-    const auto wanted = boundary - first_tied;
-    std::nth_element(tied.begin(), tied.begin() + (wanted - 1), tied.end(),
-                     [](const Tied& a, const Tied& b) { return std::tie(a.key, a.index) < std::tie(b.key, b.index); });
-    for (std::ptrdiff_t i = 0; i < wanted; ++i) first_tied[i].index = tied[static_cast<std::size_t>(i)].index;
+  if (static_cast<std::int64_t>(candidates_.size()) <= k_) return;
+  std::vector<std::int64_t> keys;
+  keys.reserve(candidates_.size());
+  for (const Candidate& candidate : candidates_) keys.push_back(candidate.key);
+  const auto last = keys.begin() + (k_ - 1);
+  std::nth_element(keys.begin(), last, keys.end());
+  limit_ = *last;
+  const auto wanted = 1 + std::count(keys.begin(), last, limit_);
+  // Equal keys at the limit: tie keys are drawn for these few only.
+  using Tie = std::pair<std::uint64_t, std::int64_t>;
+  std::vector<Tie> ties;
+  for (const Candidate& candidate : candidates_) {
+    if (candidate.key != limit_) continue;
+    ties.emplace_back(tie_key(stream_, static_cast<std::uint64_t>(candidate.index)), candidate.index);
   }
-  candidates_.resize(static_cast<std::size_t>(k_));
+  std::nth_element(ties.begin(), ties.begin() + (wanted - 1), ties.end());
+  const Tie last_tie = ties[static_cast<std::size_t>(wanted - 1)];
+  // In their order: candidates of rows offered in order stay sorted.
+  std::erase_if(candidates_, [&](const Candidate& candidate) {
+    if (candidate.key != limit_) return candidate.key > limit_;
+    return Tie{tie_key(stream_, static_cast<std::uint64_t>(candidate.index)), candidate.index} > last_tie;
+  });
 }
 
 std::vector<std::int64_t> StreamedGrowth::finish() {
@@ -131,7 +127,7 @@ std::vector<std::int64_t> StreamedGrowth::finish() {
   std::vector<std::int64_t> chosen;
   chosen.reserve(candidates_.size());
   for (const Candidate& candidate : candidates_) chosen.push_back(candidate.index);
-  std::sort(chosen.begin(), chosen.end());
+  if (!std::is_sorted(chosen.begin(), chosen.end())) std::sort(chosen.begin(), chosen.end());
   return chosen;
 }
 
@@ -204,8 +200,10 @@ std::vector<std::int64_t> smallest_tie_keys(const PositionList& taken, std::int6
       keyed.emplace_back(tie_key(stream, static_cast<std::uint64_t>(index)), index);
     }
     std::nth_element(keyed.begin(), keyed.begin() + static_cast<std::ptrdiff_t>(wanted) - 1, keyed.end());
+    const auto num_sorted = static_cast<std::ptrdiff_t>(drawn.chosen.size());
     for (std::size_t i = 0; i < wanted; ++i) drawn.chosen.push_back(keyed[i].second);
-    std::sort(drawn.chosen.begin(), drawn.chosen.end());
+    std::sort(drawn.chosen.begin() + num_sorted, drawn.chosen.end());
+    std::inplace_merge(drawn.chosen.begin(), drawn.chosen.begin() + num_sorted, drawn.chosen.end());
   }
   return drawn.chosen;
 }
