@@ -62,9 +62,7 @@ class KeyStream:
         word = np.choose((within // np.uint64(2)).astype(np.int64), coarse_block)
         coarse = (word >> (np.uint64(16) * (within % np.uint64(2)))) & np.uint64(0xFFFF)
         fine_block = self._block(index, fine=1)
-        return (
-            (coarse << np.uint64(48)) | (fine_block[0] << np.uint64(16)) | (fine_block[1] & np.uint64(0xFFFF))
-        )
+        return (coarse << np.uint64(48)) | (fine_block[0] << np.uint64(16)) | (fine_block[1] & np.uint64(0xFFFF))
 
     def _block(self, counter: UInts, fine: int) -> list[UInts]:
         flags = np.uint64(self.draw << 25 | fine << 24)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from itop import _core
 from itop.allocation import AllocationLike, LayerShape, as_allocation, target_count
-from itop.context import Context
+from itop.context import Context, TrainingData
 from itop.example_input import ExampleInput, record_example
 from itop.layers import Layer, Rules, find_layers, unwrap
 from itop.methods import Method, UpdateTiming, as_method
@@ -33,7 +36,8 @@ class Flops:
     Attributes:
         forward: Of a forward pass at the present density.
         forward_dense: Of a forward pass with every weight.
-        training: Of a training step at the present density, by the method's own account (PAPER section 4).
+        training: Of a training step, by the method's own account (PAPER section 4), at the densities of the layers
+            averaged over the steps so far; at the present ones before the first step.
     """
 
     forward: float
@@ -105,6 +109,9 @@ class SparseEngine:
         exclude: Layers to leave dense, in the same forms.
         seed: Of every random choice; the same on every rank.
         attach: False leaves the hooks out; the loop then calls :meth:`step` after ``optimizer.step()``.
+        batches: Training batches (inputs, targets) on the model's device: something that can be iterated anew, or a
+            callable that starts anew. Asked for by methods that choose masks by the loss before training.
+        loss: ``loss(outputs, targets)`` of those batches, a scalar.
 
     Raises:
         ValueError: If an argument does not fit; nothing has been changed then.
@@ -123,25 +130,35 @@ class SparseEngine:
         exclude: Rules = (),
         seed: int = 0,
         attach: bool = True,
+        batches: Iterable[tuple[Any, Any]] | Callable[[], Iterable[tuple[Any, Any]]] | None = None,
+        loss: Callable[[Any, Any], Tensor] = F.cross_entropy,
     ) -> None:
         self._check_arguments(model, optimizer, total_steps, seed)
-        self.method = as_method(method)
+        target_count(1, sparsity)  # says what is wrong with it before anything else is asked
+        self.method = as_method(method).for_sparsity(sparsity)
         if self.method.needs_total_steps and total_steps is None:
             raise ValueError(
                 f"method '{self.method.name}' needs total_steps, the number of optimiser steps of the run: its schedule "
                 "depends on it"
             )
+        if self.method.acts_before_step and not attach:
+            raise ValueError(
+                f"method '{self.method.name}' acts before each optimiser step and needs the engine's hooks: attach=True"
+            )
         layers = find_layers(model, include, exclude)
         shapes = [LayerShape(layer.name, layer.shape) for layer in layers]
         chosen = as_allocation(self.method.default_allocation if allocation is None else allocation)
-        target_count(1, sparsity)  # says what is wrong with it before anything else is asked
         counts = [shape.numel for shape in shapes] if self.method.is_dense else chosen.counts(shapes, sparsity)
         state = OptimizerState(optimizer, layers)
         self._check_finite(layers)
+        self._check_no_other_engine(optimizer, layers)
 
         self.optimizer = optimizer
         self.topology = Topology(layers, state, seed)
-        self._context = Context(self.topology, unwrap(model), optimizer, counts, total_steps)
+        data = None if batches is None else TrainingData(_starting_anew(batches), loss)
+        self._context = Context(self.topology, unwrap(model), optimizer, counts, total_steps, chosen, data)
+        self.method.check(self._context)
+        self._active_step_sums = np.zeros(len(layers), dtype=np.int64)
         self._callbacks: list[Callable[[UpdateReport], object]] = []
         self._handles: list[RemovableHandle] = []
         self._last_update: UpdateReport | None = None
@@ -149,15 +166,18 @@ class SparseEngine:
         self._updated_before_step = False
         self._masks_gradients = False
         self._needs_full_mask = True
-        self._signature: tuple[int, ...] = ()
+        self._signature = (0, 0)
+        self._parameters = [layer.parameter for layer in layers]
         self._versions: list[int] = []
         self._withheld: list[tuple[nn.Parameter, Tensor]] = []
+        self._masked_gradient: tuple[weakref.ref[Tensor], int] | None = None
         self._attached = attach
         self._example: ExampleInput | None = None
-        self._handles_of_example = record_example(model, self._keep_example)
         self.method.initialise(self._context)
         if isinstance(optimizer, MaskedOptimizer):
             optimizer.attach_topology(self.topology)
+        self._handles_of_example = record_example(model, self._keep_example)
+        self._handles_of_method = list(self.method.hooks(self._context))
         self._remember()
         if attach:
             self._handles = [
@@ -185,6 +205,20 @@ class SparseEngine:
         for layer in layers:
             if not torch.isfinite(layer.parameter.detach()).all():
                 raise ValueError(f"the weights of layer '{layer.name}' hold NaN or infinity")
+
+    @staticmethod
+    def _check_no_other_engine(optimizer: Optimizer, layers: Sequence[Layer]) -> None:
+        mine = {id(layer.parameter) for layer in layers}
+        for hook in optimizer._optimizer_step_pre_hooks.values():
+            other = getattr(hook, "__self__", None)
+            if not isinstance(other, SparseEngine):
+                continue
+            shared = [layer.name for layer in other.topology.layers if id(layer.parameter) in mine]
+            if shared or isinstance(optimizer, MaskedOptimizer):
+                raise ValueError(
+                    f"the optimiser already has a SparseEngine, for {', '.join(shared) or 'other layers'}; call its "
+                    "detach() first"
+                )
 
     # --- what there is to know ----------------------------------------------------------------------------------------
 
@@ -281,9 +315,21 @@ class SparseEngine:
         counted = count_macs(model, *args, example_kwargs=kwargs, num_samples=example.num_samples)
         names = {layer.name for layer in self.topology.layers}
         macs = {name: count for name, count in counted.items() if name in names}
-        densities = {layer.name: layer.density for layer in self.layers}
-        dense, sparse = forward_flops(macs), forward_flops(macs, densities)
-        return Flops(sparse, dense, self.method.training_flops(sparse, dense).per_sample_step)
+        dense = forward_flops(macs)
+        sparse = forward_flops(macs, {layer.name: layer.density for layer in self.layers})
+        # Forward FLOPs are linear in the layers' densities: the mean over steps follows from the mean densities.
+        average = forward_flops(macs, self.mean_densities)
+        return Flops(sparse, dense, self.method.training_flops(average, dense).per_sample_step)
+
+    @property
+    def mean_densities(self) -> dict[str, float]:
+        """The density of each layer averaged over the optimiser steps so far; the present one before the first."""
+        if self.steps == 0:
+            return {layer.name: layer.density for layer in self.layers}
+        return {
+            layer.name: int(total) / (self.steps * layer.numel)
+            for layer, total in zip(self.topology.layers, self._active_step_sums, strict=True)
+        }
 
     def _keep_example(self, example: ExampleInput) -> None:
         self._example = example
@@ -296,19 +342,28 @@ class SparseEngine:
         return functools.partial(self._callbacks.remove, callback)
 
     def update(self) -> UpdateReport | None:
-        """One topology update now, whatever the schedule says. Needs gradients where growth does.
+        """One topology update now, whatever the schedule says.
+
+        Growth by gradient looks at the gradients at hand: call it between ``backward()`` and ``optimizer.step()``, which
+        masks them.
 
         Raises:
             ValueError: If weights or gradients hold NaN or infinity; nothing has been changed then.
-            RuntimeError: If gradients are needed and a layer has none.
+            RuntimeError: If gradients are needed, and there are none or masked ones.
         """
-        self.topology.move_if_needed()
+        if self.method.needs_gradient and self._gradients_are_masked():
+            raise RuntimeError(
+                "growth by gradient needs dense gradients, but optimizer.step() has masked those at hand; call update() "
+                "after backward() and before optimizer.step()"
+            )
+        self._move_if_needed()
         self._context.zero_all_inactive = self._needs_full_mask or self._was_changed_by_others()
         try:
             report = self._update()
         finally:
             self._context.zero_all_inactive = False
-        self._remember()
+        if report is not None:
+            self._remember()
         return report
 
     def step(self) -> UpdateReport | None:
@@ -319,8 +374,8 @@ class SparseEngine:
         """
         if not self._attached:
             self._needs_full_mask = True
-            self._context.step += 1
-            self.topology.move_if_needed()
+            self._count_step()
+            self._move_if_needed()
             self._finish_step(update_due=self._is_update_step(self._context.step))
         return self._last_update
 
@@ -329,10 +384,24 @@ class SparseEngine:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        for handle in self._handles_of_method:
+            handle.remove()
+        self._handles_of_method.clear()
         self._handles_of_example.remove()
         if isinstance(self.optimizer, MaskedOptimizer):
             self.optimizer.attach_topology(None)
+        self._context.release_parameters()
         self._attached = False
+
+    def _count_step(self) -> None:
+        self._context.step += 1
+        self._active_step_sums += self.topology.active_counts
+
+    def _move_if_needed(self) -> None:
+        before = self.topology.device
+        self.topology.move_if_needed()
+        if self.topology.device != before:
+            self._context.follow_device()
 
     def _is_update_step(self, step: int) -> bool:
         return self.method.schedule.is_update_step(step, self._context.total_steps)
@@ -372,24 +441,32 @@ class SparseEngine:
             self._prepare_step(withhold=True)
             return None
 
+        is_first = True
+
         def closure_then_prepare() -> Any:
+            nonlocal is_first
             loss = closure()
-            self._prepare_step(withhold=False)
+            self._prepare_step(withhold=False, is_first_evaluation=is_first)
+            is_first = False
             return loss
 
         if place is None:
             return args, {**kwargs, "closure": closure_then_prepare}
         return (*args[:place], closure_then_prepare, *args[place + 1 :]), kwargs
 
-    def _prepare_step(self, withhold: bool) -> None:
+    def _prepare_step(self, withhold: bool, is_first_evaluation: bool = True) -> None:
         """Gradients are there: mask them, or update the topology by them."""
         step = self._context.step + 1
         self._updated_before_step = False
         self._masks_gradients = False
-        self.topology.move_if_needed()
+        self._move_if_needed()
         update_due = self._is_update_step(step)
-        if type(self.method).before_step is not Method.before_step:
+        if is_first_evaluation and type(self.method).before_step is not Method.before_step:
             self.method.before_step(self._context)
+        if type(self.method).regulariser is not Method.regulariser:
+            self._regularise()
+        if self.method.hides_weights(self._context):
+            return
         if update_due and withhold and self.method.timing is UpdateTiming.REPLACES_STEP:
             self._context.step = step
             self._context.zero_all_inactive = self._needs_full_mask or self._was_changed_by_others()
@@ -404,26 +481,47 @@ class SparseEngine:
         if isinstance(self.optimizer, MaskedOptimizer) and self.optimizer.uses_native_step:
             self._needs_full_mask |= self._was_changed_by_others()
             self._masks_gradients = self.topology.optimizer_state.zero_stays_zero
+            self.topology.sweep()
         elif self.topology.optimizer_state.evaluates_repeatedly:
             # Its line search moves along gradients: masked ones keep every model it tries sparse.
             if update_due and self.method.needs_gradient:
                 self._set_dense_gradients_aside()
             self.topology.apply_to_gradients()
+            self._masked_gradient = self._first_gradient()
         elif self.topology.optimizer_state.zero_stays_zero and not (update_due and self.method.needs_gradient):
             self._needs_full_mask |= self._was_changed_by_others()
             self.topology.apply_to_gradients()
             self._masks_gradients = True
+            self._masked_gradient = self._first_gradient()
+
+    def _regularise(self) -> None:
+        """Adds the gradient of the method's penalty, so that no loop has to add it to its loss."""
+        with torch.enable_grad():
+            penalty = self.method.regulariser(self._context)
+        if penalty is None:
+            return
+        parameters = [layer.parameter for layer in self.topology.layers] + list(self._context.parameters.values())
+        gradients = torch.autograd.grad(penalty * self._context.gradient_scale, parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is None:
+                continue
+            if parameter.grad is None:
+                parameter.grad = gradient
+            else:
+                parameter.grad += gradient
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._skips_step:
             return
-        self._context.step += 1
-        self._give_gradients_back()
+        self._count_step()
+        if self._withheld:
+            self._give_gradients_back()
         self._finish_step(update_due=self._is_update_step(self._context.step) and not self._updated_before_step)
 
     def _finish_step(self, update_due: bool) -> None:
         state = self.topology.optimizer_state
-        if not self._masks_gradients or state.signature() != self._signature:
+        signature = state.signature()
+        if not self._masks_gradients or signature != self._signature:
             self._needs_full_mask = True
         if type(self.method).after_step is not Method.after_step:
             self.method.after_step(self._context)
@@ -432,15 +530,16 @@ class SparseEngine:
             try:
                 report = self._update()
             except Exception:
-                self.topology.apply()
+                if not self.method.hides_weights(self._context):
+                    self.topology.apply()
                 raise
             finally:
                 self._context.zero_all_inactive = False
             if report is not None:
                 self._needs_full_mask = False
-        if self._needs_full_mask:
+        if self._needs_full_mask and not self.method.hides_weights(self._context):
             self.topology.apply()
-        self._remember()
+        self._remember(signature)
 
     def _withhold_gradients(self) -> None:
         """The update takes the place of this optimiser step: with no gradient in sight the optimiser does nothing."""
@@ -464,19 +563,30 @@ class SparseEngine:
         for parameter, gradient in self._withheld:
             parameter.grad = gradient
         self._withheld = []
+        self._masked_gradient = None
 
-    def _remember(self) -> None:
+    def _first_gradient(self) -> tuple[weakref.ref[Tensor], int] | None:
+        """Tells the gradients of one backward pass from those of the next: a tensor and its version."""
+        for layer in self.topology.layers:
+            gradient = layer.parameter.grad
+            if gradient is not None:
+                return weakref.ref(gradient), gradient._version
+        return None
+
+    def _gradients_are_masked(self) -> bool:
+        if self._masked_gradient is None or (now := self._first_gradient()) is None:
+            return False
+        return now[0]() is self._masked_gradient[0]() and now[1] == self._masked_gradient[1]
+
+    def _remember(self, signature: tuple[int, int] | None = None) -> None:
         self._needs_full_mask = False
         self._masks_gradients = False
-        self._signature = self.topology.optimizer_state.signature()
-        self._versions = [layer.parameter._version for layer in self.topology.layers]
+        self._signature = signature or self.topology.optimizer_state.signature()
+        self._versions = [parameter._version for parameter in self._parameters]
 
     def _was_changed_by_others(self) -> bool:
         """Whether somebody wrote to the weights since the last step (a loaded checkpoint, swapped averages)."""
-        return any(
-            layer.parameter._version != version
-            for layer, version in zip(self.topology.layers, self._versions, strict=True)
-        )
+        return [parameter._version for parameter in self._parameters] != self._versions
 
     def _mark_foreign_change(self, optimizer: Optimizer) -> None:
         self._needs_full_mask = True
@@ -499,7 +609,9 @@ class SparseEngine:
                 layer.name: {"shape": list(layer.shape), **self.topology.layer_state(i)}
                 for i, layer in enumerate(self.topology.layers)
             },
+            "active_step_sums": self._active_step_sums.tolist(),
             "method_state": dict(self._context.state),
+            "method_parameters": {name: value.detach() for name, value in self._context.parameters.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -510,11 +622,14 @@ class SparseEngine:
         """
         self._check_state(state)
         layers = state["layers"]
+        self._context.load(state["method_state"], state.get("method_parameters", {}))
         self.topology.load_layer_states(
-            [layers[layer.name] for layer in self.topology.layers], int(state["num_updates"])
+            [layers[layer.name] for layer in self.topology.layers],
+            int(state["num_updates"]),
+            touches_values=not self.method.hides_weights(self._context),
         )
         self._context.step = int(state["steps"])
-        self._context.state = dict(state["method_state"])
+        self._active_step_sums = np.array(state.get("active_step_sums", [0] * len(layers)), dtype=np.int64)
         self._last_update = None
         self._remember()
         self._needs_full_mask = True
@@ -533,25 +648,56 @@ class SparseEngine:
             raise ValueError(
                 f"the engine state was saved with seed {state['seed']}, this engine has seed {self.topology.seed}"
             )
+        for key in ("steps", "num_updates"):
+            count = state[key]
+            if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count < 2**32:
+                raise ValueError(f"the engine state is damaged: {key} must be a whole number, got {count!r}")
+        if not isinstance(state["method_state"], Mapping):
+            raise ValueError(
+                f"the engine state is damaged: method_state must be a dictionary, got {type(state['method_state']).__name__}"
+            )
         saved = state["layers"]
         mine = {layer.name: list(layer.shape) for layer in self.topology.layers}
         if not isinstance(saved, Mapping) or set(saved) != set(mine):
-            different = sorted(set(saved) ^ set(mine))
+            names = set(saved) if isinstance(saved, Mapping) else set()
             raise ValueError(
-                f"the engine state belongs to another model: layers {', '.join(map(str, different))} are not in both"
+                "the engine state belongs to another model: layers "
+                f"{', '.join(sorted(map(str, names ^ set(mine))))} are not in both"
             )
         for name, shape in mine.items():
-            if list(saved[name]["shape"]) != shape:
-                raise ValueError(
-                    f"the engine state belongs to another model: layer '{name}' has shape {saved[name]['shape']} there, {shape} here"
-                )
-            num_bytes = (math.prod(shape) + 7) // 8
-            for key in ("active", "explored", "reliable"):
-                bits = saved[name].get(key)
-                if not isinstance(bits, Tensor) or bits.dtype != torch.uint8 or bits.numel() != num_bytes:
-                    raise ValueError(
-                        f"the engine state is damaged: the {key} bits of layer '{name}' are not {num_bytes} bytes"
-                    )
+            _check_layer_state(name, shape, saved[name])
+
+
+def _check_layer_state(name: str, shape: list[int], saved: object) -> None:
+    if not isinstance(saved, Mapping):
+        raise ValueError(f"the engine state is damaged: layer '{name}' is a {type(saved).__name__}, not a dictionary")
+    saved_shape = saved.get("shape")
+    if not isinstance(saved_shape, (list, tuple)) or list(saved_shape) != shape:
+        raise ValueError(
+            f"the engine state belongs to another model: layer '{name}' has shape {saved_shape} there, {shape} here"
+        )
+    num_bytes = (math.prod(shape) + 7) // 8
+    for key in ("active", "explored", "reliable"):
+        bits = saved.get(key)
+        if not isinstance(bits, Tensor) or bits.dtype != torch.uint8 or tuple(bits.shape) != (num_bytes,):
+            raise ValueError(f"the engine state is damaged: the {key} bits of layer '{name}' are not {num_bytes} bytes")
+    if (saved["active"] & ~saved["explored"]).any() or (saved["reliable"] & ~saved["explored"]).any():
+        raise ValueError(
+            f"the engine state is damaged: layer '{name}' has active or reliable weights that were never explored"
+        )
+
+
+def _starting_anew(
+    batches: Iterable[tuple[Any, Any]] | Callable[[], Iterable[tuple[Any, Any]]],
+) -> Callable[[], Iterable[tuple[Any, Any]]]:
+    if callable(batches):
+        return batches
+    if iter(batches) is batches:
+        raise ValueError(
+            "batches must be something that can be iterated anew, such as a list, a loader, or a callable that returns "
+            "an iterator; got an iterator"
+        )
+    return lambda: batches
 
 
 def _was_skipped_by_scaler(optimizer: Optimizer) -> bool:

@@ -128,6 +128,13 @@ def storage_order(tensor: Tensor) -> list[int]:
     return order
 
 
+def has_same_memory_order(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one shape lie in memory alike; strides of dimensions of size 1 do not matter."""
+    return a.stride() == b.stride() or all(
+        size == 1 or mine == other for size, mine, other in zip(a.shape, a.stride(), b.stride(), strict=True)
+    )
+
+
 def index_map(
     local: Tensor, shape: Sequence[int], start: Sequence[int] | None = None
 ) -> tuple[int, list[int], list[int]]:
@@ -193,9 +200,13 @@ def _is_default(name: str, module: nn.Module) -> bool:
 def _as_rules(rules: Rules) -> tuple[Rule, ...]:
     if rules is None:
         return ()
-    if isinstance(rules, (str, type)) or not isinstance(rules, Iterable):
-        return (rules,)
-    return tuple(rules)
+    chosen = (rules,) if isinstance(rules, (str, type)) or not isinstance(rules, Iterable) else tuple(rules)
+    for rule in chosen:
+        if not isinstance(rule, str) and not callable(rule):
+            raise TypeError(
+                f"include and exclude take globs, module types or callables, got {rule!r} of type {type(rule).__name__}"
+            )
+    return chosen
 
 
 def _matches(rule: Rule, name: str, module: nn.Module, parameter: nn.Parameter) -> bool:

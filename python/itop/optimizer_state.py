@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.optim import LBFGS, SGD, Adadelta, Adagrad, Adam, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
-from itop.layers import Layer
+from itop.layers import Layer, has_same_memory_order
 from itop.optim import MaskedOptimizer
 
 if TYPE_CHECKING:
-    from itop.topology import Topology
+    from itop.topology import BitSet, Topology
 
 _ZERO_STAYS_ZERO: frozenset[type[Optimizer]] = frozenset({SGD, Adam, AdamW, NAdam, RAdam, RMSprop, Adagrad, Adadelta})
 """Optimisers that leave a weight at zero whose gradient, value and state are zero, so that masking gradients is enough.
@@ -26,6 +26,7 @@ class OptimizerState:
     def __init__(self, optimizer: Optimizer, layers: Iterable[Layer]) -> None:
         self.optimizer = optimizer
         self.layers = tuple(layers)
+        self._follow_types()
         known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         for layer in self.layers:
             if id(layer.parameter) not in known:
@@ -33,6 +34,10 @@ class OptimizerState:
                     f"parameter '{layer.name}' is not in the optimiser; make the optimiser over the model's parameters, or "
                     "exclude the layer"
                 )
+
+    def _follow_types(self) -> None:
+        self._dtype = self.layers[0].parameter.dtype
+        self._smallest_epsilon = max(torch.finfo(layer.parameter.dtype).tiny for layer in self.layers)
 
     @property
     def zero_stays_zero(self) -> bool:
@@ -42,8 +47,9 @@ class OptimizerState:
         """
         if type(self.optimizer) not in _ZERO_STAYS_ZERO and not isinstance(self.optimizer, MaskedOptimizer):
             return False
-        smallest = max(torch.finfo(dtype).tiny for dtype in {layer.parameter.dtype for layer in self.layers})
-        return all(group.get("eps", 1.0) >= smallest for group in self.optimizer.param_groups)
+        if self.layers[0].parameter.dtype is not self._dtype:  # model.half() and the like change all weights at once
+            self._follow_types()
+        return all(group.get("eps", 1.0) >= self._smallest_epsilon for group in self.optimizer.param_groups)
 
     @property
     def evaluates_repeatedly(self) -> bool:
@@ -75,24 +81,31 @@ class OptimizerState:
             tensors.append([weight, *(state for state in self.states(layer) if _same_layout(state, weight))])
         return tensors
 
-    def mask_unusual(self, topology: Topology) -> None:
-        """Masks state that lies elsewhere or in another memory order than its weight, with torch's own operations."""
+    def mask_unusual(self, topology: Topology, restarted: BitSet | None = None) -> None:
+        """Masks state that lies elsewhere or in another memory order than its weight, with torch's own operations.
+
+        Args:
+            topology: Whose inactive weights have no state.
+            restarted: Active weights whose state starts at zero too.
+        """
         for i, layer in enumerate(self.layers):
             weight = topology.local(i)
             unusual = [state for state in self.states(layer) if not _same_layout(state, weight)]
             if unusual:
-                inactive = ~topology.active.to_tensor(i)
+                without_state = ~topology.active.to_tensor(i)
+                if restarted is not None:
+                    without_state |= restarted.to_tensor(i)
                 for state in unusual:
-                    state.masked_fill_(inactive.to(state.device), 0)
+                    state.masked_fill_(without_state.to(state.device), 0)
 
-    def signature(self) -> tuple[int, ...]:
-        """Changes when the optimiser makes or replaces state."""
+    def signature(self) -> tuple[int, int]:
+        """Changes when the optimiser makes state: of how many parameters it has some, and how much in all."""
         state = self.optimizer.state
-        return tuple(len(state[layer.parameter]) if layer.parameter in state else 0 for layer in self.layers)
+        return len(state), sum(map(len, state.values()))
 
 
 def _same_layout(state: Tensor, weight: Tensor) -> bool:
-    return state.device == weight.device and (state.stride() == weight.stride() or weight.numel() < 2)
+    return state.device == weight.device and has_same_memory_order(state, weight)
 
 
 def _tensors_of_shape(values: Iterable[object], shape: torch.Size) -> Iterator[Tensor]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -23,11 +24,15 @@ import torch
 from torch import Tensor
 
 from itop import _core
-from itop.layers import Layer, index_map
+from itop.layers import Layer, has_same_memory_order, index_map
 from itop.optimizer_state import OptimizerState
 
 Reduction: TypeAlias = Callable[[npt.NDArray[np.int64]], None]
 """Replaces counts by their sums over all processes that hold a part of the layers."""
+
+_SWEPT_WEIGHTS = 1 << 18
+_SWEPT_LAYERS = 16
+_NUM_DRAWS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +149,22 @@ class BitSet:
         return target
 
 
+class Quota(ABC):
+    """How many weights a selection takes where one count a layer does not say it: so many in each group, whole blocks."""
+
+    @abstractmethod
+    def select(
+        self,
+        topology: Topology,
+        candidates: BitSet,
+        scores: Scores | None,
+        *,
+        largest: bool,
+        preferred: BitSet | None,
+    ) -> BitSet:
+        """The best candidates that the quota admits; arguments as in :meth:`Topology.select`."""
+
+
 class Topology:
     """Which weights of a model's layers are active, were explored, were explored reliably.
 
@@ -171,9 +192,10 @@ class Topology:
         self.num_updates = 0
         self.step = 0
         self._draw = 0
+        self._next_swept = 0
+        self._sweep_credit = 0
         self.store = self._make_store(seed)
         self.layer_of_parameter = {id(layer.parameter): i for i, layer in enumerate(self.layers)}
-        self._is_contiguous = [self.local(i).is_contiguous() for i in range(len(self.layers))]
         self._counts = np.zeros((len(self.layers), 3), dtype=np.int64)
 
     def _make_store(self, seed: int) -> _core.MaskStore:
@@ -185,6 +207,10 @@ class Topology:
             (layer.name, *index_map(self.local(i), layer.shape, self.start(i))) for i, layer in enumerate(self.layers)
         ]
         index = self.device.index if self.device.index is not None else 0
+        self._parameters = [layer.parameter for layer in self.layers]
+        self._strides = [parameter.stride() for parameter in self._parameters]
+        self._local_strides = [self.local(i).stride() for i in range(len(self.layers))]
+        self._is_contiguous = [self.local(i).is_contiguous() for i in range(len(self.layers))]
         return _core.MaskStore(rows, self.device.type, index, seed, self.stream)
 
     # --- tensors ------------------------------------------------------------------------------------------------------
@@ -202,18 +228,22 @@ class Topology:
         return [self.local(i) for i in range(len(self.layers))]
 
     def gradients(self) -> list[Tensor]:
-        """The gradients of each layer, dense, in the weights' memory order.
+        """The gradients of each layer, dense, in the weights' memory order; zeros for a layer that took no part.
 
         Raises:
-            RuntimeError: If a layer has none.
+            RuntimeError: If no layer has one.
         """
-        missing = [layer.name for layer in self.layers if layer.parameter.grad is None]
-        if missing:
+        if all(layer.parameter.grad is None for layer in self.layers):
             raise RuntimeError(
-                f"growth by gradient needs gradients, but {', '.join(missing)} has none; call it after backward() and "
-                "before gradients are cleared"
+                "growth by gradient needs gradients, but no sparse layer has one; update after backward() and before "
+                "gradients are cleared"
             )
-        return [self.in_storage_order(i, layer.parameter.grad) for i, layer in enumerate(self.layers)]  # type: ignore[arg-type]
+        return [
+            torch.zeros_like(self.local(i))
+            if layer.parameter.grad is None
+            else self.in_storage_order(i, layer.parameter.grad)
+            for i, layer in enumerate(self.layers)
+        ]
 
     def in_storage_order(self, layer: int, tensor: Tensor) -> Tensor:
         """A tensor of a layer's shape laid out in memory as its weights are: itself where it is already."""
@@ -223,7 +253,7 @@ class Topology:
                 f"scores of layer '{self.layers[layer].name}' must have shape {tuple(weight.shape)}, got {tuple(tensor.shape)}"
             )
         tensor = tensor.detach()
-        if tensor.stride() == weight.stride() or weight.numel() < 2:
+        if has_same_memory_order(tensor, weight):
             return tensor
         return torch.empty_strided(weight.shape, weight.stride(), dtype=tensor.dtype, device=tensor.device).copy_(
             tensor
@@ -278,7 +308,7 @@ class Topology:
     def select(
         self,
         candidates: BitSet,
-        k: Sequence[int] | int,
+        k: Sequence[int] | int | Quota,
         scores: Scores | None = None,
         *,
         largest: bool = True,
@@ -288,7 +318,8 @@ class Topology:
 
         Args:
             candidates: Others are never chosen.
-            k: One count a layer, or one for all layers together (they compete). Fewer candidates: all are chosen.
+            k: One count a layer, one for all layers together (they compete), or a quota of finer grain. Fewer
+                candidates: all are chosen.
             scores: What is compared; None chooses uniformly at random.
             largest: Whether large scores are better.
             preferred: Candidates in this set are better than any other.
@@ -296,6 +327,8 @@ class Topology:
         Raises:
             ValueError: If scores hold NaN or infinity; names the layer.
         """
+        if isinstance(k, Quota):
+            return k.select(self, candidates, scores, largest=largest, preferred=preferred)
         if preferred is not None:
             first = candidates & preferred
             if isinstance(k, int):
@@ -309,7 +342,6 @@ class Topology:
         tensors: list[Tensor | None] = [None] * len(self.layers)
         if scores is not None:
             tensors = [self.in_storage_order(i, tensor) for i, tensor in enumerate(scores.tensors)]
-        self._draw += 1
         chosen = self.store.select(
             candidates.native,
             tensors,
@@ -318,20 +350,32 @@ class Topology:
             k=[k] if isinstance(k, int) else [int(count) for count in k],
             across_layers=across_layers,
             update=self.num_updates,
-            draw=self._draw - 1,
+            draw=self._next_draw(),
             reduction=self.reduction,
             stream=self.stream,
         )
         return BitSet(self, chosen)
 
+    def random(self, layer: int) -> Tensor:
+        """Uniform float32 numbers in [0, 1) in a layer's shape, on its device.
+
+        The same for the same seed, layer, update, step and turn within them, on one kind of device.
+        """
+        return uniform(self.local(layer), self.seed, layer, self.num_updates, self.step, self._next_draw())
+
+    def _next_draw(self) -> int:
+        """Tells the random choices of one update apart; after many they repeat their keys."""
+        draw = self._draw
+        self._draw = (draw + 1) % _NUM_DRAWS
+        return draw
+
     def initialise(self, active: BitSet) -> None:
-        """Sets the initial masks: explored holds them, nothing is reliable, weights outside become zero."""
+        """Sets the initial masks: explored holds them, nothing is reliable; weights outside become zero, others stay."""
         nothing = self.empty()
-        self._commit(
-            self.active.copy(), active, zero_all_inactive=False, regrown_keeps_value=True, marks_reliable=False
-        )
         for i in range(len(self.layers)):
-            self.store.explored.set_words(i, active.native.words(i, self.stream), self.stream)
+            words = active.native.words(i, self.stream)
+            self.store.active.set_words(i, words, self.stream)
+            self.store.explored.set_words(i, words, self.stream)
             self.store.reliable.set_words(i, nothing.native.words(i, self.stream), self.stream)
         self._recount()
         self.apply()
@@ -370,6 +414,39 @@ class Topology:
             regrown_keeps_value=regrown_keeps_value,
             marks_reliable=marks_reliable,
         )
+        return self._report(counts, drop_fraction)
+
+    def replace(self, active: BitSet, *, marks_reliable: bool = True) -> UpdateReport:
+        """active <- the given set; explored and reliable grow; no value is touched.
+
+        For methods whose inactive weights live on out of the model's sight (:meth:`Method.hides_weights`).
+        """
+        counts = self._commit(
+            self.active - active,
+            active - self.active,
+            touches_values=False,
+            zero_all_inactive=False,
+            regrown_keeps_value=True,
+            marks_reliable=marks_reliable,
+        )
+        return self._report(counts, None)
+
+    def changes_since(self, before: BitSet) -> UpdateReport:
+        """The report of what became of an earlier active set, where the set was replaced several times in between."""
+        counts = np.array(
+            [
+                self.num_active,
+                self.num_explored,
+                self.num_reliable,
+                (before - self.active).counts(),
+                (self.active - before).counts(),
+                [0] * len(self.layers),
+            ],
+            dtype=np.int64,
+        ).T
+        return self._report(counts, None)
+
+    def _report(self, counts: npt.NDArray[np.int64], drop_fraction: float | None) -> UpdateReport:
         return UpdateReport(
             update=self.num_updates,
             step=self.step,
@@ -380,10 +457,13 @@ class Topology:
             ),
         )
 
-    def _commit(self, dropped: BitSet, grown: BitSet, **options: bool) -> npt.NDArray[np.int64]:
-        tensors = self.optimizer_state.tensors_to_mask(self)
+    def _commit(
+        self, dropped: BitSet, grown: BitSet, *, touches_values: bool = True, **options: bool
+    ) -> npt.NDArray[np.int64]:
+        tensors = self.optimizer_state.tensors_to_mask(self) if touches_values else [[] for _ in self.layers]
         counts = self.store.commit(dropped.native, grown.native, tensors, stream=self.stream, **options)
-        self.optimizer_state.mask_unusual(self)
+        if touches_values:
+            self.optimizer_state.mask_unusual(self, grown - dropped if options["regrown_keeps_value"] else grown)
         if self.reduction is not None:
             flat = counts.reshape(-1)
             self.reduction(flat)
@@ -396,8 +476,33 @@ class Topology:
         self.store.apply(self.optimizer_state.tensors_to_mask(self), self.stream)
         self.optimizer_state.mask_unusual(self)
 
+    def sweep(self) -> None:
+        """Zeroes weights outside the active set, a few layers a call, all in turn; small models whole.
+
+        In-place writes to a parameter are noticed by its version and masked at once. Writes to ``parameter.data`` leave no
+        trace; this keeps them from staying, at a cost that does not grow with the model.
+        """
+        tensors: list[Sequence[Tensor]] = [()] * len(self.layers)
+        for i in self._swept_now():
+            tensors[i] = (self.local(i),)
+        self.store.apply(tensors, self.stream)
+
+    def _swept_now(self) -> list[int]:
+        """The layers whose turn it is."""
+        self._sweep_credit += _SWEPT_WEIGHTS
+        swept: list[int] = []
+        while len(swept) < min(_SWEPT_LAYERS, len(self.layers)):
+            numel = self.layers[self._next_swept].numel
+            if numel > self._sweep_credit:
+                return swept
+            self._sweep_credit -= numel
+            swept.append(self._next_swept)
+            self._next_swept = (self._next_swept + 1) % len(self.layers)
+        self._sweep_credit = 0
+        return swept
+
     def apply_to_gradients(self) -> None:
-        """Zeroes gradients outside the active set, in place."""
+        """Zeroes gradients outside the active set, in place; sweeps some weights (:meth:`sweep`) in the same pass."""
         tensors: list[Sequence[Tensor]] = []
         for i, is_contiguous in enumerate(self._is_contiguous):
             gradient = self.local_gradient(i)
@@ -408,6 +513,8 @@ class Topology:
             else:
                 tensors.append(())
                 gradient.masked_fill_(~self.active.to_tensor(i), 0)
+        for i in self._swept_now():
+            tensors[i] = (*tensors[i], self.local(i))
         self.store.apply(tensors, self.stream)
 
     def local_gradient(self, layer: int) -> Tensor | None:
@@ -420,6 +527,11 @@ class Topology:
         self._counts = np.array(
             [self.active.counts(), self.explored.counts(), self.reliable.counts()], dtype=np.int64
         ).T.copy()
+
+    @property
+    def active_counts(self) -> npt.NDArray[np.int64]:
+        """Active weights of each layer, as an array that is not to be written to."""
+        return self._counts[:, 0]
 
     @property
     def num_active(self) -> list[int]:
@@ -452,8 +564,10 @@ class Topology:
             for name, bits in (("active", self.active), ("explored", self.explored), ("reliable", self.reliable))
         }
 
-    def load_layer_states(self, states: Sequence[dict[str, Tensor]], num_updates: int) -> None:
-        """Replaces all sets; checked by the caller."""
+    def load_layer_states(
+        self, states: Sequence[dict[str, Tensor]], num_updates: int, *, touches_values: bool = True
+    ) -> None:
+        """Replaces all sets, and zeroes what is now inactive unless told not to; checked by the caller."""
         for i, state in enumerate(states):
             shape = tuple(self.local(i).shape)
             for name, bits in (("active", self.active), ("explored", self.explored), ("reliable", self.reliable)):
@@ -461,21 +575,37 @@ class Topology:
                 bits.native.pack(i, self.in_storage_order(i, mask), self.stream)
         self.num_updates = num_updates
         self._recount()
-        self.apply()
+        if touches_values:
+            self.apply()
 
     def move_if_needed(self) -> None:
-        """Follows the parameters to another device (``model.to(...)`` after the engine was made)."""
-        device = self.local(0).device
-        if device == self.device:
+        """Follows the parameters to another device or memory format (``model.to(...)`` after the engine was made)."""
+        strides = [parameter.stride() for parameter in self._parameters]
+        if self._parameters[0].device == self.device and strides == self._strides:
             return
-        words = [
-            [bits.native.words(i, self.stream) for i in range(len(self.layers))]
+        masks = [
+            [self._unpacked(bits, i) for i in range(len(self.layers))]
             for bits in (self.active, self.explored, self.reliable)
         ]
         self.store = self._make_store(self.seed)
-        for bits, of_layers in zip((self.active, self.explored, self.reliable), words, strict=True):
-            for i, array in enumerate(of_layers):
-                bits.native.set_words(i, array, self.stream)
+        for bits, of_layers in zip((self.active, self.explored, self.reliable), masks, strict=True):
+            for i, mask in enumerate(of_layers):
+                bits.native.pack(i, self.in_storage_order(i, mask.to(self.device)), self.stream)
+
+    def _unpacked(self, bits: BitSet, layer: int) -> Tensor:
+        """A mask as the store lays it out, whatever has become of the weight since."""
+        shape = self.local(layer).shape
+        mask = torch.empty_strided(shape, self._local_strides[layer], dtype=torch.bool, device=self.device)
+        bits.native.unpack(layer, mask, self.stream)
+        return mask
+
+
+def uniform(like: Tensor, *words: int) -> Tensor:
+    """Uniform float32 numbers in [0, 1), of a tensor's shape and device; a pure function of the words."""
+    generator = torch.Generator(device=like.device)
+    digest = hashlib.blake2b(b"".join(word.to_bytes(8, "little") for word in words), digest_size=8).digest()
+    generator.manual_seed(int.from_bytes(digest, "little") >> 1)
+    return torch.rand(like.shape, generator=generator, device=like.device)
 
 
 def _pack_logical(mask: Tensor) -> Tensor:

@@ -223,6 +223,19 @@ def test_a_loss_that_explodes_is_an_error_that_says_what_to_do(tmp_path: Path) -
     assert not (tmp_path / "summary.json").exists()
 
 
+def test_threads_are_limited_for_the_run_only(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    during: list[int] = []
+
+    class Listener(TrainingObserver):
+        def epoch_ended(self, record: EpochRecord) -> None:
+            during.append(torch.get_num_threads())
+
+    train_run(TINY.replace(epochs=1, threads=before + 1), tmp_path, observer=Listener())
+    assert during == [before + 1]
+    assert torch.get_num_threads() == before
+
+
 def test_without_a_validation_split_only_the_last_model_is_reported(tmp_path: Path) -> None:
     summary = train_run(TINY.replace(validation_fraction=0.0, epochs=1), tmp_path)
     assert summary["test_accuracy_of_best"] is None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from native_store import NativeStore
 
 from itop import _core
+from native_store import NativeStore
 
 SIZES = [500_001, 131_072, 70_000, 1_000, 64, 1]
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from native_store import DTYPES, NativeStore
-from reference import Candidates, KeyStream, philox, select_k
 
 from itop import _core
+from native_store import DTYPES, NativeStore
+from reference import Candidates, KeyStream, philox, select_k
 
 SEEDS = st.integers(0, 2**64 - 1)
 SIZES = st.sampled_from([0, 1, 2, 7, 63, 64, 65, 100, 127, 200, 1000])
@@ -51,7 +51,9 @@ def test_philox_of_the_reference_gives_the_known_answers() -> None:
     index=st.integers(0, 2**56 - 1),
 )
 def test_tie_keys_agree(seed: int, layer: int, update: int, draw: int, index: int) -> None:
-    assert _core.tie_key(seed, layer, update, draw, index) == int(KeyStream(seed, layer, update, draw).tie_keys([index])[0])
+    assert _core.tie_key(seed, layer, update, draw, index) == int(
+        KeyStream(seed, layer, update, draw).tie_keys([index])[0]
+    )
 
 
 @given(data=st.data(), seed=SEEDS)

@@ -7,6 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from itop import _core
 from native_store import DTYPES, NativeStore
 from reference import (
     KeyStream,
@@ -18,8 +20,6 @@ from reference import (
     expected_exploration_rate,
     update_layer,
 )
-
-from itop import _core
 
 DROP, GROW = 0, 1
 SIZES = [1, 2, 7, 64, 65, 130, 300]

@@ -7,9 +7,9 @@ import threading
 import numpy as np
 import pytest
 import torch
-from native_store import NativeStore
 
 from itop import _core
+from native_store import NativeStore
 
 
 def ones(*sizes: int) -> list[np.ndarray]:

@@ -15,6 +15,7 @@ from itop.topology import UpdateReport
 from itop.training.checkpoint import load_checkpoint, save_checkpoint
 from itop.training.config import RunConfig
 from itop.training.data_source import DataSource
+from itop.training.execution import limited_threads
 from itop.training.files import write_json
 from itop.training.interruption import Interrupted, StopRequest
 from itop.training.learning_rates import set_learning_rate
@@ -83,7 +84,10 @@ def train_session(
     if resume and run_folder.last_checkpoint.exists():
         keep_bytes = session.restore(load_checkpoint(run_folder.last_checkpoint, device=session.device))
     run_folder.create(session.config)
-    with MetricsLog(run_folder.metrics, keep_bytes=keep_bytes) as metrics:
+    with (
+        limited_threads(session.config.threads),
+        MetricsLog(run_folder.metrics, keep_bytes=keep_bytes) as metrics,
+    ):
         loop = _Loop(session, run_folder, metrics, observer or TrainingObserver(), stop or StopRequest())
         return loop.run()
 
