@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from itop.allocation import Allocation, LayerShape
-from itop.topology import Topology, uniform
+from itop.optimizer_group import OptimizerGroup
+from itop.topology import Topology
 
 _NOISE = 1 << 32
 """Keeps a method's noise apart from the topology's random choices."""
@@ -55,7 +56,7 @@ class Context:
     Attributes:
         topology: Masks, weights, gradients; select and commit.
         model: The user's network, unwrapped.
-        optimizer: The user's optimiser.
+        optimizer: The user's optimiser, or several in one view.
         target_counts: Active weights of each layer by the allocation.
         total_steps: The horizon of schedules, if known.
         allocation: What made the target counts.
@@ -68,7 +69,7 @@ class Context:
 
     topology: Topology
     model: nn.Module
-    optimizer: Optimizer
+    optimizer: Optimizer | OptimizerGroup
     target_counts: list[int]
     total_steps: int | None
     allocation: Allocation
@@ -125,7 +126,7 @@ class Context:
 
     def noise(self, layer: int, stream: int = 0) -> Tensor:
         """Uniform float32 numbers in [0, 1) in a layer's shape: the same for the same seed, step, layer and stream."""
-        return uniform(self.topology.local(layer), self.topology.seed, layer, self.step, _NOISE + stream)
+        return self.topology.uniform(layer, self.topology.seed, layer, self.step, _NOISE + stream)
 
     # --- parameters of the method --------------------------------------------------------------------------------------
 
@@ -145,7 +146,8 @@ class Context:
         for parameter in self.parameters.values():
             members = self._group_of(parameter)["params"]
             members[:] = [member for member in members if member is not parameter]
-            self.optimizer.state.pop(parameter, None)
+            state: dict[Tensor, Any] = self.optimizer.state  # type: ignore[assignment]
+            state.pop(parameter, None)
         self.parameters.clear()
 
     def shield_from_decay(self, names: Sequence[str]) -> None:

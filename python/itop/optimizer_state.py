@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.optim import LBFGS, SGD, Adadelta, Adagrad, Adam, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
+from itop.distributed.shards import has_layout_of, is_sharded, local_part
 from itop.layers import Layer, has_same_memory_order
 from itop.optim import MaskedOptimizer
+from itop.optimizer_group import OptimizerGroup
 
 if TYPE_CHECKING:
     from itop.topology import BitSet, Topology
@@ -23,12 +25,17 @@ Exact types: a subclass may do anything. All others are masked after their step.
 class OptimizerState:
     """Finds and masks the state that an optimiser keeps for the sparse layers."""
 
-    def __init__(self, optimizer: Optimizer, layers: Iterable[Layer]) -> None:
+    def __init__(self, optimizer: Optimizer | OptimizerGroup, layers: Iterable[Layer]) -> None:
         self.optimizer = optimizer
         self.layers = tuple(layers)
         self._follow_types()
         known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         for layer in self.layers:
+            if id(layer.parameter) not in known and is_sharded(layer.parameter):
+                raise ValueError(
+                    f"the sharded parameter '{layer.name}' is not in the optimiser; make the optimiser after fully_shard and "
+                    "parallelize_module, which replace the model's parameters, or exclude the layer"
+                )
             if id(layer.parameter) not in known:
                 raise ValueError(
                     f"parameter '{layer.name}' is not in the optimiser; make the optimiser over the model's parameters, or "
@@ -57,12 +64,26 @@ class OptimizerState:
         return isinstance(self.optimizer, LBFGS)
 
     def states(self, layer: Layer) -> Iterator[Tensor]:
-        """The optimiser's floating-point tensors of a weight's shape, and a weight's part of flat vectors over all."""
-        state = self.optimizer.state.get(layer.parameter)
-        if state:
-            yield from _tensors_of_shape(state.values(), layer.parameter.shape)
+        """The optimiser's floating-point tensors of a weight's shape, and a weight's part of flat vectors over all.
+
+        Of a sharded weight the parts held here.
+        """
+        state = self.optimizer.state.get(layer.parameter) or {}
+        if is_sharded(layer.parameter):
+            yield from self._sharded_states(state, layer)
+            return
+        yield from _tensors_of_shape(state.values(), layer.parameter.shape)
         if isinstance(self.optimizer, LBFGS):
             yield from self._parts_of_flat_vectors(layer.parameter)
+
+    def _sharded_states(self, state: dict[str, object], layer: Layer) -> Iterator[Tensor]:
+        for tensor in _tensors_of_shape(state.values(), layer.parameter.shape, local_part(layer.parameter).shape):
+            if is_sharded(tensor) and not has_layout_of(tensor, layer.parameter):
+                raise ValueError(
+                    f"the optimiser's state of layer '{layer.name}' is placed as {tuple(map(str, tensor.placements))}, its "
+                    "weight is not; make the state like the weight"
+                )
+            yield local_part(tensor)
 
     def _parts_of_flat_vectors(self, parameter: Tensor) -> Iterator[Tensor]:
         """LBFGS keeps vectors over all parameters, one behind the other, in the state of the first."""
@@ -108,12 +129,12 @@ def _same_layout(state: Tensor, weight: Tensor) -> bool:
     return state.device == weight.device and has_same_memory_order(state, weight)
 
 
-def _tensors_of_shape(values: Iterable[object], shape: torch.Size) -> Iterator[Tensor]:
+def _tensors_of_shape(values: Iterable[object], *shapes: torch.Size) -> Iterator[Tensor]:
     for value in values:
         if isinstance(value, Tensor):
-            if value.shape == shape and value.is_floating_point():
+            if value.shape in shapes and value.is_floating_point():
                 yield value.detach()
         elif isinstance(value, dict):
-            yield from _tensors_of_shape(value.values(), shape)
+            yield from _tensors_of_shape(value.values(), *shapes)
         elif isinstance(value, (list, tuple)):
-            yield from _tensors_of_shape(value, shape)
+            yield from _tensors_of_shape(value, *shapes)

@@ -8,10 +8,10 @@ import math
 
 import pytest
 import torch
+from tests.methods.workbench import BATCHES, SPARSITY, TOTAL_STEPS, Run, short
 from torch import nn
 
 from itop.methods import METHODS, PRESETS, Density
-from tests.methods.workbench import BATCHES, SPARSITY, TOTAL_STEPS, Run, short
 
 EVERY = pytest.mark.parametrize("name", list(METHODS))
 OPTIMIZER = pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -198,7 +198,9 @@ def test_early_bird_says_that_it_needs_batch_normalisation() -> None:
 
 
 def test_swat_refuses_layers_other_than_linear_and_convolution() -> None:
-    with pytest.raises(ValueError, match=r"'swat' sparsifies .* linear and convolution layers only; exclude 'weight_ih"):
+    with pytest.raises(
+        ValueError, match=r"'swat' sparsifies .* linear and convolution layers only; exclude 'weight_ih"
+    ):
         Run("swat", model=nn.LSTM(4, 4))
 
 

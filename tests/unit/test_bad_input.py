@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from engine_checks import assert_same, backward, batches, everything, hooks, small_mlp, train
@@ -253,28 +254,31 @@ def damaged(state: dict[str, Any], change: Callable[[dict[str, Any]], object]) -
     [
         (lambda s: s.clear(), "^this is not the state of a SparseEngine: expected the dictionary that state_dict"),
         (lambda s: s.pop("layers"), "^this is not the state of a SparseEngine"),
-        (lambda s: s.update(version=99), "^the engine state has version 99, this release reads version 1$"),
+        (lambda s: s.update(version=99), "^the engine state has version 99, this release reads versions 1 to 2$"),
         (lambda s: s.update(seed=7), "^the engine state was saved with seed 7, this engine has seed 0$"),
         (lambda s: s.update(steps=-1), "^the engine state is damaged: steps must be a whole number, got -1$"),
         (lambda s: s.update(steps="x"), "^the engine state is damaged: steps must be a whole number, got 'x'$"),
         (lambda s: s.update(num_updates=None), "^the engine state is damaged: num_updates must be a whole number"),
-        (lambda s: s.update(method_state=[1]), "^the engine state is damaged: method_state must be a dictionary"),
+        (
+            lambda s: s.update(method_state=[1]),
+            "^the engine state is damaged: what the method remembers cannot be read$",
+        ),
         (lambda s: s.update(layers=[]), "^the engine state belongs to another model: layers 0.weight, 2.weight"),
         (lambda s: s["layers"].pop("0.weight"), "belongs to another model: layers 0.weight are not in both$"),
         (lambda s: s["layers"].update(extra={}), "belongs to another model: layers extra are not in both$"),
-        (lambda s: s["layers"].update({"0.weight": 3}), "^the engine state is damaged: layer '0.weight' is a int"),
-        (lambda s: s["layers"]["0.weight"].pop("shape"), "layer '0.weight' has shape None there, .13, 9. here$"),
-        (lambda s: s["layers"]["0.weight"].update(shape=[9, 13]), r"shape \[9, 13\] there, \[13, 9\] here$"),
-        (lambda s: s["layers"]["2.weight"].pop("active"), "the active bits of layer '2.weight' are not 12 bytes$"),
         (
-            lambda s: s["layers"]["2.weight"].update(explored=torch.zeros(3, dtype=torch.uint8)),
-            "the explored bits of layer '2.weight' are not 12 bytes$",
+            lambda s: s["layers"].update({"0.weight": 3}),
+            "^the engine state is damaged: layer '0.weight' is not a tensor",
         ),
+        (lambda s: s["layers"]["0.weight"].t_(), r"layer '0.weight' has shape \[9, 13\] there, \[13, 9\] here$"),
+        (lambda s: s["layers"].update({"2.weight": torch.zeros(7, 13)}), "layer '2.weight' is not a tensor of bytes$"),
+        (lambda s: s["layers"]["2.weight"].fill_(9), "layer '2.weight' has active or reliable weights that were never"),
+        (lambda s: s["layers"]["2.weight"].fill_(1), "layer '2.weight' has active or reliable weights that were never"),
+        (lambda s: s["layers"]["2.weight"].fill_(4), "layer '2.weight' has active or reliable weights that were never"),
         (
-            lambda s: s["layers"]["2.weight"].update(reliable=torch.zeros(12)),
-            "the reliable bits of layer '2.weight' are not 12 bytes$",
+            lambda s: s.update(method_state=b"x"),
+            "^the engine state is damaged: what the method remembers cannot be read$",
         ),
-        (lambda s: s["layers"]["2.weight"]["explored"].zero_(), "layer '2.weight' has active or reliable weights that"),
     ],
 )
 def test_a_state_that_does_not_fit_is_refused(change: Callable[[dict[str, Any]], object], match: str) -> None:
@@ -284,6 +288,38 @@ def test_a_state_that_does_not_fit_is_refused(change: Callable[[dict[str, Any]],
     with pytest.raises(ValueError, match=match):
         engine.load_state_dict(state)
     assert_same(before, everything(model, engine))
+
+
+def packed(sets: Tensor) -> Tensor:
+    return torch.from_numpy(np.packbits(sets.numpy().reshape(-1), bitorder="little"))
+
+
+def test_a_state_of_version_one_is_read() -> None:
+    """Version 1 held the three sets of a layer as packed bits."""
+    _, _, engine = trained("set-itop")
+    state = engine.state_dict()
+    old = {
+        **{key: state[key] for key in ("seed", "steps", "num_updates", "total_steps", "method")},
+        "version": 1,
+        "method_state": {"kept": 3},
+        "layers": {
+            name: {
+                "shape": list(codes.shape),
+                **{key: packed(codes & bit != 0) for key, bit in (("active", 1), ("explored", 2), ("reliable", 4))},
+            }
+            for name, codes in state["layers"].items()
+        },
+    }
+    digest = engine.topology.digest()
+    _, _, other = trained("set-itop")
+    other.update()
+    assert other.topology.digest() != digest
+    other.load_state_dict(old)
+    assert other.topology.digest() == digest
+    assert other.steps == engine.steps
+    old["layers"]["0.weight"].pop("active")
+    with pytest.raises(ValueError, match=r"the active bits of layer '0\.weight' are not 15 bytes"):
+        other.load_state_dict(old)
 
 
 def test_something_that_is_no_state_is_refused() -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from abc import ABC
-
 from itop.context import Context
 
 
-class Part(ABC):
+class Part:
     """A part of a method that may follow the training between updates.
 
     A part is a frozen value; what it remembers goes to ``context.state`` under a key of its own.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 from itop import _core
@@ -49,7 +49,7 @@ class MomentumRedistribution(Redistribution):
     Capped at a layer's free sites; what spills over is shared by the others in the same proportion.
     """
 
-    momentum: MomentumGrowth = MomentumGrowth()
+    momentum: MomentumGrowth = field(default_factory=MomentumGrowth)
 
     @property
     def needs_gradient_every_step(self) -> bool:
