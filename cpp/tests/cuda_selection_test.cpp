@@ -15,6 +15,7 @@
 #include "cuda/selection.hpp"
 #include "itop/error.hpp"
 #include "itop/thread_pool.hpp"
+#include "support/parts.hpp"
 #include "support/simulated_executor.hpp"
 
 namespace itop::cuda {
@@ -150,7 +151,7 @@ bool used(const SimulatedExecutor& executor, SelectionKernel kernel) {
   return std::find(executor.launched.begin(), executor.launched.end(), kernel) != executor.launched.end();
 }
 
-class EveryDType : public testing::TestWithParam<DType> {};
+class EveryDType : public ::testing::TestWithParam<DType> {};
 
 TEST_P(EveryDType, ChoosesTheBitsOfTheCpu) {
   std::mt19937_64 random(11 + static_cast<unsigned>(GetParam()));
@@ -178,7 +179,7 @@ TEST_P(EveryDType, ChoosesTheBitsOfTheCpu) {
 }
 
 INSTANTIATE_TEST_SUITE_P(CudaSelection, EveryDType,
-                         testing::Values(DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16));
+                         ::testing::Values(DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16));
 
 TEST(CudaSelection, SamplesABracketInLargeLayersAndWaitsOnce) {
   std::mt19937_64 random(5);
@@ -295,6 +296,52 @@ TEST(CudaSelection, OverSeveralPartsTheHostSumsHistograms) {
   EXPECT_EQ(chosen, on_cpu(problems));
   EXPECT_GT(reduction.num_sums, 4);
   EXPECT_FALSE(used(executor, SelectionKernel::kSplitWeights));
+}
+
+TEST(CudaSelection, PartsOfLayersChooseWhatOneProcessChooses) {
+  // Each of three parts holds a third of two layers; of the second, the last part holds nothing.
+  std::mt19937_64 random(16);
+  for (const bool has_scores : {true, false}) {
+    std::vector<Problem> whole(2);
+    whole[0].layers.push_back(make_layer(9 * 1024, DType::kFloat32, Values::kFewDistinct, 0.5, random));
+    whole[0].k = 2'000;
+    whole[1].layers.push_back(make_layer(2 * 640, DType::kFloat64, Values::kNormal, 0.5, random));
+    whole[1].k = 50;
+    const std::int64_t lengths[2] = {3 * 1024, 640};
+    for (Problem& problem : whole) problem.has_scores = has_scores;
+    const Chosen expected = on_cpu(whole);
+
+    std::vector<std::vector<Problem>> parts(3, std::vector<Problem>(2));
+    std::vector<Chosen> chosen(3);
+    for (std::size_t part = 0; part < 3; ++part) {
+      for (std::size_t p = 0; p < 2; ++p) {
+        const Layer& from = whole[p].layers[0];
+        const auto begin = std::min(from.numel, static_cast<std::int64_t>(part) * lengths[p]);
+        const auto end = std::min(from.numel, begin + lengths[p]);
+        Layer cut;
+        cut.dtype = from.dtype;
+        cut.numel = end - begin;
+        cut.index_map = IndexMap::contiguous(cut.numel, begin);
+        const auto bytes = static_cast<std::ptrdiff_t>(size_of(from.dtype));
+        cut.scores.assign(from.scores.begin() + begin * bytes, from.scores.begin() + end * bytes);
+        cut.candidates.assign(from.candidates.begin() + begin / kWordBits, from.candidates.begin() + end / kWordBits);
+        parts[part][p] = whole[p];
+        parts[part][p].layers = {cut};
+      }
+    }
+    itop::testing::Parts together(3);
+    const auto errors = together.run([&](std::size_t part, Reduction& reduction) {
+      const std::vector<Selection> selections = selections_of(parts[part], chosen[part]);
+      SimulatedExecutor executor;
+      select(selections, reduction, executor);
+    });
+    for (const std::exception_ptr& error : errors) EXPECT_EQ(error, nullptr);
+    for (std::size_t p = 0; p < 2; ++p) {
+      std::vector<Word> joined;
+      for (const Chosen& of_part : chosen) joined.insert(joined.end(), of_part[p].begin(), of_part[p].end());
+      EXPECT_EQ(joined, expected[p]) << p;
+    }
+  }
 }
 
 TEST(CudaSelection, RefusesNaNAndInfinityEvenWhereNothingIsCompared) {

@@ -199,7 +199,7 @@ class DensityRamp:
         if step >= last:
             return final
         progress = max(0.0, (step - first) / (last - first))
-        return final + round((initial - final) * (1.0 - progress) ** self.power)
+        return final + round(float((initial - final) * (1.0 - progress) ** self.power))
 
     def updates(self, schedule: UpdateSchedule) -> UpdateSchedule:
         """The schedule with an update where the ramp ends, so that the final density is reached exactly."""

@@ -8,10 +8,10 @@ import math
 
 import pytest
 import torch
+from tests.methods.workbench import BATCHES, SPARSITY, TOTAL_STEPS, Run, short
 from torch import nn
 
 from itop.methods import METHODS, PRESETS, Density
-from tests.methods.workbench import BATCHES, SPARSITY, TOTAL_STEPS, Run, short
 
 EVERY = pytest.mark.parametrize("name", list(METHODS))
 OPTIMIZER = pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -55,7 +55,9 @@ def test_zeros_are_exact_losses_finite_and_counts_as_promised_at_every_step(name
     run.train(TOTAL_STEPS, look)
     assert all(math.isfinite(loss) for loss in run.losses)
     active = sum(layer.num_active for layer in run.engine.layers)
-    if promise is Density.NEAREST:
+    if promise is Density.GIVEN:  # masks from the zeros of a dense network
+        assert active == sum(layer.numel for layer in run.engine.layers)
+    elif promise is Density.NEAREST:
         assert 0.5 * target_count(run) < active < 1.6 * target_count(run)
     else:
         assert active == target_count(run)
@@ -198,7 +200,9 @@ def test_early_bird_says_that_it_needs_batch_normalisation() -> None:
 
 
 def test_swat_refuses_layers_other_than_linear_and_convolution() -> None:
-    with pytest.raises(ValueError, match=r"'swat' sparsifies .* linear and convolution layers only; exclude 'weight_ih"):
+    with pytest.raises(
+        ValueError, match=r"'swat' sparsifies .* linear and convolution layers only; exclude 'weight_ih"
+    ):
         Run("swat", model=nn.LSTM(4, 4))
 
 

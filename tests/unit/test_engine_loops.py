@@ -24,7 +24,9 @@ from torch import nn
 
 import itop.optim
 from itop import SparseEngine
-from itop.methods import METHODS
+from itop.criteria import GradientGrowth
+from itop.methods import METHODS, DropAndGrow
+from itop.schedules import ConstantDropFraction, Every
 
 SGD = {"lr": 0.05, "momentum": 0.9}
 
@@ -269,6 +271,45 @@ def test_writes_that_leave_no_trace_are_swept_up_in_large_models_after_some_step
         optimizer.step()
     for layer in engine.topology.layers:
         assert not layer.parameter.detach()[~engine.mask(layer.name)].any()
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, itop.optim.SGD])
+def test_in_place_writes_to_large_layers_are_gone_after_the_very_next_step(kind: Any) -> None:
+    model = nn.Sequential(nn.Linear(600, 600, bias=False), nn.Linear(600, 600, bias=False))
+    optimizer = kind(model.parameters(), lr=0.01)
+    engine = SparseEngine(model, optimizer, "static", sparsity=0.9, allocation="uniform")
+    for layer in engine.topology.layers:
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        with torch.no_grad():
+            layer.parameter.fill_(1.0)
+        optimizer.step()
+        assert not layer.parameter.detach()[~engine.mask(layer.name)].any()
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_state_in_another_memory_order_follows_the_rule_for_regrown_weights(keeps: bool) -> None:
+    model = nn.Conv2d(4, 6, 3, bias=False).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
+    method = DropAndGrow(
+        "by gradient", Every(2), ConstantDropFraction(0.5), grow=GradientGrowth(), regrown_keeps_value=keeps
+    )
+    engine = SparseEngine(model, optimizer, method, sparsity=0.5)
+    check = InvariantCheck(engine)
+    optimizer.state[model.weight]["momentum_buffer"] = torch.ones(6, 4, 3, 3)
+    for _ in range(2):
+        active = engine.mask("weight")
+        # The gradient is largest where weights are active: what is dropped comes back.
+        model.weight.grad = torch.where(active, 2.0, 1.0).to(memory_format=torch.channels_last)
+        optimizer.step()
+        check()
+    report = engine.last_update
+    assert report is not None
+    assert report.layers[0].regrown == report.dropped == 54
+    assert torch.equal(engine.mask("weight"), active)
+    momentum = optimizer.state[model.weight]["momentum_buffer"]
+    assert momentum.is_contiguous()
+    assert momentum.count_nonzero() == (108 if keeps else 54)
 
 
 def test_a_loaded_optimiser_state_is_masked_at_the_next_step() -> None:

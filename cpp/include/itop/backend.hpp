@@ -71,7 +71,8 @@ struct LayerApply {
 
 /// A device's implementation of everything that runs in proportion to the number of weights.
 ///
-/// One call serves a whole model. Pointers are on the backend's device and outlive the call only. Work goes to `stream`.
+/// One call serves a whole model. Pointers are on the backend's device and outlive the call only. Work goes to
+/// `stream`.
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -88,14 +89,15 @@ class Backend {
                        StreamHandle stream) = 0;
 
   /// The number of set bits in each of the word ranges [offsets[i], offsets[i + 1]).
-  virtual std::vector<std::int64_t> count(const Word* words, std::span<const std::int64_t> offsets, StreamHandle stream) = 0;
+  virtual std::vector<std::int64_t> count(const Word* words, std::span<const std::int64_t> offsets,
+                                          StreamHandle stream) = 0;
 
   /// Bits to one byte a weight (0 or 1) and back, both on the device, [numel].
   virtual void unpack(const Word* words, std::uint8_t* bytes, std::int64_t numel, StreamHandle stream) = 0;
   virtual void pack(const std::uint8_t* bytes, Word* words, std::int64_t numel, StreamHandle stream) = 0;
 
-  /// Sets in each selection's `chosen` bits the k best candidates, exactly: by score, then by the smaller tie key, then by
-  /// the lower index. Chooses min(k, number of candidates).
+  /// Sets in each selection's `chosen` bits the k best candidates, exactly: by score, then by the smaller tie key, then
+  /// by the lower index. Chooses min(k, number of candidates).
   /// @throws NonFiniteError if scores hold NaN or infinity, on all parts alike; chosen bits are then unspecified
   virtual void select(std::span<const Selection> selections, Reduction& reduction, StreamHandle stream) = 0;
 

@@ -13,7 +13,8 @@ class CpuBackend final : public Backend {
   void fill(std::span<const LayerBits> layers, StreamHandle stream) override;
   void combine(BitOperation operation, const Word* a, const Word* b, Word* target, std::int64_t num_words,
                StreamHandle stream) override;
-  std::vector<std::int64_t> count(const Word* words, std::span<const std::int64_t> offsets, StreamHandle stream) override;
+  std::vector<std::int64_t> count(const Word* words, std::span<const std::int64_t> offsets,
+                                  StreamHandle stream) override;
   void unpack(const Word* words, std::uint8_t* bytes, std::int64_t numel, StreamHandle stream) override;
   void pack(const std::uint8_t* bytes, Word* words, std::int64_t numel, StreamHandle stream) override;
   void select(std::span<const Selection> selections, Reduction& reduction, StreamHandle stream) override;

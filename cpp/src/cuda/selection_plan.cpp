@@ -145,6 +145,7 @@ void SelectionPlan::upload(Executor& executor) {
 }
 
 SelectionPlan::Outcome SelectionPlan::download(Executor& executor) const {
+  if (problems_.empty()) return {};
   // The flags lie behind the states: one transfer brings both.
   const auto* begin = reinterpret_cast<const std::byte*>(tables_.states);
   const auto* flags = reinterpret_cast<const std::byte*>(tables_.not_finite);
@@ -154,7 +155,7 @@ SelectionPlan::Outcome SelectionPlan::download(Executor& executor) const {
   outcome.states.resize(problems_.size());
   outcome.not_finite.resize(segments_.size());
   static_assert(std::is_trivially_copyable_v<ProblemState>);
-  if (!problems_.empty()) std::memcpy(outcome.states.data(), bytes.data(), problems_.size() * sizeof(ProblemState));
+  std::memcpy(outcome.states.data(), bytes.data(), problems_.size() * sizeof(ProblemState));
   if (!segments_.empty()) {
     std::memcpy(outcome.not_finite.data(), bytes.data() + (flags - begin), segments_.size() * sizeof(std::uint32_t));
   }

@@ -3,6 +3,7 @@
 #include <ucontext.h>
 
 #include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -133,6 +134,8 @@ class Simulator {
 }  // namespace
 
 void simulate(std::int64_t num_blocks, int num_threads, Schedule schedule, const std::function<void()>& body) {
+  static std::mutex one_launch;
+  const std::lock_guard lock(one_launch);
   if (num_threads % kWarpSize != 0) throw std::logic_error("a block must be made of whole warps");
   for (std::int64_t turn = 0; turn < num_blocks; ++turn) {
     const std::int64_t block = schedule == Schedule::kForward ? turn : num_blocks - 1 - turn;

@@ -37,11 +37,13 @@ class DropCriterion(Part):
 
 
 def drop_counts(context: Context, fraction: float, candidates: BitSet | None = None) -> list[int]:
-    """Weights to drop in each layer: the nearest whole number. A dense layer has nothing to explore and keeps all."""
+    """Weights to drop in each layer: the nearest whole number. A dense layer has nothing to explore and keeps all,
+    and so does a layer that is frozen.
+    """
     topology = context.topology
     counts = topology.num_active if candidates is None else candidates.counts()
     return [
-        0 if count == layer.numel else round(fraction * count)
+        0 if count == layer.numel or not layer.parameter.requires_grad else round(fraction * count)
         for layer, count in zip(topology.layers, counts, strict=True)
     ]
 

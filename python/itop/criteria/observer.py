@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from abc import ABC
-
 from itop.context import Context
 
 
-class Part(ABC):
+class Part:
     """A part of a method that may follow the training between updates.
 
     A part is a frozen value; what it remembers goes to ``context.state`` under a key of its own.
     """
+
+    @property
+    def works_on_shards(self) -> bool:
+        """Whether it decides alike on every rank where each holds a part of a layer: by selections and counts only."""
+        return True
 
     @property
     def needs_gradient(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 from itop import _core
@@ -49,7 +49,7 @@ class MomentumRedistribution(Redistribution):
     Capped at a layer's free sites; what spills over is shared by the others in the same proportion.
     """
 
-    momentum: MomentumGrowth = MomentumGrowth()
+    momentum: MomentumGrowth = field(default_factory=MomentumGrowth)
 
     @property
     def needs_gradient_every_step(self) -> bool:
@@ -62,10 +62,11 @@ class MomentumRedistribution(Redistribution):
         self, context: Context, dropped: Sequence[int], room: Sequence[int], kept: BitSet | None = None
     ) -> list[int]:
         survivors = context.topology.active if kept is None else kept
-        means = [
-            float((scores.abs() * mask).sum() / max(1, int(mask.sum())))
+        totals = context.topology.sums(
+            scores.abs()[mask]
             for scores, mask in zip(momentum_scores(context).tensors, survivors.to_tensors(), strict=True)
-        ]
+        )
+        means = [total / max(1, count) for total, count in zip(totals, survivors.counts(), strict=True)]
         return share(sum(dropped), means, room)
 
 

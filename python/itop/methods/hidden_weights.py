@@ -193,9 +193,12 @@ class HiddenWeights(Method):
     def update(self, context: Context) -> UpdateReport | None:
         if not self.hides_weights(context):
             return None
-        if self.finish is not None and context.total_steps is not None:
-            if context.step >= step_at(self.finish, context.total_steps):
-                self.fix_masks(context)
+        if (
+            self.finish is not None
+            and context.total_steps is not None
+            and context.step >= step_at(self.finish, context.total_steps)
+        ):
+            self.fix_masks(context)
         before = context.topology.from_tensors(context.state[_REPORTED])
         report = context.topology.changes_since(before)
         if self.hides_weights(context):

@@ -81,6 +81,14 @@ class Method(ABC):
         """Whether every weight takes part whatever the sparsity asked for."""
         return False
 
+    @property
+    def works_on_shards(self) -> bool:
+        """Whether masks are those of one process where each rank holds a part of a layer (FSDP2, tensor parallelism).
+
+        What decides by selections and counts does; what looks at a layer as a whole, or runs in its forward pass, not.
+        """
+        return False
+
     def hides_weights(self, context: Context) -> bool:
         """Whether inactive weights live on out of the model's sight at this time.
 
@@ -161,7 +169,8 @@ class DropAndGrow(Method):
         initial: Masks before the first step.
         redistribution: How many each layer grows.
         update_timing: After the optimiser's step, or instead of it.
-        may_regrow: Whether a weight dropped in an update may be grown in the same update.
+        may_regrow: Whether a weight dropped in an update may be grown in the same update as any other; if not, it is only
+            where its layer has no other free site, so that counts stay exact.
         regrown_keeps_value: Where that happens: whether it keeps its value and state, or restarts at zero.
         allocation: Where the user names none.
         pattern: What the active weights of a layer must look like.
@@ -216,6 +225,11 @@ class DropAndGrow(Method):
         return any(part.needs_gradient for part in self._parts)
 
     @property
+    def works_on_shards(self) -> bool:
+        parts = (*self._parts, self.initial, self.pattern)
+        return type(self) is DropAndGrow and all(part.works_on_shards for part in parts)
+
+    @property
     def acts_before_step(self) -> bool:
         return any(type(part).observe is not Part.observe for part in self._parts)
 
@@ -241,10 +255,11 @@ class DropAndGrow(Method):
         remaining = topology.active - gone if gone is not None else topology.active
         dropped = self.drop.drop(context, fraction, remaining, self.pattern)
         kept = remaining - dropped
-        candidates = ~kept if self.may_regrow else ~topology.active
+        candidates = ~kept
+        preferred = None if self.may_regrow else ~topology.active
         wanted = self.redistribution.grow_counts(context, dropped.counts(), candidates.counts(), kept)
         counts = [count + more for count, more in zip(wanted, extra, strict=True)]
-        grown = self.grow.grow(context, candidates, self.pattern.grow_quota(context, kept, counts))
+        grown = self.grow.grow(context, candidates, self.pattern.grow_quota(context, kept, counts), preferred)
         return topology.commit(
             dropped | gone if gone is not None else dropped,
             grown,

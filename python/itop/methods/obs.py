@@ -138,7 +138,8 @@ def compensation(weight: Tensor, inverse: Tensor, gone: Tensor) -> Tensor:
     system = inverse * both + torch.diag_embed(1.0 - chosen)
     multipliers = torch.linalg.solve(system, (values * chosen).unsqueeze(2))
     change = -(inverse @ (multipliers * chosen.unsqueeze(2))).squeeze(2)
-    return change.reshape(-1)[: weight.numel()].view(weight.shape).to(weight.dtype)
+    flat: Tensor = change.reshape(-1)
+    return flat[: weight.numel()].view(weight.shape).to(weight.dtype)
 
 
 def _blocks(tensor: Tensor, size: int) -> Tensor:

@@ -87,7 +87,7 @@ class SNTASGD(Optimizer):
 class _Averaged:
     def __init__(self, optimizer: SNTASGD) -> None:
         self._optimizer = optimizer
-        self._saved: list[tuple[nn.Parameter, Tensor]] = []
+        self._saved: list[tuple[Tensor, Tensor]] = []
 
     def __enter__(self) -> None:
         with torch.no_grad():

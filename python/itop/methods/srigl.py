@@ -120,7 +120,7 @@ class SRigL(Method):
         if is_last or self.ablation == 0.0 or int(alive.sum()) < 2:
             return alive
         counts = salient.to_tensor(layer).flatten(1).sum(1)
-        stays = alive & (counts >= self.ablation * context.state[_FAN_IN][layer])
+        stays: Tensor = alive & (counts >= self.ablation * context.state[_FAN_IN][layer])
         # Somebody has to stay: the unit with most salient weights.
         if not bool(stays.any()):
             stays[int((counts * alive).argmax())] = True

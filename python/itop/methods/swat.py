@@ -87,12 +87,12 @@ class _SavedActivations:
 
     def enter(self, module: nn.Module, inputs: Any) -> None:
         hooks = saved_tensors_hooks(self._pack, lambda saved: saved)
-        hooks.__enter__()  # type: ignore[no-untyped-call]
+        hooks.__enter__()
         self._open.append(hooks)
 
     def leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
         if self._open:
-            self._open.pop().__exit__()  # type: ignore[no-untyped-call]
+            self._open.pop().__exit__()
 
     def _pack(self, saved: Tensor) -> Tensor:
         shares_weight = saved.untyped_storage().data_ptr() == self._weight.untyped_storage().data_ptr()

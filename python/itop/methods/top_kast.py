@@ -81,6 +81,7 @@ class TopKAST(ChosenMasks):
         for i, (layer, forward) in enumerate(zip(context.topology.layers, self.masks(context), strict=True)):
             density = max(context.target_counts[i] / layer.numel, 1e-12)
             backward = self.gradient_masks(context, i)
+            assert backward is not None  # weights are hidden, so the sets exist
             squares = layer.parameter.square()
             total = total + (squares * forward).sum() + (squares * (backward & ~forward)).sum() / density
         return self.penalty / 2 * total

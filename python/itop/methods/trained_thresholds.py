@@ -89,7 +89,8 @@ class TrainableThresholds(HiddenWeights):
     def effective(self, context: Context, layer: int, weight: Tensor, training: bool) -> Tensor:
         threshold = self.parameter(context, "threshold", layer)
         distance = weight.abs() - threshold.view(-1, *[1] * (weight.dim() - 1))
-        return weight * _Step.apply(distance)
+        passed: Tensor = _Step.apply(distance)
+        return weight * passed
 
     def after_optimizer(self, context: Context, weights: Sequence[Tensor]) -> None:
         with torch.no_grad():

@@ -12,7 +12,7 @@ from itop.nn.kernels import ConvolutionGeometry
 from itop.nn.layouts import forget_layouts
 from itop.nn.modules import SparseConv2d, SparseLayer, SparseLinear
 from itop.nn.pattern import PatternUpdate, SparsePattern, TieKeys
-from itop.nn.sparsify import Replacement, sparsify
+from itop.nn.replacement import Replacement, sparsify
 
 __all__ = [
     "ConvolutionGeometry",

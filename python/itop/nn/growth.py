@@ -41,7 +41,9 @@ def grow_candidates_by_gradient(
     flat_x = x.detach().reshape(-1, x.shape[-1])
     flat_gradient = gradient.detach().reshape(-1, gradient.shape[-1])
     if (flat_gradient.shape[1], flat_x.shape[1]) != exclude.shape:
-        raise ValueError(f"input and gradient have {flat_x.shape[1]} and {flat_gradient.shape[1]} features, not {exclude.shape}")
+        raise ValueError(
+            f"input and gradient have {flat_x.shape[1]} and {flat_gradient.shape[1]} features, not {exclude.shape}"
+        )
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     flat_x, flat_gradient = flat_x.to(wide), flat_gradient.to(wide)
     transposed = flat_gradient.t()
@@ -99,7 +101,11 @@ def grow_convolution_candidates_by_gradient(
 
 
 def _stream(
-    rows_of_gradient: Callable[[slice, Tensor], Tensor], k: int, exclude: SparsePattern, dtype: torch.dtype, keys: TieKeys
+    rows_of_gradient: Callable[[slice, Tensor], Tensor],
+    k: int,
+    exclude: SparsePattern,
+    dtype: torch.dtype,
+    keys: TieKeys,
 ) -> Tensor:
     num_rows, num_columns = exclude.shape
     itemsize = torch.empty(0, dtype=dtype).element_size()
@@ -107,9 +113,7 @@ def _stream(
     tile = torch.empty(tile_rows, num_columns, dtype=dtype)
     guess = _guess_smallest(rows_of_gradient, k, exclude, tile) if num_rows > 4 * tile_rows else 0.0
     for at_least in (guess, 0.0):
-        growth = _core.StreamedGrowth(
-            exclude.native(), k, keys.seed, keys.layer, keys.update, keys.draw, at_least
-        )
+        growth = _core.StreamedGrowth(exclude.native(), k, keys.seed, keys.layer, keys.update, keys.draw, at_least)
         for first in range(0, num_rows, tile_rows):
             rows = slice(first, min(num_rows, first + tile_rows))
             part = rows_of_gradient(rows, tile[: rows.stop - first])

@@ -160,7 +160,8 @@ def _scatter_blocks(pattern: SparsePattern, batch: int, itemsize: int) -> _Block
     density = pattern.num_active / max(1, pattern.numel)
     columns = pattern.shape[1]
     width = min(
-        _block_width(columns, density, batch, itemsize, BlockSize.SECOND_LEVEL), -(-columns // (2 * _core.num_threads()))
+        _block_width(columns, density, batch, itemsize, BlockSize.SECOND_LEVEL),
+        -(-columns // (2 * _core.num_threads())),
     )
     key = ("blocks", False, max(1, width))
     known: _Blocked | None = pattern.kernel_cache.get(key)
@@ -184,7 +185,14 @@ def linear_forward(pattern: SparsePattern, values: Tensor, bias: Tensor | None, 
     def run(size: BlockSize) -> None:
         blocks = _linear_blocks(pattern, batch, wide, size, False)
         _core.sparse_linear_forward(
-            blocks.native, values.data_ptr(), value_type(values), x.data_ptr(), value_type(x), batch, address(bias), y.data_ptr()
+            blocks.native,
+            values.data_ptr(),
+            value_type(values),
+            x.data_ptr(),
+            value_type(x),
+            batch,
+            address(bias),
+            y.data_ptr(),
         )
 
     run(_forward_choice(pattern, batch, wide, x.dtype, run))
@@ -217,7 +225,13 @@ def _forget_other_blocks(pattern: SparsePattern, chosen: _Blocked) -> None:
 
 
 def linear_backward(
-    pattern: SparsePattern, values: Tensor, x: Tensor, gradient: Tensor, needs_x: bool, needs_values: bool, needs_bias: bool
+    pattern: SparsePattern,
+    values: Tensor,
+    x: Tensor,
+    gradient: Tensor,
+    needs_x: bool,
+    needs_values: bool,
+    needs_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the input, the values and the bias; what is not needed is an empty tensor."""
     batch, wide = x.shape[0], (8 if values.dtype == torch.float64 else 4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any, final
 
 import torch
@@ -36,6 +37,8 @@ class SparseLayer(nn.Module):
     bias: nn.Parameter | None
     row_pointers: Tensor
     columns: Tensor
+    _pattern: SparsePattern
+    _handle: Tensor
 
     def __init__(self, pattern: SparsePattern, values: Tensor, bias: Tensor | None) -> None:
         super().__init__()
@@ -51,7 +54,7 @@ class SparseLayer(nn.Module):
             self._handle.fill_(pattern.identifier)
         else:
             # Not a buffer: identifiers belong to a process, and data parallelism copies buffers between processes.
-            self.__dict__["_handle"] = torch.tensor(pattern.identifier, dtype=torch.int64)
+            self._handle = torch.tensor(pattern.identifier, dtype=torch.int64, device="cpu")
 
     # --- looking ------------------------------------------------------------------------------------------------------
 
@@ -140,12 +143,12 @@ class SparseLayer(nn.Module):
     # --- saving ---------------------------------------------------------------------------------------------------------
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SparseLayer:
-        copy = self.__class__.__new__(self.__class__)
-        memo[id(self)] = copy
-        state = {key: _deep_copied(value, memo) for key, value in self.__dict__.items() if key != "_handle"}
-        copy.__dict__.update(state)
-        copy._set_pattern(self._pattern)
-        return copy
+        duplicate = self.__class__.__new__(self.__class__)
+        memo[id(self)] = duplicate
+        state = {key: deepcopy(value, memo) for key, value in self.__dict__.items() if key != "_handle"}
+        duplicate.__dict__.update(state)
+        duplicate._set_pattern(self._pattern)
+        return duplicate
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
@@ -153,7 +156,7 @@ class SparseLayer(nn.Module):
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._set_pattern(self._pattern)
 
     def _load_from_state_dict(
@@ -174,12 +177,6 @@ class SparseLayer(nn.Module):
                     self.values.data = self.values.data.new_zeros(values.shape)
                 self._set_pattern(pattern)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *arguments)
-
-
-def _deep_copied(value: Any, memo: dict[int, Any]) -> Any:
-    import copy
-
-    return copy.deepcopy(value, memo)
 
 
 def _carry_state(state: dict[Any, Any], shape: torch.Size, carried: Any) -> None:
@@ -245,9 +242,9 @@ class SparseLinear(SparseLayer):
 
     def to_dense(self) -> nn.Linear:
         """The dense layer with zeros in the place of inactive weights."""
-        dense = nn.utils.skip_init(
-            nn.Linear, self.in_features, self.out_features, self.bias is not None, dtype=self.values.dtype
-        )
+        dense = nn.Linear(
+            self.in_features, self.out_features, self.bias is not None, device="meta", dtype=self.values.dtype
+        ).to_empty(device="cpu")
         _fill_dense(dense, self)
         return dense
 
@@ -352,8 +349,7 @@ class SparseConv2d(SparseLayer):
     def to_dense(self) -> nn.Conv2d:
         """The dense layer with zeros in the place of inactive weights."""
         geometry = self.geometry
-        dense = nn.utils.skip_init(
-            nn.Conv2d,
+        dense = nn.Conv2d(
             geometry.in_channels,
             geometry.out_channels,
             geometry.kernel_size,
@@ -362,8 +358,9 @@ class SparseConv2d(SparseLayer):
             geometry.dilation,
             geometry.groups,
             self.bias is not None,
+            device="meta",
             dtype=self.values.dtype,
-        )
+        ).to_empty(device="cpu")
         _fill_dense(dense, self)
         return dense
 
@@ -374,7 +371,9 @@ class SparseConv2d(SparseLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 4 or x.shape[1] != self.geometry.in_channels:
-            raise ValueError(f"the input must be [batch, {self.geometry.in_channels}, height, width], got {list(x.shape)}")
+            raise ValueError(
+                f"the input must be [batch, {self.geometry.in_channels}, height, width], got {list(x.shape)}"
+            )
         output: Tensor = sparse_conv2d(x, self.values, self.bias, self._handle, self._flat_geometry)
         return output
 

@@ -72,7 +72,13 @@ def _differentiate_linear(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ..
     x, values, handle = ctx.saved_tensors
     needs_x, needs_values, needs_bias = ctx.needs_input_grad[:3]
     grad_x, grad_values, grad_bias = _linear_backward(gradient, x, values, handle, needs_x, needs_values, needs_bias)
-    return grad_x if needs_x else None, grad_values if needs_values else None, grad_bias if needs_bias else None, None, None
+    return (
+        grad_x if needs_x else None,
+        grad_values if needs_values else None,
+        grad_bias if needs_bias else None,
+        None,
+        None,
+    )
 
 
 sparse_linear.register_autograd(_differentiate_linear, setup_context=_save_linear)
@@ -180,7 +186,13 @@ def _differentiate_conv2d(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ..
     grad_x, grad_values, grad_bias = _conv2d_backward(
         gradient, x, values, handle, ctx.geometry, needs_x, needs_values, needs_bias
     )
-    return grad_x if needs_x else None, grad_values if needs_values else None, grad_bias if needs_bias else None, None, None
+    return (
+        grad_x if needs_x else None,
+        grad_values if needs_values else None,
+        grad_bias if needs_bias else None,
+        None,
+        None,
+    )
 
 
 sparse_conv2d.register_autograd(_differentiate_conv2d, setup_context=_save_conv2d)

@@ -68,12 +68,14 @@ class SparsePattern:
         self.shape = (rows, width)
         self.row_pointers = row_pointers.detach().cpu().contiguous()
         # Before it is narrowed: an index past 2^31 must not come back as a small one.
-        if columns.dtype == torch.int64 and columns.numel() and not 0 <= int(columns.min()) <= int(columns.max()) < width:
+        if (
+            columns.dtype == torch.int64
+            and columns.numel()
+            and not 0 <= int(columns.min()) <= int(columns.max()) < width
+        ):
             raise ValueError(f"columns must be in [0, {width})")
         self.columns = columns.detach().to("cpu", torch.int32).contiguous()
-        _core.sparse_check_pattern(
-            rows, width, self.num_active, self.row_pointers.data_ptr(), self.columns.data_ptr()
-        )
+        _core.sparse_check_pattern(rows, width, self.num_active, self.row_pointers.data_ptr(), self.columns.data_ptr())
         self.kernel_cache: dict[Any, Any] = {}
         """Block starts, transposed indices and choices of layout, made by :mod:`itop.nn.kernels` when first needed."""
         self.identifier = next(_next_identifier)
@@ -97,7 +99,9 @@ class SparsePattern:
         """
         rows = rows.detach().to("cpu", torch.int64)
         if rows.shape != columns.shape or rows.dim() != 1:
-            raise ValueError(f"rows and columns must be vectors of one length, got {_describe(rows)} and {_describe(columns)}")
+            raise ValueError(
+                f"rows and columns must be vectors of one length, got {_describe(rows)} and {_describe(columns)}"
+            )
         if rows.numel() and (bool((rows[1:] < rows[:-1]).any()) or int(rows[0]) < 0 or int(rows[-1]) >= shape[0]):
             raise ValueError(f"rows must ascend within [0, {shape[0]})")
         return cls(shape, _row_pointers(rows, shape[0]), columns)

@@ -34,7 +34,11 @@ class Replacement:
 
 
 def sparsify(
-    model: nn.Module, masks: Mapping[str, Tensor], example_input: Tensor | None = None, *, memory_demands_it: bool = False
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    example_input: Tensor | None = None,
+    *,
+    memory_demands_it: bool = False,
 ) -> tuple[Replacement, ...]:
     """Replaces ``Linear`` and ``Conv2d`` modules in place by their sparse forms where those are faster.
 
@@ -64,7 +68,11 @@ def sparsify(
         chosen.append((module_name, module, mask))
     if example_input is None and not memory_demands_it:
         raise ValueError("sparsify needs an example input to measure with, or memory_demands_it=True")
-    inputs = {} if example_input is None or memory_demands_it else _inputs_of(model, [m for _, m, _ in chosen], example_input)
+    inputs = (
+        {}
+        if example_input is None or memory_demands_it
+        else _inputs_of(model, [m for _, m, _ in chosen], example_input)
+    )
 
     decisions = []
     for name, module, mask in chosen:
@@ -98,7 +106,9 @@ def _decide(
     return Replacement(name, dense_seconds, sparse_seconds, faster, reason), sparse if faster else None
 
 
-def _inputs_of(model: nn.Module, modules: list[nn.Linear | nn.Conv2d], example_input: Tensor) -> dict[nn.Module, Tensor]:
+def _inputs_of(
+    model: nn.Module, modules: list[nn.Linear | nn.Conv2d], example_input: Tensor
+) -> dict[nn.Module, Tensor]:
     """The first input of every module; the model's buffers are left as they were."""
     inputs: dict[nn.Module, Tensor] = {}
 
@@ -136,6 +146,6 @@ def _measure(dense: nn.Module, sparse: nn.Module, x: Tensor, repeats: int = 3) -
 
 def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
     for module in model.modules():
-        for name, child in list(module.named_children()):
+        for name, child in list(module._modules.items()):  # named_children lists a module held twice once
             if child is old:
                 setattr(module, name, new)
