@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from itop.allocation import Allocation, LayerShape
+from itop.distributed.agreement import Ranks
 from itop.optimizer_group import OptimizerGroup
 from itop.topology import Topology
 
@@ -61,6 +62,7 @@ class Context:
         total_steps: The horizon of schedules, if known.
         allocation: What made the target counts.
         data: Training batches and loss, if the user gave them.
+        ranks: The processes that train the model together.
         step: Optimiser steps so far, the current one included.
         zero_all_inactive: Whether weights outside the active set may hold values now, which a commit must clear.
         state: The method's own, saved with the engine: numbers, strings, tensors, lists and dicts of them.
@@ -74,6 +76,7 @@ class Context:
     total_steps: int | None
     allocation: Allocation
     data: TrainingData | None = None
+    ranks: Ranks = field(default_factory=Ranks)
     step: int = 0
     zero_all_inactive: bool = False
     state: dict[str, Any] = field(default_factory=dict)

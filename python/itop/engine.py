@@ -165,6 +165,11 @@ class SparseEngine:
             shapes = [LayerShape(layer.name, layer.shape) for layer in layers]
             chosen = as_allocation(chosen_method.default_allocation if allocation is None else allocation)
             counts = [shape.numel for shape in shapes] if chosen_method.is_dense else chosen.counts(shapes, sparsity)
+            if not chosen_method.works_on_shards and any(is_sharded(layer.parameter) for layer in layers):
+                raise ValueError(
+                    f"method '{chosen_method.name}' looks at whole layers and does not work on sharded ones (FSDP2, tensor "
+                    "parallelism); use DistributedDataParallel"
+                )
             state = OptimizerState(stepper, layers)
             if grown_state.horizon > 0:
                 if not isinstance(stepper, Optimizer) or not attach:
@@ -184,7 +189,7 @@ class SparseEngine:
         self.optimizer = stepper
         self.topology = Topology(layers, state, seed)
         data = None if batches is None else TrainingData(_starting_anew(batches), loss)
-        self._context = Context(self.topology, unwrap(model), stepper, counts, total_steps, chosen, data)
+        self._context = Context(self.topology, unwrap(model), stepper, counts, total_steps, chosen, data, self._ranks)
         self.method.check(self._context)
         self._active_step_sums = np.zeros(len(layers), dtype=np.int64)
         self._callbacks: list[Callable[[UpdateReport], object]] = []

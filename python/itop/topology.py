@@ -15,6 +15,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,7 @@ ACTIVE, EXPLORED, RELIABLE = 1, 2, 4
 _SWEPT_WEIGHTS = 1 << 18
 _SWEPT_LAYERS = 16
 _NUM_DRAWS = 128
+_LOWEST_EXPONENT, _NUM_EXPONENTS = 148, 278
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,6 +344,30 @@ class Topology:
         array = np.array(counts, dtype=np.int64)
         self.reductions.sum(array)
         return [int(count) for count in array]
+
+    def sums(self, values: Iterable[Tensor]) -> list[float]:
+        """Of each layer the sum of the values held here and on all other ranks: exact, the same bits however it is cut.
+
+        Args:
+            values: One float tensor a layer, of any length, finite.
+        """
+        # Whole numbers add up alike in any order: mantissas of 24 bits, summed for each exponent (float32 has 278).
+        rows = np.zeros((len(self.layers), _NUM_EXPONENTS), dtype=np.int64)
+        for row, tensor in zip(rows, values, strict=True):
+            mantissa, exponent = np.frexp(tensor.detach().float().cpu().numpy().reshape(-1))
+            whole = np.ldexp(mantissa.astype(np.float64), 24)
+            row += np.bincount(exponent + _LOWEST_EXPONENT, weights=whole, minlength=_NUM_EXPONENTS).astype(np.int64)
+        self.reductions.sum(rows)
+        return [
+            float(
+                sum(
+                    Fraction(int(count)) * Fraction(2) ** (i - _LOWEST_EXPONENT - 24)
+                    for i, count in enumerate(row)
+                    if count
+                )
+            )
+            for row in rows
+        ]
 
     # --- the three operations -------------------------------------------------------------------------------------------
 

@@ -18,6 +18,11 @@ class InitialMasks(ABC):
         """Whether it looks at training batches, which the engine must then be given."""
         return False
 
+    @property
+    def works_on_shards(self) -> bool:
+        """Whether it chooses the same masks where each rank holds a part of a layer."""
+        return True
+
     @abstractmethod
     def masks(self, context: Context) -> BitSet:
         """The initial active set; ``context.target_counts`` holds what the allocation asks of each layer."""

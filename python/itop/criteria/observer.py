@@ -12,6 +12,11 @@ class Part:
     """
 
     @property
+    def works_on_shards(self) -> bool:
+        """Whether it decides alike on every rank where each holds a part of a layer: by selections and counts only."""
+        return True
+
+    @property
     def needs_gradient(self) -> bool:
         """Whether an update looks at the gradients of inactive weights, at the update step."""
         return False

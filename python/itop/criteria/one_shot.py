@@ -20,6 +20,7 @@ from torch.func import functional_call
 
 from itop.context import Context, TrainingData
 from itop.criteria.initial import InitialMasks
+from itop.distributed.shards import reshard
 from itop.topology import BitSet, Scores
 
 
@@ -29,6 +30,10 @@ class DataMasks(InitialMasks):
     @property
     def needs_data(self) -> bool:
         return True
+
+    @property
+    def works_on_shards(self) -> bool:
+        return False
 
 
 def training_data(context: Context) -> TrainingData:
@@ -64,6 +69,8 @@ def _call(context: Context, weights: list[Tensor], inputs: Any, others: dict[str
 def loss_gradients(context: Context, weights: list[Tensor], num_batches: int) -> list[Tensor]:
     """The gradient of the loss at given weights, the mean over the first batches; dense, whatever is zero."""
     data = training_data(context)
+    if context.topology.has_shards:
+        return _sharded_gradients(context, weights, num_batches)
     totals = [torch.zeros_like(weight) for weight in weights]
     with _trial(context, training=True):
         for inputs, targets in data.first(num_batches):
@@ -71,7 +78,34 @@ def loss_gradients(context: Context, weights: list[Tensor], num_batches: int) ->
             loss = data.loss(_call(context, leaves, inputs), targets)
             for total, gradient in zip(totals, torch.autograd.grad(loss, leaves), strict=True):
                 total += gradient / num_batches
-    return totals
+    return [context.ranks.average(total) for total in totals]
+
+
+def _sharded_gradients(context: Context, weights: list[Tensor], num_batches: int) -> list[Tensor]:
+    """The same of a model whose hooks gather its shards: it runs as it does in training, and is put back afterwards."""
+    data, topology, model = training_data(context), context.topology, context.model
+    before = _copies(context)
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    try:
+        with torch.no_grad():
+            for i, weight in enumerate(weights):
+                topology.local(i).copy_(weight)
+        for parameter, _ in gradients:
+            parameter.grad = None
+        with _trial(context, training=True):
+            for inputs, targets in data.first(num_batches):
+                torch.autograd.backward(data.loss(model(inputs), targets) / num_batches)
+        return [gradient.clone() for gradient in topology.gradients()]
+    finally:
+        reshard(model)
+        with torch.no_grad():
+            for i, weight in enumerate(before):
+                topology.local(i).copy_(weight)
+            for buffer, value in buffers:
+                buffer.copy_(value)
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
 
 
 def _copies(context: Context) -> list[Tensor]:
@@ -98,6 +132,10 @@ class SnipMasks(DataMasks):
 
     def __post_init__(self) -> None:
         _at_least_one("batches", self.num_batches)
+
+    @property
+    def works_on_shards(self) -> bool:
+        return True
 
     def masks(self, context: Context) -> BitSet:
         return context.topology.select(context.topology.full(), context.target_total, self.scores(context))
@@ -179,6 +217,10 @@ class SynFlowMasks(InitialMasks):
     @property
     def needs_data(self) -> bool:
         return True
+
+    @property
+    def works_on_shards(self) -> bool:
+        return False
 
     def masks(self, context: Context) -> BitSet:
         topology = context.topology

@@ -28,6 +28,11 @@ Counts: TypeAlias = Sequence[int] | Quota
 class Pattern(ABC):
     """Which sets of active weights are admitted."""
 
+    @property
+    def works_on_shards(self) -> bool:
+        """Whether it can be kept where each rank holds a part of a layer: groups and blocks may be cut."""
+        return False
+
     @abstractmethod
     def initial(self, context: Context, rule: InitialMasks) -> BitSet:
         """The initial masks of a rule, in this pattern."""
@@ -45,6 +50,10 @@ class Pattern(ABC):
 @dataclass(frozen=True, slots=True)
 class Unstructured(Pattern):
     """Any weights."""
+
+    @property
+    def works_on_shards(self) -> bool:
+        return True
 
     def initial(self, context: Context, rule: InitialMasks) -> BitSet:
         return rule.masks(context)

@@ -62,10 +62,11 @@ class MomentumRedistribution(Redistribution):
         self, context: Context, dropped: Sequence[int], room: Sequence[int], kept: BitSet | None = None
     ) -> list[int]:
         survivors = context.topology.active if kept is None else kept
-        means = [
-            float((scores.abs() * mask).sum() / max(1, int(mask.sum())))
+        totals = context.topology.sums(
+            scores.abs()[mask]
             for scores, mask in zip(momentum_scores(context).tensors, survivors.to_tensors(), strict=True)
-        ]
+        )
+        means = [total / max(1, count) for total, count in zip(totals, survivors.counts(), strict=True)]
         return share(sum(dropped), means, room)
 
 

@@ -32,10 +32,17 @@ class Ranks:
     Args:
         groups: Process groups to gather over one after the other, so that all processes are reached; none: alone.
         is_collective: Whether every rank is known to make the engine: the model itself is shared between ranks.
+        data_parallel: The group of ranks that each hold the whole model and average gradients.
     """
 
-    def __init__(self, groups: Sequence[dist.ProcessGroup] = (), is_collective: bool = False) -> None:
+    def __init__(
+        self,
+        groups: Sequence[dist.ProcessGroup] = (),
+        is_collective: bool = False,
+        data_parallel: dist.ProcessGroup | None = None,
+    ) -> None:
         self._groups = tuple(groups)
+        self._data_parallel = data_parallel
         self.is_collective = is_collective
 
     @classmethod
@@ -48,8 +55,10 @@ class Ranks:
             return cls()
         groups: list[dist.ProcessGroup] = []
         inner: object = getattr(model, "_orig_mod", model)
+        data_parallel = None
         if isinstance(inner, nn.parallel.DistributedDataParallel):
-            groups.append(inner.process_group)
+            data_parallel = inner.process_group
+            groups.append(data_parallel)
         mesh = max(
             (parameter.device_mesh for parameter in model.parameters() if is_sharded(parameter)),
             key=lambda mesh: (mesh.ndim, mesh.size()),
@@ -58,7 +67,7 @@ class Ranks:
         if mesh is not None:
             groups += [mesh.get_group(dim) for dim in range(mesh.ndim) if mesh.size(dim) > 1]
         if groups:
-            return cls(groups, is_collective=True)
+            return cls(groups, is_collective=True, data_parallel=data_parallel)
         assert dist.group.WORLD is not None
         return cls([dist.group.WORLD])
 
@@ -72,6 +81,13 @@ class Ranks:
             dist.all_gather_object(gathered, known, group=group)
             known = {rank: value for of_rank in gathered for rank, value in of_rank.items()}
         return dict(sorted(known.items()))
+
+    def average(self, tensor: Tensor) -> Tensor:
+        """The mean over ranks that see different data and hold the model whole (DDP); itself anywhere else."""
+        if self._data_parallel is not None:
+            dist.all_reduce(tensor, group=self._data_parallel)
+            tensor /= dist.get_world_size(self._data_parallel)
+        return tensor
 
     def agree(self, prepare: Callable[[], Result], fingerprint: Callable[[Result], Mapping[str, str]]) -> Result:
         """Runs ``prepare`` and compares its fingerprint with every rank's; one rank's error is every rank's.

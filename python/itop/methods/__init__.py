@@ -14,7 +14,7 @@ from itop.methods.dropout import TargetedDropout, VariationalDropout
 from itop.methods.dsr import DSR
 from itop.methods.dst_ee import DSTEE
 from itop.methods.early_bird import EarlyBird
-from itop.methods.fixed_topology import Dense, Static
+from itop.methods.fixed_topology import Dense, Fixed, Static
 from itop.methods.gates import L0, AutoPrune, BernoulliGates, ContinuousSparsification, ProbMask
 from itop.methods.gradual import GMP, OBD, GraNet, TaylorPruning
 from itop.methods.group_lasso import GroupLasso
@@ -58,6 +58,7 @@ _PRESETS = (
     Preset("dense", Dense, Family.REFERENCE, "-", "3 f_D"),
     Preset("small-dense", SmallDense, Family.REFERENCE, "-", _SPARSE, Density.NEAREST),
     Preset("static", Static, Family.REFERENCE, "Mocanu 2016; Evci 2019", _SPARSE),
+    Preset("fixed", Fixed, Family.REFERENCE, "-", _SPARSE, Density.GIVEN),
     Preset("set", SET, Family.DYNAMIC, "Mocanu, Nature Communications 2018", _SPARSE),
     Preset("set-itop", SETITOP, Family.DYNAMIC, "Liu, ICML 2021", _SPARSE),
     Preset("rigl", RigL, Family.DYNAMIC, "Evci, ICML 2020", _RIGL),
@@ -178,6 +179,7 @@ __all__ = [
     "DynamicNetworkSurgery",
     "EarlyBird",
     "Family",
+    "Fixed",
     "GraNet",
     "GraSP",
     "GroupLasso",

@@ -81,6 +81,14 @@ class Method(ABC):
         """Whether every weight takes part whatever the sparsity asked for."""
         return False
 
+    @property
+    def works_on_shards(self) -> bool:
+        """Whether masks are those of one process where each rank holds a part of a layer (FSDP2, tensor parallelism).
+
+        What decides by selections and counts does; what looks at a layer as a whole, or runs in its forward pass, not.
+        """
+        return False
+
     def hides_weights(self, context: Context) -> bool:
         """Whether inactive weights live on out of the model's sight at this time.
 
@@ -215,6 +223,11 @@ class DropAndGrow(Method):
     @property
     def needs_gradient(self) -> bool:
         return any(part.needs_gradient for part in self._parts)
+
+    @property
+    def works_on_shards(self) -> bool:
+        parts = (*self._parts, self.initial, self.pattern)
+        return type(self) is DropAndGrow and all(part.works_on_shards for part in parts)
 
     @property
     def acts_before_step(self) -> bool:

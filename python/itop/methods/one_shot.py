@@ -43,6 +43,10 @@ class OneShot(Method):
     def default_allocation(self) -> AllocationLike:
         return self.allocation
 
+    @property
+    def works_on_shards(self) -> bool:
+        return self.initial.works_on_shards
+
     def check(self, context: Context) -> None:
         require_data(self, self.initial, context)
 

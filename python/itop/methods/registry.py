@@ -32,6 +32,7 @@ class Density(enum.Enum):
     CONSTANT = "exact at every step"
     FINAL = "exact at the end"
     NEAREST = "the nearest its pattern admits"
+    GIVEN = "that of the masks it is given"
 
 
 @final

@@ -1,0 +1,147 @@
+"""Bitmask-compressed safetensors, in the layout of the compressed-tensors library (format ``sparse-bitmask``).
+
+A compressed weight ``name`` becomes four tensors: ``name.compressed``, the values that are not zero in row-major order;
+``name.bitmask``, uint8 [rows, ceil(columns / 8)], a bit for each weight, the lowest first; ``name.shape``; and
+``name.row_offsets``, int64 [rows], where each row's values begin. Linear weights are stored as they are. Kernels of
+convolutions are stored as matrices [out, in * kernel], since the layout pads every last dimension to bytes; the shape they
+come back to is in the file's metadata.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from itop.export.state import (
+    ExportReport,
+    ModelOrState,
+    is_worth_compressing,
+    nonzero_bits,
+    report,
+    require,
+    tensors_of,
+    write_whole,
+)
+
+_SUFFIXES = ("compressed", "bitmask", "shape", "row_offsets")
+_SHAPES = "itop.shapes"
+
+
+def compress(tensor: Tensor) -> dict[str, Tensor]:
+    """The four tensors of a matrix.
+
+    Args:
+        tensor: [rows, columns] on the CPU.
+    """
+    kept = nonzero_bits(tensor)
+    counts = kept.sum(dim=1)
+    return {
+        "compressed": tensor[kept],
+        "bitmask": torch.from_numpy(np.packbits(kept.numpy(), axis=1, bitorder="little")),
+        "shape": torch.tensor(tensor.shape),
+        "row_offsets": counts.cumsum(0) - counts,
+    }
+
+
+def decompress(parts: Mapping[str, Tensor]) -> Tensor:
+    """The matrix of :func:`compress`, bit for bit.
+
+    Raises:
+        ValueError: If the parts do not fit together.
+    """
+    missing = [suffix for suffix in ("compressed", "bitmask", "shape") if suffix not in parts]
+    if missing:
+        raise ValueError(f"a compressed weight has no {', '.join(missing)}")
+    shape = [int(size) for size in parts["shape"].tolist()]
+    bitmask = parts["bitmask"]
+    if len(shape) != 2 or min(shape) < 0 or list(bitmask.shape) != [shape[0], -(-shape[1] // 8)]:
+        raise ValueError(f"a bitmask of shape {list(bitmask.shape)} is not that of a matrix of shape {shape}")
+    bits = np.unpackbits(bitmask.numpy(), axis=1, count=shape[1], bitorder="little")
+    kept = torch.from_numpy(bits.astype(np.bool_)).view(shape)
+    values = parts["compressed"]
+    if int(kept.sum()) != values.numel():
+        raise ValueError(f"a bitmask of {int(kept.sum())} weights comes with {values.numel()} values")
+    dense = torch.zeros(shape, dtype=values.dtype)
+    dense[kept] = values
+    return dense
+
+
+def save_bitmask(model: ModelOrState, path: str | os.PathLike[str]) -> ExportReport:
+    """Writes every weight without its zeros where that is smaller, all else as it is.
+
+    Raises:
+        RuntimeError: If safetensors is not installed.
+    """
+    safetensors = require("safetensors.torch", "export to safetensors", "safetensors")
+    tensors = tensors_of(model)
+    stored: dict[str, Tensor] = {}
+    shapes: dict[str, list[int]] = {}
+    num_compressed = 0
+    for name, tensor in tensors.items():
+        if not is_worth_compressing(tensor, _compressed_bytes(tensor)):
+            stored[name] = tensor.clone()
+            continue
+        num_compressed += 1
+        stored |= {f"{name}.{part}": value for part, value in compress(tensor.flatten(1)).items()}
+        if tensor.dim() > 2:
+            shapes[name] = list(tensor.shape)
+    metadata = {"format": "pt", _SHAPES: json.dumps(shapes, separators=(",", ":"))}
+    written = write_whole(path, lambda file: safetensors.save_file(stored, str(file), metadata=metadata))
+    return report(written, tensors, num_compressed)
+
+
+def load_bitmask(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The dense state dict of a file of :func:`save_bitmask`, bit for bit; also of compressed-tensors' own files.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    safe_open = require("safetensors", "reading safetensors").safe_open
+    with safe_open(os.fspath(path), framework="pt") as file:
+        shapes = json.loads((file.metadata() or {}).get(_SHAPES, "{}"))
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    state: dict[str, Tensor] = {}
+    for name, tensor in stored.items():
+        owner, _, suffix = name.rpartition(".")
+        if suffix not in _SUFFIXES or f"{owner}.bitmask" not in stored:
+            state[name] = tensor
+        elif suffix == "bitmask":
+            matrix = decompress({part: stored[f"{owner}.{part}"] for part in _SUFFIXES if f"{owner}.{part}" in stored})
+            shape = shapes.get(owner, list(matrix.shape))
+            if math.prod(shape) != matrix.numel():
+                raise ValueError(f"the shape {shape} of '{owner}' does not fit its {matrix.numel()} weights")
+            state[owner] = matrix.view(shape)
+    return state
+
+
+def sparsity_config(model: ModelOrState) -> dict[str, Any]:
+    """What a Hugging Face ``config.json`` says of such a file: the value of its ``quantization_config``."""
+    tensors = tensors_of(model)
+    weights = [tensor for tensor in tensors.values() if tensor.dim() >= 2 and tensor.is_floating_point()]
+    kept = sum(int(nonzero_bits(tensor).sum()) for tensor in weights)
+    dense = [name for name, tensor in tensors.items() if not is_worth_compressing(tensor, _compressed_bytes(tensor))]
+    return {
+        "quant_method": "compressed-tensors",
+        "sparsity_config": {
+            "format": "sparse-bitmask",
+            "global_sparsity": 1.0 - kept / max(1, sum(tensor.numel() for tensor in weights)),
+            "ignore": sorted(name.removesuffix(".weight") for name in dense if name.endswith(".weight")),
+            "sparsity_structure": "unstructured",
+            "targets": ["Linear"],
+        },
+    }
+
+
+def _compressed_bytes(tensor: Tensor) -> int:
+    """What the four parts of a tensor take."""
+    if tensor.dim() < 2 or not tensor.is_floating_point():
+        return 0
+    rows, columns = tensor.size(0), tensor.numel() // max(1, tensor.size(0))
+    return int(nonzero_bits(tensor).sum()) * tensor.element_size() + rows * (-(-columns // 8) + 8) + 16
