@@ -10,7 +10,8 @@ namespace py = pybind11;
 /// Names and type objects of torch, looked up once. Leaked on purpose: the interpreter may be gone when statics die.
 struct TorchNames {
   py::object float32, float64, bfloat16, float16, boolean, uint8;
-  py::str data_ptr{"data_ptr"}, numel{"numel"}, dtype{"dtype"}, is_cpu{"is_cpu"}, is_cuda{"is_cuda"}, get_device{"get_device"};
+  py::str data_ptr{"data_ptr"}, numel{"numel"}, dtype{"dtype"}, is_cpu{"is_cpu"}, is_cuda{"is_cuda"},
+      get_device{"get_device"};
 
   TorchNames() {
     const py::module_ torch = py::module_::import("torch");
@@ -66,7 +67,8 @@ TensorView borrow(py::handle tensor) {
   } else if (dtype.is(names.float64)) {
     view.dtype = DType::kFloat64;
   } else {
-    throw py::type_error("tensors must be float32, float64, bfloat16 or float16, got " + py::str(dtype).cast<std::string>());
+    throw py::type_error("tensors must be float32, float64, bfloat16 or float16, got " +
+                         py::str(dtype).cast<std::string>());
   }
   return view;
 }

@@ -61,9 +61,9 @@ py::array_t<std::uint64_t> words_to_array(const std::vector<Word>& words) {
 void check_bytes(const TensorView& bytes, const BitSets& sets, std::size_t layer) {
   const LayerLayout& layout = sets.layout()->layers().at(layer);
   if (bytes.numel != layout.numel || bytes.device != sets.layout()->device()) {
-    throw std::invalid_argument("a mask of layer '" + layout.name + "' must have " + std::to_string(layout.numel) + " values on " +
-                                to_string(sets.layout()->device()) + ", got " + std::to_string(bytes.numel) + " on " +
-                                to_string(bytes.device));
+    throw std::invalid_argument("a mask of layer '" + layout.name + "' must have " + std::to_string(layout.numel) +
+                                " values on " + to_string(sets.layout()->device()) + ", got " +
+                                std::to_string(bytes.numel) + " on " + to_string(bytes.device));
   }
 }
 
@@ -102,7 +102,8 @@ void register_bit_sets(py::module_& module) {
           py::arg("layer"), py::arg("stream"))
       .def(
           "set_words",
-          [](BitSets& self, std::size_t layer, const py::array_t<std::uint64_t, py::array::c_style>& words, StreamHandle stream) {
+          [](BitSets& self, std::size_t layer, const py::array_t<std::uint64_t, py::array::c_style>& words,
+             StreamHandle stream) {
             self.layer_from_host(layer, {words.data(), static_cast<std::size_t>(words.size())}, stream);
           },
           py::arg("layer"), py::arg("words"), py::arg("stream"))
@@ -112,7 +113,8 @@ void register_bit_sets(py::module_& module) {
             const TensorView bytes = borrow_bytes(target);
             check_bytes(bytes, self, layer);
             const py::gil_scoped_release release;
-            self.layout()->backend().unpack(self.words(layer), static_cast<std::uint8_t*>(bytes.data), bytes.numel, stream);
+            self.layout()->backend().unpack(self.words(layer), static_cast<std::uint8_t*>(bytes.data), bytes.numel,
+                                            stream);
           },
           py::arg("layer"), py::arg("target"), py::arg("stream"))
       .def(
@@ -121,7 +123,8 @@ void register_bit_sets(py::module_& module) {
             const TensorView bytes = borrow_bytes(source);
             check_bytes(bytes, self, layer);
             const py::gil_scoped_release release;
-            self.layout()->backend().pack(static_cast<const std::uint8_t*>(bytes.data), self.words(layer), bytes.numel, stream);
+            self.layout()->backend().pack(static_cast<const std::uint8_t*>(bytes.data), self.words(layer), bytes.numel,
+                                          stream);
           },
           py::arg("layer"), py::arg("source"), py::arg("stream"));
 }
@@ -131,10 +134,12 @@ void register_bit_sets(py::module_& module) {
 void register_mask_store(py::module_& module) {
   register_bit_sets(module);
   py::class_<MaskStore>(module, "MaskStore")
-      .def(py::init([](const std::vector<std::tuple<std::string, std::int64_t, std::vector<std::int64_t>, std::vector<std::int64_t>>>& layers,
+      .def(py::init([](const std::vector<std::tuple<std::string, std::int64_t, std::vector<std::int64_t>,
+                                                    std::vector<std::int64_t>>>& layers,
                        const std::string& device_type, int device_index, std::uint64_t seed, StreamHandle stream) {
              std::vector<LayerLayout> layouts;
-             for (const auto& [name, offset, sizes, strides] : layers) layouts.push_back(layout_of(name, offset, sizes, strides));
+             for (const auto& [name, offset, sizes, strides] : layers)
+               layouts.push_back(layout_of(name, offset, sizes, strides));
              return std::make_unique<MaskStore>(std::move(layouts), device_of(device_type, device_index), seed, stream);
            }),
            py::arg("layers"), py::arg("device_type"), py::arg("device_index"), py::arg("seed"), py::arg("stream"))
@@ -148,8 +153,8 @@ void register_mask_store(py::module_& module) {
       .def(
           "select",
           [](const MaskStore& self, const BitSets& candidates, py::handle scores, bool magnitude, bool largest,
-             std::vector<std::int64_t> k, bool across_layers, std::uint32_t update, std::uint32_t draw, py::object reduction,
-             StreamHandle stream) {
+             std::vector<std::int64_t> k, bool across_layers, std::uint32_t update, std::uint32_t draw,
+             py::object reduction, StreamHandle stream) {
             SelectRequest request;
             request.scores = borrow_optional(scores);
             request.transform = magnitude ? ScoreTransform::kMagnitude : ScoreTransform::kSigned;
@@ -167,8 +172,9 @@ void register_mask_store(py::module_& module) {
             const py::gil_scoped_release release;
             return self.select(candidates, request, merged, stream);
           },
-          py::arg("candidates"), py::arg("scores"), py::kw_only(), py::arg("magnitude"), py::arg("largest"), py::arg("k"),
-          py::arg("across_layers"), py::arg("update"), py::arg("draw"), py::arg("reduction"), py::arg("stream"))
+          py::arg("candidates"), py::arg("scores"), py::kw_only(), py::arg("magnitude"), py::arg("largest"),
+          py::arg("k"), py::arg("across_layers"), py::arg("update"), py::arg("draw"), py::arg("reduction"),
+          py::arg("stream"))
       .def(
           "commit",
           [](MaskStore& self, const BitSets& dropped, const BitSets& grown, py::handle tensors, bool zero_all_inactive,
@@ -177,7 +183,8 @@ void register_mask_store(py::module_& module) {
             std::vector<LayerCounts> counts;
             {
               const py::gil_scoped_release release;
-              counts = self.commit(dropped, grown, views, {zero_all_inactive, regrown_keeps_value, marks_reliable}, stream);
+              counts =
+                  self.commit(dropped, grown, views, {zero_all_inactive, regrown_keeps_value, marks_reliable}, stream);
             }
             return counts_to_array(counts);
           },

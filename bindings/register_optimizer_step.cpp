@@ -38,7 +38,8 @@ std::vector<StepTensor> step_tensors(MaskStore* store, py::handle rows) {
     tensor.step = fields[6].cast<double>();
     if (layer >= 0) {
       const auto index = static_cast<std::size_t>(layer);
-      if (store == nullptr || store->layout()->layers().at(index).numel != tensor.numel || store->layout()->device() != Device{}) {
+      if (store == nullptr || store->layout()->layers().at(index).numel != tensor.numel ||
+          store->layout()->device() != Device{}) {
         throw std::invalid_argument("a tensor of a fused step does not fit its layer's masks");
       }
       tensor.active = store->active().words(index);
@@ -53,8 +54,8 @@ std::vector<StepTensor> step_tensors(MaskStore* store, py::handle rows) {
 void register_optimizer_step(py::module_& module) {
   module.def(
       "sgd_step",
-      [](MaskStore* store, py::handle rows, double learning_rate, double momentum, double dampening, double weight_decay,
-         bool nesterov, bool maximize) {
+      [](MaskStore* store, py::handle rows, double learning_rate, double momentum, double dampening,
+         double weight_decay, bool nesterov, bool maximize) {
         const auto tensors = step_tensors(store, rows);
         const py::gil_scoped_release release;
         sgd_step(tensors, {learning_rate, momentum, dampening, weight_decay, nesterov, maximize}, ThreadPool::global());
@@ -63,15 +64,16 @@ void register_optimizer_step(py::module_& module) {
       py::arg("dampening"), py::arg("weight_decay"), py::arg("nesterov"), py::arg("maximize"));
   module.def(
       "adam_step",
-      [](MaskStore* store, py::handle rows, double learning_rate, double beta1, double beta2, double epsilon, double weight_decay,
-         bool decoupled_weight_decay, bool maximize) {
+      [](MaskStore* store, py::handle rows, double learning_rate, double beta1, double beta2, double epsilon,
+         double weight_decay, bool decoupled_weight_decay, bool maximize) {
         const auto tensors = step_tensors(store, rows);
         const py::gil_scoped_release release;
         adam_step(tensors, {learning_rate, beta1, beta2, epsilon, weight_decay, decoupled_weight_decay, maximize},
                   ThreadPool::global());
       },
-      py::arg("store").none(true), py::arg("rows"), py::kw_only(), py::arg("learning_rate"), py::arg("beta1"), py::arg("beta2"),
-      py::arg("epsilon"), py::arg("weight_decay"), py::arg("decoupled_weight_decay"), py::arg("maximize"));
+      py::arg("store").none(true), py::arg("rows"), py::kw_only(), py::arg("learning_rate"), py::arg("beta1"),
+      py::arg("beta2"), py::arg("epsilon"), py::arg("weight_decay"), py::arg("decoupled_weight_decay"),
+      py::arg("maximize"));
 }
 
 }  // namespace itop::bindings

@@ -10,5 +10,7 @@ void register_allocation(pybind11::module_& module);
 void register_random(pybind11::module_& module);
 void register_mask_store(pybind11::module_& module);
 void register_optimizer_step(pybind11::module_& module);
+void register_sparse_growth(pybind11::module_& module);
+void register_sparse_kernels(pybind11::module_& module);
 
 }  // namespace itop::bindings

@@ -13,12 +13,15 @@ std::vector<std::int64_t> allocate(std::span<const std::int64_t> numel, std::spa
   const std::size_t num_layers = numel.size();
   if (relative_density.size() != num_layers) {
     throw std::invalid_argument("an allocation needs one relative density a layer, got " +
-                                std::to_string(relative_density.size()) + " for " + std::to_string(num_layers) + " layers");
+                                std::to_string(relative_density.size()) + " for " + std::to_string(num_layers) +
+                                " layers");
   }
   std::int64_t capacity = 0;
   std::vector<bool> dense(num_layers, false);
   for (std::size_t layer = 0; layer < num_layers; ++layer) {
-    if (numel[layer] <= 0) throw std::invalid_argument("an allocation needs layers with weights, got a layer of size " + std::to_string(numel[layer]));
+    if (numel[layer] <= 0)
+      throw std::invalid_argument("an allocation needs layers with weights, got a layer of size " +
+                                  std::to_string(numel[layer]));
     if (!(relative_density[layer] >= 0.0)) throw std::invalid_argument("a relative density must not be negative");
     dense[layer] = std::isinf(relative_density[layer]);
     capacity += numel[layer];
@@ -70,7 +73,8 @@ std::vector<std::int64_t> allocate(std::span<const std::int64_t> numel, std::spa
   }
   std::vector<std::size_t> order(num_layers);
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return remainders[a] > remainders[b]; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t a, std::size_t b) { return remainders[a] > remainders[b]; });
   std::int64_t missing = total - std::accumulate(counts.begin(), counts.end(), std::int64_t{0});
   // Floors leave less than one weight a layer; rounding errors of the shares could leave one too many.
   while (missing != 0) {
@@ -85,7 +89,9 @@ std::vector<std::int64_t> allocate(std::span<const std::int64_t> numel, std::spa
       }
       if (missing == 0) break;
     }
-    if (missing == before) throw std::invalid_argument("the allocation cannot be met: no layer has room for " + std::to_string(missing) + " more active weights");
+    if (missing == before)
+      throw std::invalid_argument("the allocation cannot be met: no layer has room for " + std::to_string(missing) +
+                                  " more active weights");
   }
   return counts;
 }

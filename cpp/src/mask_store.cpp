@@ -19,8 +19,9 @@ StoreLayout::StoreLayout(std::vector<LayerLayout> layers, Device device) : layer
   for (LayerLayout& layer : layers_) {
     if (!names.insert(layer.name).second) throw std::invalid_argument("two layers are called '" + layer.name + "'");
     if (layer.numel < 0 || layer.index_map.numel() != layer.numel) {
-      throw std::invalid_argument("the index map of layer '" + layer.name + "' covers " + std::to_string(layer.index_map.numel()) +
-                                  " weights, the layer has " + std::to_string(layer.numel));
+      throw std::invalid_argument("the index map of layer '" + layer.name + "' covers " +
+                                  std::to_string(layer.index_map.numel()) + " weights, the layer has " +
+                                  std::to_string(layer.numel));
     }
     layer.word_offset = word_offsets_.back();
     word_offsets_.push_back(layer.word_offset + words_for(layer.numel));
@@ -52,8 +53,8 @@ std::vector<Word> BitSets::layer_to_host(std::size_t layer, StreamHandle stream)
 void BitSets::layer_from_host(std::size_t layer, std::span<const Word> host, StreamHandle stream) {
   const LayerLayout& layout = layout_->layers().at(layer);
   if (static_cast<std::int64_t>(host.size()) != words_for(layout.numel)) {
-    throw std::invalid_argument("layer '" + layout.name + "' has " + std::to_string(words_for(layout.numel)) + " words of bits, got " +
-                                std::to_string(host.size()));
+    throw std::invalid_argument("layer '" + layout.name + "' has " + std::to_string(words_for(layout.numel)) +
+                                " words of bits, got " + std::to_string(host.size()));
   }
   if (!host.empty() && (host.back() & ~valid_bits(static_cast<std::int64_t>(host.size()) - 1, layout.numel)) != 0) {
     throw std::invalid_argument("bits past the end of layer '" + layout.name + "' are set");
@@ -70,12 +71,11 @@ MaskStore::MaskStore(std::vector<LayerLayout> layers, Device device, std::uint64
 
 BitSets MaskStore::full(StreamHandle stream) const {
   BitSets result(layout_, stream);
+  std::vector<LayerBits> layers;
   for (std::size_t layer = 0; layer < layout_->num_layers(); ++layer) {
-    const std::int64_t numel = layout_->layers()[layer].numel;
-    std::vector<Word> ones(static_cast<std::size_t>(words_for(numel)), ~Word{0});
-    if (!ones.empty()) ones.back() = valid_bits(words_for(numel) - 1, numel);
-    layout_->backend().copy_from_host(ones, result.words(layer), stream);
+    layers.push_back({result.words(layer), layout_->layers()[layer].numel});
   }
+  layout_->backend().fill(layers, stream);
   return result;
 }
 
@@ -96,14 +96,16 @@ BitSets MaskStore::select(const BitSets& candidates, const SelectRequest& reques
   const std::size_t num_layers = layout_->num_layers();
   require_same_layout(candidates, layout_);
   if (request.scores.size() != num_layers) {
-    throw std::invalid_argument("a selection needs scores (or none) for each of " + std::to_string(num_layers) + " layers, got " +
-                                std::to_string(request.scores.size()));
+    throw std::invalid_argument("a selection needs scores (or none) for each of " + std::to_string(num_layers) +
+                                " layers, got " + std::to_string(request.scores.size()));
   }
   if (request.k.size() != (request.across_layers ? std::size_t{1} : num_layers)) {
-    throw std::invalid_argument("a selection needs one count " + std::string(request.across_layers ? "in all" : "a layer") + ", got " +
+    throw std::invalid_argument("a selection needs one count " +
+                                std::string(request.across_layers ? "in all" : "a layer") + ", got " +
                                 std::to_string(request.k.size()));
   }
-  if (request.draw >= KeyStream::kMaxDraws) throw std::invalid_argument("draw must be in [0, 128), got " + std::to_string(request.draw));
+  if (request.draw >= KeyStream::kMaxDraws)
+    throw std::invalid_argument("draw must be in [0, 128), got " + std::to_string(request.draw));
   std::size_t num_scored = 0;
   for (std::size_t layer = 0; layer < num_layers; ++layer) {
     if (!request.scores[layer]) continue;
@@ -137,22 +139,23 @@ BitSets MaskStore::select(const BitSets& candidates, const SelectRequest& reques
 }
 
 std::vector<LayerCounts> MaskStore::commit(const BitSets& dropped, const BitSets& grown,
-                                           const std::vector<std::vector<TensorView>>& tensors, const CommitOptions& options,
-                                           StreamHandle stream) {
+                                           const std::vector<std::vector<TensorView>>& tensors,
+                                           const CommitOptions& options, StreamHandle stream) {
   require_same_layout(dropped, layout_);
   require_same_layout(grown, layout_);
   if (tensors.size() != layout_->num_layers()) throw std::invalid_argument("a commit needs the tensors of every layer");
   std::vector<LayerCommit> commits;
   for (std::size_t layer = 0; layer < tensors.size(); ++layer) {
     for (const TensorView& tensor : tensors[layer]) check_fits(tensor, layer);
-    commits.push_back({layout_->layers()[layer].numel, active_.words(layer), explored_.words(layer), reliable_.words(layer),
-                       dropped.words(layer), grown.words(layer), tensors[layer]});
+    commits.push_back({layout_->layers()[layer].numel, active_.words(layer), explored_.words(layer),
+                       reliable_.words(layer), dropped.words(layer), grown.words(layer), tensors[layer]});
   }
   return layout_->backend().commit(commits, options, stream);
 }
 
 void MaskStore::apply(const std::vector<std::vector<TensorView>>& tensors, StreamHandle stream) const {
-  if (tensors.size() != layout_->num_layers()) throw std::invalid_argument("masks are applied to the tensors of every layer");
+  if (tensors.size() != layout_->num_layers())
+    throw std::invalid_argument("masks are applied to the tensors of every layer");
   std::vector<LayerApply> applies;
   applies.reserve(tensors.size());
   for (std::size_t layer = 0; layer < tensors.size(); ++layer) {

@@ -121,7 +121,8 @@ void ThreadPool::run(std::int64_t num_chunks, Function function, void* context) 
   const std::lock_guard only_job(state.one_job_at_a_time);
   {
     std::unique_lock lock(state.mutex);
-    // A worker that woke late for the previous job may still be leaving it; the job's fields are its to read until then.
+    // A worker that woke late for the previous job may still be leaving it; the job's fields are its to read until
+    // then.
     state.job_done.wait(lock, [&] { return state.workers_inside == 0; });
     state.function = function;
     state.context = context;

@@ -1,4 +1,5 @@
 from collections.abc import Callable, Sequence
+from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
@@ -96,4 +97,132 @@ def adam_step(
     weight_decay: float,
     decoupled_weight_decay: bool,
     maximize: bool,
+) -> None: ...
+
+class ValueType(Enum):
+    FLOAT32 = ...
+    FLOAT64 = ...
+    BFLOAT16 = ...
+
+class PlaneLayout(Enum):
+    POSITIONS = ...
+    INTERLEAVED = ...
+
+class SparsePattern:
+    """Borrows its arrays, given by address."""
+
+    def __init__(
+        self, num_rows: int, num_columns: int, block_width: int, block_starts: int, columns: int, permutation: int = 0
+    ) -> None: ...
+    @property
+    def num_entries(self) -> int: ...
+
+class ConvolutionShape:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        groups: int,
+        in_height: int,
+        in_width: int,
+        kernel_height: int,
+        kernel_width: int,
+        stride_height: int,
+        stride_width: int,
+        padding_height: int,
+        padding_width: int,
+        dilation_height: int,
+        dilation_width: int,
+    ) -> None: ...
+    @property
+    def out_height(self) -> int: ...
+    @property
+    def out_width(self) -> int: ...
+    @property
+    def num_columns(self) -> int: ...
+    @property
+    def num_planes(self) -> int: ...
+
+class ConvolutionPattern:
+    def __init__(
+        self, shape: ConvolutionShape, layout: PlaneLayout, forward: SparsePattern, transposed: SparsePattern
+    ) -> None: ...
+
+class PositionList:
+    """Borrows its arrays, given by address."""
+
+    def __init__(self, num_rows: int, num_columns: int, row_pointers: int, columns: int) -> None: ...
+
+class StreamedGrowth:
+    def __init__(
+        self, taken: PositionList, k: int, seed: int, layer: int, update: int, draw: int, at_least: float
+    ) -> None: ...
+    def offer(self, first_row: int, num_rows: int, scores: int, type: str) -> None: ...
+    def finish(self) -> npt.NDArray[np.int64]: ...
+
+def grow_uniformly(
+    taken: PositionList, k: int, seed: int, layer: int, update: int, draw: int, max_streamed: int
+) -> npt.NDArray[np.int64]: ...
+def sparse_update_pattern(
+    pattern: PositionList, keep: int, grown: int, num_grown: int, regrown_keeps_value: bool
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int32]]: ...
+def sparse_check_pattern(
+    num_rows: int, num_columns: int, num_entries: int, row_pointers: int, columns: int
+) -> None: ...
+def sparse_block_starts(
+    num_rows: int, num_columns: int, row_pointers: int, columns: int, block_width: int, block_starts: int
+) -> None: ...
+def sparse_transpose(
+    num_rows: int, num_columns: int, row_pointers: int, columns: int, column_pointers: int, rows: int, permutation: int
+) -> None: ...
+def sparse_linear_forward(
+    pattern: SparsePattern, values: int, value_type: ValueType, x: int, type: ValueType, batch: int, bias: int, y: int
+) -> None: ...
+def sparse_linear_backward(
+    pattern: SparsePattern,
+    transposed: SparsePattern | None,
+    values: int,
+    value_type: ValueType,
+    x: int,
+    output_gradient: int,
+    type: ValueType,
+    batch: int,
+    input_gradient: int,
+    value_gradient: int,
+    bias_gradient: int,
+) -> None: ...
+def sparse_convolution_shifts(
+    shape: ConvolutionShape, layout: PlaneLayout, row_pointers: int, columns: int, shifts: int
+) -> None: ...
+def sparse_convolution_transpose(
+    shape: ConvolutionShape,
+    layout: PlaneLayout,
+    row_pointers: int,
+    columns: int,
+    plane_pointers: int,
+    out_channels: int,
+    permutation: int,
+    shifts: int,
+) -> None: ...
+def sparse_convolution_forward(
+    pattern: ConvolutionPattern,
+    values: int,
+    value_type: ValueType,
+    x: int,
+    type: ValueType,
+    batch: int,
+    bias: int,
+    y: int,
+) -> None: ...
+def sparse_convolution_backward(
+    pattern: ConvolutionPattern,
+    values: int,
+    value_type: ValueType,
+    x: int,
+    output_gradient: int,
+    type: ValueType,
+    batch: int,
+    input_gradient: int,
+    value_gradient: int,
+    bias_gradient: int,
 ) -> None: ...

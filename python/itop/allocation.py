@@ -112,6 +112,9 @@ class PerLayer(Allocation):
                 raise ValueError(
                     f"the allocation names layer '{name}', which the model does not have; its layers are {', '.join(names)}"
                 )
+        for name, value in self.sparsities.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value < 1.0:
+                raise ValueError(f"the sparsity of layer '{name}' must be in [0, 1), got {value!r}")
         fixed = {
             layer.name: target_count(layer.numel, self.sparsities[layer.name])
             for layer in layers
@@ -159,7 +162,7 @@ def as_allocation(allocation: AllocationLike) -> Allocation:
         return allocation
     if isinstance(allocation, Mapping):
         return PerLayer(dict(allocation))
-    if allocation in ALLOCATIONS:
+    if isinstance(allocation, str) and allocation in ALLOCATIONS:
         return ALLOCATIONS[allocation]
     raise ValueError(
         f"allocation must be one of {', '.join(ALLOCATIONS)}, an Allocation or a mapping, got {allocation!r}"

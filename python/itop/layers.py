@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -15,6 +16,8 @@ Rule: TypeAlias = str | type[nn.Module] | Callable[[str, nn.Module, nn.Parameter
 """A glob over parameter or module names, a module type, or ``rule(parameter_name, module, parameter) -> bool``."""
 
 Rules: TypeAlias = Rule | Iterable[Rule] | None
+
+_WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module")
 
 _NEVER = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, _NormBase, nn.PReLU)
 
@@ -70,6 +73,7 @@ def find_layers(model: nn.Module, include: Rules = None, exclude: Rules = ()) ->
         ValueError: If nothing matches, or a glob or type of ``include`` matches nothing.
     """
     model = unwrap(model)
+    _refuse_flat_shards(model)
     include_rules = None if include is None else _as_rules(include)
     exclude_rules = _as_rules(exclude)
     forbidden = {
@@ -128,6 +132,13 @@ def storage_order(tensor: Tensor) -> list[int]:
     return order
 
 
+def has_same_memory_order(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one shape lie in memory alike; strides of dimensions of size 1 do not matter."""
+    return a.stride() == b.stride() or all(
+        size == 1 or mine == other for size, mine, other in zip(a.shape, a.stride(), b.stride(), strict=True)
+    )
+
+
 def index_map(
     local: Tensor, shape: Sequence[int], start: Sequence[int] | None = None
 ) -> tuple[int, list[int], list[int]]:
@@ -145,6 +156,8 @@ def index_map(
     for dim in range(len(shape) - 2, -1, -1):
         logical_stride[dim] = logical_stride[dim + 1] * shape[dim + 1]
     offset = sum(s * stride for s, stride in zip(start or (), logical_stride, strict=False))
+    if local.numel() == 0:
+        return offset, [1, 1, 1, 0], [0, 0, 0, 1]
     loops: list[tuple[int, int]] = []
     for dim in storage_order(local):
         size, stride = local.size(dim), logical_stride[dim]
@@ -154,8 +167,6 @@ def index_map(
             loops[-1] = (loops[-1][0] * size, stride)
         else:
             loops.append((size, stride))
-    if local.numel() == 0:
-        return offset, [1, 1, 1, 0], [0, 0, 0, 1]
     if len(loops) > 4:
         raise ValueError(
             f"the memory layout of a weight of shape {tuple(shape)} is too scattered; make it contiguous first"
@@ -164,6 +175,21 @@ def index_map(
         loops = [(1, 1)]
     padding = 4 - len(loops)
     return offset, [1] * padding + [size for size, _ in loops], [0] * padding + [stride for _, stride in loops]
+
+
+def _without_wrappers(name: str) -> str:
+    """A parameter's name as it was before parts of the model were compiled or checkpointed."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def _refuse_flat_shards(model: nn.Module) -> None:
+    module = sys.modules.get("torch.distributed.fsdp")
+    kind = getattr(module, "FullyShardedDataParallel", None)
+    if kind is not None and any(isinstance(part, kind) for part in model.modules()):
+        raise ValueError(
+            "the model is wrapped in FullyShardedDataParallel (FSDP1), whose flat parameters hide the layers; use FSDP2 "
+            "instead: torch.distributed.fsdp.fully_shard"
+        )
 
 
 def _weights(model: nn.Module, admits_any: bool) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
@@ -176,7 +202,8 @@ def _weights(model: nn.Module, admits_any: bool) -> Iterator[tuple[str, nn.Modul
             if parameter.dim() < 2 or not parameter.is_floating_point() or "bias" in parameter_name.split("_"):
                 continue
             if admits_any or _is_default(parameter_name, module):
-                yield f"{module_name}.{parameter_name}" if module_name else parameter_name, module, parameter
+                name = f"{module_name}.{parameter_name}" if module_name else parameter_name
+                yield _without_wrappers(name), module, parameter
 
 
 def _is_default(name: str, module: nn.Module) -> bool:
@@ -193,9 +220,13 @@ def _is_default(name: str, module: nn.Module) -> bool:
 def _as_rules(rules: Rules) -> tuple[Rule, ...]:
     if rules is None:
         return ()
-    if isinstance(rules, (str, type)) or not isinstance(rules, Iterable):
-        return (rules,)
-    return tuple(rules)
+    chosen = (rules,) if isinstance(rules, (str, type)) or not isinstance(rules, Iterable) else tuple(rules)
+    for rule in chosen:
+        if not isinstance(rule, str) and not callable(rule):
+            raise TypeError(
+                f"include and exclude take globs, module types or callables, got {rule!r} of type {type(rule).__name__}"
+            )
+    return chosen
 
 
 def _matches(rule: Rule, name: str, module: nn.Module, parameter: nn.Parameter) -> bool:

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 from torch.optim import LBFGS, SGD, Adadelta, Adagrad, Adam, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
-from itop.layers import Layer
+from itop.distributed.shards import has_layout_of, is_sharded, local_part
+from itop.layers import Layer, has_same_memory_order
 from itop.optim import MaskedOptimizer
+from itop.optimizer_group import OptimizerGroup
 
 if TYPE_CHECKING:
-    from itop.topology import Topology
+    from itop.topology import BitSet, Topology
 
 _ZERO_STAYS_ZERO: frozenset[type[Optimizer]] = frozenset({SGD, Adam, AdamW, NAdam, RAdam, RMSprop, Adagrad, Adadelta})
 """Optimisers that leave a weight at zero whose gradient, value and state are zero, so that masking gradients is enough.
@@ -23,16 +25,26 @@ Exact types: a subclass may do anything. All others are masked after their step.
 class OptimizerState:
     """Finds and masks the state that an optimiser keeps for the sparse layers."""
 
-    def __init__(self, optimizer: Optimizer, layers: Iterable[Layer]) -> None:
+    def __init__(self, optimizer: Optimizer | OptimizerGroup, layers: Iterable[Layer]) -> None:
         self.optimizer = optimizer
         self.layers = tuple(layers)
+        self._follow_types()
         known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         for layer in self.layers:
+            if id(layer.parameter) not in known and is_sharded(layer.parameter):
+                raise ValueError(
+                    f"the sharded parameter '{layer.name}' is not in the optimiser; make the optimiser after fully_shard and "
+                    "parallelize_module, which replace the model's parameters, or exclude the layer"
+                )
             if id(layer.parameter) not in known:
                 raise ValueError(
                     f"parameter '{layer.name}' is not in the optimiser; make the optimiser over the model's parameters, or "
                     "exclude the layer"
                 )
+
+    def _follow_types(self) -> None:
+        self._dtype = self.layers[0].parameter.dtype
+        self._smallest_epsilon = max(torch.finfo(layer.parameter.dtype).tiny for layer in self.layers)
 
     @property
     def zero_stays_zero(self) -> bool:
@@ -42,8 +54,9 @@ class OptimizerState:
         """
         if type(self.optimizer) not in _ZERO_STAYS_ZERO and not isinstance(self.optimizer, MaskedOptimizer):
             return False
-        smallest = max(torch.finfo(dtype).tiny for dtype in {layer.parameter.dtype for layer in self.layers})
-        return all(group.get("eps", 1.0) >= smallest for group in self.optimizer.param_groups)
+        if self.layers[0].parameter.dtype is not self._dtype:  # model.half() and the like change all weights at once
+            self._follow_types()
+        return all(group.get("eps", 1.0) >= self._smallest_epsilon for group in self.optimizer.param_groups)
 
     @property
     def evaluates_repeatedly(self) -> bool:
@@ -51,12 +64,26 @@ class OptimizerState:
         return isinstance(self.optimizer, LBFGS)
 
     def states(self, layer: Layer) -> Iterator[Tensor]:
-        """The optimiser's floating-point tensors of a weight's shape, and a weight's part of flat vectors over all."""
-        state = self.optimizer.state.get(layer.parameter)
-        if state:
-            yield from _tensors_of_shape(state.values(), layer.parameter.shape)
+        """The optimiser's floating-point tensors of a weight's shape, and a weight's part of flat vectors over all.
+
+        Of a sharded weight the parts held here.
+        """
+        state = self.optimizer.state.get(layer.parameter) or {}
+        if is_sharded(layer.parameter):
+            yield from self._sharded_states(state, layer)
+            return
+        yield from _tensors_of_shape(state.values(), layer.parameter.shape)
         if isinstance(self.optimizer, LBFGS):
             yield from self._parts_of_flat_vectors(layer.parameter)
+
+    def _sharded_states(self, state: dict[str, object], layer: Layer) -> Iterator[Tensor]:
+        for tensor in _tensors_of_shape(state.values(), layer.parameter.shape, local_part(layer.parameter).shape):
+            if is_sharded(tensor) and not has_layout_of(tensor, layer.parameter):
+                raise ValueError(
+                    f"the optimiser's state of layer '{layer.name}' is placed as {tuple(map(str, tensor.placements))}, its "
+                    "weight is not; make the state like the weight"
+                )
+            yield local_part(tensor)
 
     def _parts_of_flat_vectors(self, parameter: Tensor) -> Iterator[Tensor]:
         """LBFGS keeps vectors over all parameters, one behind the other, in the state of the first."""
@@ -75,32 +102,39 @@ class OptimizerState:
             tensors.append([weight, *(state for state in self.states(layer) if _same_layout(state, weight))])
         return tensors
 
-    def mask_unusual(self, topology: Topology) -> None:
-        """Masks state that lies elsewhere or in another memory order than its weight, with torch's own operations."""
+    def mask_unusual(self, topology: Topology, restarted: BitSet | None = None) -> None:
+        """Masks state that lies elsewhere or in another memory order than its weight, with torch's own operations.
+
+        Args:
+            topology: Whose inactive weights have no state.
+            restarted: Active weights whose state starts at zero too.
+        """
         for i, layer in enumerate(self.layers):
             weight = topology.local(i)
             unusual = [state for state in self.states(layer) if not _same_layout(state, weight)]
             if unusual:
-                inactive = ~topology.active.to_tensor(i)
+                without_state = ~topology.active.to_tensor(i)
+                if restarted is not None:
+                    without_state |= restarted.to_tensor(i)
                 for state in unusual:
-                    state.masked_fill_(inactive.to(state.device), 0)
+                    state.masked_fill_(without_state.to(state.device), 0)
 
-    def signature(self) -> tuple[int, ...]:
-        """Changes when the optimiser makes or replaces state."""
+    def signature(self) -> tuple[int, int]:
+        """Changes when the optimiser makes state: of how many parameters it has some, and how much in all."""
         state = self.optimizer.state
-        return tuple(len(state[layer.parameter]) if layer.parameter in state else 0 for layer in self.layers)
+        return len(state), sum(map(len, state.values()))
 
 
 def _same_layout(state: Tensor, weight: Tensor) -> bool:
-    return state.device == weight.device and (state.stride() == weight.stride() or weight.numel() < 2)
+    return state.device == weight.device and has_same_memory_order(state, weight)
 
 
-def _tensors_of_shape(values: Iterable[object], shape: torch.Size) -> Iterator[Tensor]:
+def _tensors_of_shape(values: Iterable[object], *shapes: torch.Size) -> Iterator[Tensor]:
     for value in values:
         if isinstance(value, Tensor):
-            if value.shape == shape and value.is_floating_point():
+            if value.shape in shapes and value.is_floating_point():
                 yield value.detach()
         elif isinstance(value, dict):
-            yield from _tensors_of_shape(value.values(), shape)
+            yield from _tensors_of_shape(value.values(), *shapes)
         elif isinstance(value, (list, tuple)):
-            yield from _tensors_of_shape(value, shape)
+            yield from _tensors_of_shape(value, *shapes)

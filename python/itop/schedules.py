@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 
@@ -20,6 +20,14 @@ class UpdateSchedule(ABC):
     @abstractmethod
     def is_update_step(self, step: int, total_steps: int | None) -> bool:
         """Whether the topology is updated at this step (from 1)."""
+
+    def mean_interval(self, total_steps: int | None) -> float | None:
+        """Steps between updates, dT, on average; None where there are none or nobody can tell."""
+        return None
+
+    def for_loop(self, steps_per_epoch: int) -> UpdateSchedule:
+        """The schedule once the training loop is known; itself by default."""
+        return self
 
     def update_steps(self, total_steps: int) -> Iterator[int]:
         """The update steps of a run, in order."""
@@ -60,6 +68,9 @@ class Every(UpdateSchedule):
     def needs_total_steps(self) -> bool:
         return self.until < 1.0
 
+    def mean_interval(self, total_steps: int | None) -> float | None:
+        return float(self.interval)
+
     def is_update_step(self, step: int, total_steps: int | None) -> bool:
         if step % self.interval != 0:
             return False
@@ -68,6 +79,131 @@ class Every(UpdateSchedule):
         if self.until < 1.0 and step >= self.until * total_steps:
             return False
         return self.last_step or step < total_steps
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class EveryEpoch(UpdateSchedule):
+    """Every few epochs, but not at the end of the last; what an epoch is follows from the training loop.
+
+    Args:
+        epochs: Between updates, above 0.
+        steps_per_epoch: Until the loop is known; 390 is an epoch of CIFAR-10 at batch 128.
+    """
+
+    epochs: float = 1.0
+    steps_per_epoch: int = 390
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.epochs < math.inf:
+            raise ValueError(f"epochs between updates must be above 0, got {self.epochs!r}")
+
+    @property
+    def interval(self) -> int:
+        """dT in steps, at least 1."""
+        return max(1, round(self.epochs * self.steps_per_epoch))
+
+    def for_loop(self, steps_per_epoch: int) -> UpdateSchedule:
+        return replace(self, steps_per_epoch=steps_per_epoch)
+
+    def mean_interval(self, total_steps: int | None) -> float | None:
+        return float(self.interval)
+
+    def is_update_step(self, step: int, total_steps: int | None) -> bool:
+        return step % self.interval == 0 and (total_steps is None or step < total_steps)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class AtFractions(UpdateSchedule):
+    """At given fractions of the run: ``step = ceil(fraction * total_steps)``, at least 1."""
+
+    fractions: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for fraction in self.fractions:
+            if not 0.0 <= fraction <= 1.0:
+                raise ValueError(f"fractions of the run must be in [0, 1], got {fraction!r}")
+
+    @property
+    def needs_total_steps(self) -> bool:
+        return True
+
+    def mean_interval(self, total_steps: int | None) -> float | None:
+        return None if total_steps is None else total_steps / max(1, len(self.fractions))
+
+    def is_update_step(self, step: int, total_steps: int | None) -> bool:
+        assert total_steps is not None  # the engine checks `needs_total_steps` once
+        return any(step == step_at(fraction, total_steps) for fraction in self.fractions)
+
+
+def step_at(fraction: float, total_steps: int) -> int:
+    """The step at a fraction of the run: rounded up, at least 1."""
+    return max(1, math.ceil(fraction * total_steps - 1e-9))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class EitherOf(UpdateSchedule):
+    """When any of several schedules says so."""
+
+    schedules: tuple[UpdateSchedule, ...]
+
+    @property
+    def needs_total_steps(self) -> bool:
+        return any(schedule.needs_total_steps for schedule in self.schedules)
+
+    def for_loop(self, steps_per_epoch: int) -> UpdateSchedule:
+        return EitherOf(tuple(schedule.for_loop(steps_per_epoch) for schedule in self.schedules))
+
+    def mean_interval(self, total_steps: int | None) -> float | None:
+        known = [interval for schedule in self.schedules if (interval := schedule.mean_interval(total_steps))]
+        return min(known, default=None)
+
+    def is_update_step(self, step: int, total_steps: int | None) -> bool:
+        return any(schedule.is_update_step(step, total_steps) for schedule in self.schedules)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class DensityRamp:
+    """A density that changes over time, from dense to sparse or from sparse to sparse.
+
+    ``d(t) = d_final + (d_initial - d_final) * (1 - (t - start) / (end - start)) ** power``; with power 3 the cubic ramp.
+
+    Args:
+        initial: Density until ``start``, in (0, 1]; 1 is dense.
+        start, end: Fractions of the run, ``0 <= start < end <= 1``.
+        power: At least 0; 1 is linear.
+
+    Reference:
+        Zhu & Gupta, To prune, or not to prune, 2017, equation 1.
+    """
+
+    initial: float = 1.0
+    start: float = 0.0
+    end: float = 0.75
+    power: float = 3.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.initial <= 1.0:
+            raise ValueError(f"initial density must be in (0, 1], got {self.initial!r}")
+        if not 0.0 <= self.start < self.end <= 1.0:
+            raise ValueError(f"a ramp needs 0 <= start < end <= 1, got start {self.start!r}, end {self.end!r}")
+        if not self.power >= 0.0:
+            raise ValueError(f"power must not be negative, got {self.power!r}")
+
+    def count(self, initial: int, final: int, step: int, total_steps: int) -> int:
+        """Active weights at a step on the way from an initial to a final number; exact at both ends."""
+        first, last = self.start * total_steps, step_at(self.end, total_steps)
+        if step >= last:
+            return final
+        progress = max(0.0, (step - first) / (last - first))
+        return final + round(float((initial - final) * (1.0 - progress) ** self.power))
+
+    def updates(self, schedule: UpdateSchedule) -> UpdateSchedule:
+        """The schedule with an update where the ramp ends, so that the final density is reached exactly."""
+        return EitherOf((schedule, AtFractions((self.end,))))
 
 
 class DropFraction(ABC):
@@ -141,3 +277,34 @@ class CosineDropFraction(DropFraction):
         assert total_steps is not None  # the engine checks `needs_total_steps` once
         progress = min(step / (self.until * total_steps), 1.0)
         return self.final + (self.initial - self.final) / 2 * (1 + math.cos(math.pi * progress))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class StepwiseDropFraction(DropFraction):
+    """A fraction for each stretch of the run: ``fractions[i]`` until ``boundaries[i]`` (of the run), the last to the end.
+
+    Args:
+        fractions: One more than there are boundaries, each in [0, 1].
+        boundaries: Increasing fractions of the run.
+    """
+
+    fractions: tuple[float, ...]
+    boundaries: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for fraction in self.fractions:
+            _check_fraction("drop_fraction", fraction)
+        if len(self.fractions) != len(self.boundaries) + 1 or list(self.boundaries) != sorted(self.boundaries):
+            raise ValueError(
+                f"a stepwise fraction needs increasing boundaries, one fewer than fractions, got {self.boundaries} for "
+                f"{self.fractions}"
+            )
+
+    @property
+    def needs_total_steps(self) -> bool:
+        return bool(self.boundaries)
+
+    def __call__(self, step: int, total_steps: int | None) -> float:
+        passed = sum(step > boundary * (total_steps or 0) for boundary in self.boundaries)
+        return self.fractions[passed]

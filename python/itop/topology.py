@@ -12,10 +12,9 @@ and commits::
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,24 +22,40 @@ import torch
 from torch import Tensor
 
 from itop import _core
-from itop.layers import Layer, index_map
+from itop.distributed.agreement import LayerDigest
+from itop.distributed.reduction import LayerReductions, Reduction, Traffic
+from itop.distributed.shards import has_layout_of, in_layout_of, is_sharded, like_parameter, local_part, shard_start
+from itop.layers import Layer, has_same_memory_order, index_map
 from itop.optimizer_state import OptimizerState
 
-Reduction: TypeAlias = Callable[[npt.NDArray[np.int64]], None]
-"""Replaces counts by their sums over all processes that hold a part of the layers."""
+ACTIVE, EXPLORED, RELIABLE = 1, 2, 4
+"""The bits of a weight's code in a saved state."""
+
+_SWEPT_WEIGHTS = 1 << 18
+_SWEPT_LAYERS = 16
+_NUM_DRAWS = 128
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What a selection compares: one tensor a layer, in the layer's shape, finite.
+    """What a selection compares: one tensor a layer, in the shape of the part this process holds, finite.
 
     Attributes:
-        tensors: float32, float64, bfloat16 or float16, on the layer's device.
+        tensors: float32, float64, bfloat16 or float16, on the layer's device; DTensors give their local part.
         signed: Compare the values; by default their magnitudes.
     """
 
     tensors: Sequence[Tensor]
     signed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionOrder:
+    """How candidates are compared: magnitudes or values, which end is better, and the number of the random keys."""
+
+    magnitude: bool
+    largest: bool
+    draw: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +149,7 @@ class BitSet:
         return self._topology.summed(self.native.count(self._topology.stream))
 
     def to_tensors(self) -> list[Tensor]:
-        """Bool tensors in the layers' shapes, devices and memory formats; copies."""
+        """Bool tensors in the local parts' shapes, devices and memory formats; copies."""
         return [self.to_tensor(i) for i in range(len(self._topology.layers))]
 
     def to_tensor(self, layer: int) -> Tensor:
@@ -144,6 +159,22 @@ class BitSet:
         return target
 
 
+class Quota(ABC):
+    """How many weights a selection takes where one count a layer does not say it: so many in each group, whole blocks."""
+
+    @abstractmethod
+    def select(
+        self,
+        topology: Topology,
+        candidates: BitSet,
+        scores: Scores | None,
+        *,
+        largest: bool,
+        preferred: BitSet | None,
+    ) -> BitSet:
+        """The best candidates that the quota admits; arguments as in :meth:`Topology.select`."""
+
+
 class Topology:
     """Which weights of a model's layers are active, were explored, were explored reliably.
 
@@ -151,9 +182,14 @@ class Topology:
         layers: The sparse layers, all on one device.
         optimizer_state: Finds the optimiser's tensors that move with a weight.
         seed: Of every random choice.
-        reduction: Merges counts where layers are sharded over processes; None where this process holds them whole.
+        reduction: Merges the counts of all layers over processes; None takes what the layers' placements say: DTensors
+            are merged over the ranks that hold their parts, plain tensors are whole.
 
     Attributes:
+        has_shards: Whether this process may hold a part of a layer only.
+        reductions: How the counts of each layer are merged.
+        kept_gradients: Dense gradients of layers, by place, where those of the parameters are masked or gone already.
+        on_grown: Called with the weights that a commit grew and that start at zero.
         store: The native bit sets.
         layer_of_parameter: A layer's place, by the identity of its parameter.
     """
@@ -167,13 +203,23 @@ class Topology:
     ) -> None:
         self.layers = tuple(layers)
         self.optimizer_state = optimizer_state
-        self.reduction = reduction
+        parameters = [layer.parameter for layer in self.layers]
+        self.reductions = (
+            LayerReductions(parameters, [layer.name for layer in self.layers])
+            if reduction is None
+            else LayerReductions.uniform(len(self.layers), reduction)
+        )
+        self._starts = [shard_start(layer.parameter, layer.name) for layer in self.layers]
+        self.has_shards = any(map(is_sharded, parameters))
+        self.kept_gradients: dict[int, Tensor] = {}
+        self.on_grown: Callable[[BitSet], None] | None = None
         self.num_updates = 0
         self.step = 0
         self._draw = 0
+        self._next_swept = 0
+        self._sweep_credit = 0
         self.store = self._make_store(seed)
         self.layer_of_parameter = {id(layer.parameter): i for i, layer in enumerate(self.layers)}
-        self._is_contiguous = [self.local(i).is_contiguous() for i in range(len(self.layers))]
         self._counts = np.zeros((len(self.layers), 3), dtype=np.int64)
 
     def _make_store(self, seed: int) -> _core.MaskStore:
@@ -185,45 +231,64 @@ class Topology:
             (layer.name, *index_map(self.local(i), layer.shape, self.start(i))) for i, layer in enumerate(self.layers)
         ]
         index = self.device.index if self.device.index is not None else 0
+        self._parameters = [layer.parameter for layer in self.layers]
+        self._strides = [parameter.stride() for parameter in self._parameters]
+        self._local_strides = [self.local(i).stride() for i in range(len(self.layers))]
+        self._is_contiguous = [self.local(i).is_contiguous() for i in range(len(self.layers))]
         return _core.MaskStore(rows, self.device.type, index, seed, self.stream)
 
     # --- tensors ------------------------------------------------------------------------------------------------------
 
     def local(self, layer: int) -> Tensor:
         """The part of a layer's weights that this process holds, detached."""
-        return self.layers[layer].parameter.detach()
+        parameter = self.layers[layer].parameter
+        return local_part(parameter) if self.has_shards else parameter.detach()
 
     def start(self, layer: int) -> tuple[int, ...] | None:
         """Where this process's part begins in each dimension of the layer; None where it holds the layer whole."""
-        return None
+        return self._starts[layer]
+
+    @property
+    def traffic(self) -> Traffic:
+        """What selections over shards put on the wire so far."""
+        return self.reductions.traffic
 
     def weights(self) -> list[Tensor]:
         """The weights of each layer, borrowed."""
         return [self.local(i) for i in range(len(self.layers))]
 
     def gradients(self) -> list[Tensor]:
-        """The gradients of each layer, dense, in the weights' memory order.
+        """The gradients of each layer (of the part held here), dense, in the weights' memory order.
+
+        Zeros for a layer that took no part.
 
         Raises:
-            RuntimeError: If a layer has none.
+            RuntimeError: If no layer has one.
         """
-        missing = [layer.name for layer in self.layers if layer.parameter.grad is None]
-        if missing:
+        gradients = [self.kept_gradients.get(i, layer.parameter.grad) for i, layer in enumerate(self.layers)]
+        if all(gradient is None for gradient in gradients):
             raise RuntimeError(
-                f"growth by gradient needs gradients, but {', '.join(missing)} has none; call it after backward() and "
-                "before gradients are cleared"
+                "growth by gradient needs gradients, but no sparse layer has one; update after backward() and before "
+                "gradients are cleared"
             )
-        return [self.in_storage_order(i, layer.parameter.grad) for i, layer in enumerate(self.layers)]  # type: ignore[arg-type]
+        return [
+            torch.zeros_like(self.local(i))
+            if gradient is None
+            else self.in_storage_order(i, in_layout_of(gradient, layer.parameter))
+            for i, (layer, gradient) in enumerate(zip(self.layers, gradients, strict=True))
+        ]
 
     def in_storage_order(self, layer: int, tensor: Tensor) -> Tensor:
         """A tensor of a layer's shape laid out in memory as its weights are: itself where it is already."""
         weight = self.local(layer)
+        if self.has_shards:
+            tensor = local_part(tensor)
         if tensor.shape != weight.shape:
             raise ValueError(
                 f"scores of layer '{self.layers[layer].name}' must have shape {tuple(weight.shape)}, got {tuple(tensor.shape)}"
             )
         tensor = tensor.detach()
-        if tensor.stride() == weight.stride() or weight.numel() < 2:
+        if has_same_memory_order(tensor, weight):
             return tensor
         return torch.empty_strided(weight.shape, weight.stride(), dtype=tensor.dtype, device=tensor.device).copy_(
             tensor
@@ -258,6 +323,13 @@ class Topology:
     def full(self) -> BitSet:
         return BitSet(self, self.store.full(self.stream))
 
+    def only(self, layers: Iterable[int]) -> BitSet:
+        """Every weight of some layers, no weight of the others."""
+        full, result = self.full(), self.empty()
+        for i in layers:
+            result.native.set_words(int(i), full.native.words(int(i), self.stream), self.stream)
+        return result
+
     def from_tensors(self, masks: Sequence[Tensor]) -> BitSet:
         """A set from one bool tensor a layer, each in its layer's shape."""
         result = self.empty()
@@ -267,10 +339,8 @@ class Topology:
 
     def summed(self, counts: Sequence[int]) -> list[int]:
         """Counts of each layer over all processes that hold a part of it."""
-        if self.reduction is None:
-            return list(counts)
-        array = np.asarray(counts, dtype=np.int64)
-        self.reduction(array)
+        array = np.array(counts, dtype=np.int64)
+        self.reductions.sum(array)
         return [int(count) for count in array]
 
     # --- the three operations -------------------------------------------------------------------------------------------
@@ -278,7 +348,7 @@ class Topology:
     def select(
         self,
         candidates: BitSet,
-        k: Sequence[int] | int,
+        k: Sequence[int] | int | Quota,
         scores: Scores | None = None,
         *,
         largest: bool = True,
@@ -288,7 +358,8 @@ class Topology:
 
         Args:
             candidates: Others are never chosen.
-            k: One count a layer, or one for all layers together (they compete). Fewer candidates: all are chosen.
+            k: One count a layer, one for all layers together (they compete), or a quota of finer grain. Fewer
+                candidates: all are chosen.
             scores: What is compared; None chooses uniformly at random.
             largest: Whether large scores are better.
             preferred: Candidates in this set are better than any other.
@@ -296,6 +367,8 @@ class Topology:
         Raises:
             ValueError: If scores hold NaN or infinity; names the layer.
         """
+        if isinstance(k, Quota):
+            return k.select(self, candidates, scores, largest=largest, preferred=preferred)
         if preferred is not None:
             first = candidates & preferred
             if isinstance(k, int):
@@ -305,33 +378,81 @@ class Topology:
             return self.select(first, k, scores, largest=largest) | self.select(
                 candidates - preferred, rest, scores, largest=largest
             )
-        across_layers = isinstance(k, int)
         tensors: list[Tensor | None] = [None] * len(self.layers)
         if scores is not None:
             tensors = [self.in_storage_order(i, tensor) for i, tensor in enumerate(scores.tensors)]
-        self._draw += 1
+        order = SelectionOrder(scores is None or not scores.signed, largest, self._next_draw())
+        if self.reductions.is_uniform:
+            return self._select(candidates, tensors, k, order, self.reductions.groups[0].reduction)
+        if isinstance(k, int):
+            # Each part enters once, whoever holds copies of it. How many a layer got is enough to choose them again,
+            # layer by layer: scores and tie keys order the weights of one layer as they order all.
+            owned = self.reductions.owned()
+            merged = self.reductions.over_all_ranks()
+            mine = candidates & self.only(np.flatnonzero(owned))
+            won = np.array(self._select(mine, tensors, k, order, merged).native.count(self.stream), dtype=np.int64)
+            won[~owned] = 0
+            merged(won)
+            k = [int(count) for count in won]
+        chosen = self.empty()
+        for group in self.reductions.groups:
+            chosen |= self._select(
+                candidates,
+                [tensor if i in group.layers else None for i, tensor in enumerate(tensors)],
+                [count if i in group.layers else 0 for i, count in enumerate(k)],
+                order,
+                group.reduction,
+            )
+        return chosen
+
+    def _select(
+        self,
+        candidates: BitSet,
+        tensors: Sequence[Tensor | None],
+        k: Sequence[int] | int,
+        order: SelectionOrder,
+        reduction: Reduction | None,
+    ) -> BitSet:
         chosen = self.store.select(
             candidates.native,
             tensors,
-            magnitude=scores is None or not scores.signed,
-            largest=largest,
+            magnitude=order.magnitude,
+            largest=order.largest,
             k=[k] if isinstance(k, int) else [int(count) for count in k],
-            across_layers=across_layers,
+            across_layers=isinstance(k, int),
             update=self.num_updates,
-            draw=self._draw - 1,
-            reduction=self.reduction,
+            draw=order.draw,
+            reduction=reduction,
             stream=self.stream,
         )
         return BitSet(self, chosen)
 
+    def random(self, layer: int) -> Tensor:
+        """Uniform float32 numbers in [0, 1) in a layer's shape, on its device.
+
+        The same for the same seed, layer, update, step and turn within them, on one kind of device.
+        """
+        return self.uniform(layer, self.seed, layer, self.num_updates, self.step, self._next_draw())
+
+    def uniform(self, layer: int, *words: int) -> Tensor:
+        """Uniform float32 numbers in [0, 1) for the part held here: those of the whole layer, whatever part it is."""
+        if self.start(layer) is None:
+            return uniform(self.local(layer), *words)
+        return self.part(layer, uniform(torch.empty(self.layers[layer].shape, device=self.device), *words))
+
+    def _next_draw(self) -> int:
+        """Tells the random choices of one update apart; after many they repeat their keys."""
+        draw = self._draw
+        self._draw = (draw + 1) % _NUM_DRAWS
+        return draw
+
     def initialise(self, active: BitSet) -> None:
-        """Sets the initial masks: explored holds them, nothing is reliable, weights outside become zero."""
+        """Sets the initial masks: explored holds them, nothing is reliable; weights outside become zero, others stay."""
         nothing = self.empty()
-        self._commit(
-            self.active.copy(), active, zero_all_inactive=False, regrown_keeps_value=True, marks_reliable=False
-        )
         for i in range(len(self.layers)):
-            self.store.explored.set_words(i, active.native.words(i, self.stream), self.stream)
+            words = active.native.words(i, self.stream)
+            self.store.active.set_words(i, words, self.stream)
+            self.store.explored.set_words(i, words, self.stream)
             self.store.reliable.set_words(i, nothing.native.words(i, self.stream), self.stream)
         self._recount()
         self.apply()
@@ -370,6 +491,41 @@ class Topology:
             regrown_keeps_value=regrown_keeps_value,
             marks_reliable=marks_reliable,
         )
+        if self.on_grown is not None:
+            self.on_grown(grown - dropped if regrown_keeps_value else grown)
+        return self._report(counts, drop_fraction)
+
+    def replace(self, active: BitSet, *, marks_reliable: bool = True) -> UpdateReport:
+        """active <- the given set; explored and reliable grow; no value is touched.
+
+        For methods whose inactive weights live on out of the model's sight (:meth:`Method.hides_weights`).
+        """
+        counts = self._commit(
+            self.active - active,
+            active - self.active,
+            touches_values=False,
+            zero_all_inactive=False,
+            regrown_keeps_value=True,
+            marks_reliable=marks_reliable,
+        )
+        return self._report(counts, None)
+
+    def changes_since(self, before: BitSet) -> UpdateReport:
+        """The report of what became of an earlier active set, where the set was replaced several times in between."""
+        counts = np.array(
+            [
+                self.num_active,
+                self.num_explored,
+                self.num_reliable,
+                (before - self.active).counts(),
+                (self.active - before).counts(),
+                [0] * len(self.layers),
+            ],
+            dtype=np.int64,
+        ).T
+        return self._report(counts, None)
+
+    def _report(self, counts: npt.NDArray[np.int64], drop_fraction: float | None) -> UpdateReport:
         return UpdateReport(
             update=self.num_updates,
             step=self.step,
@@ -380,39 +536,85 @@ class Topology:
             ),
         )
 
-    def _commit(self, dropped: BitSet, grown: BitSet, **options: bool) -> npt.NDArray[np.int64]:
-        tensors = self.optimizer_state.tensors_to_mask(self)
+    def _commit(
+        self, dropped: BitSet, grown: BitSet, *, touches_values: bool = True, **options: bool
+    ) -> npt.NDArray[np.int64]:
+        tensors = self.optimizer_state.tensors_to_mask(self) if touches_values else [[] for _ in self.layers]
         counts = self.store.commit(dropped.native, grown.native, tensors, stream=self.stream, **options)
-        self.optimizer_state.mask_unusual(self)
-        if self.reduction is not None:
-            flat = counts.reshape(-1)
-            self.reduction(flat)
-            counts = flat.reshape(counts.shape)
+        if touches_values:
+            self.optimizer_state.mask_unusual(self, grown - dropped if options["regrown_keeps_value"] else grown)
+        self.reductions.sum(counts)
         self._counts = counts[:, :3].copy()
         return counts
 
-    def apply(self) -> None:
-        """Zeroes weights and optimiser state outside the active set."""
-        self.store.apply(self.optimizer_state.tensors_to_mask(self), self.stream)
+    def apply(self, layers: Collection[int] | None = None) -> None:
+        """Zeroes weights and optimiser state outside the active set, of all layers or of some."""
+        tensors = self.optimizer_state.tensors_to_mask(self)
+        if layers is not None:
+            tensors = [of_layer if i in layers else [] for i, of_layer in enumerate(tensors)]
+        self.store.apply(tensors, self.stream)
         self.optimizer_state.mask_unusual(self)
 
-    def apply_to_gradients(self) -> None:
-        """Zeroes gradients outside the active set, in place."""
+    def sweep(self) -> None:
+        """Zeroes weights outside the active set, a few layers a call, all in turn; small models whole.
+
+        In-place writes to a parameter are noticed by its version and masked at once. Writes to ``parameter.data`` leave no
+        trace; this keeps them from staying, at a cost that does not grow with the model.
+        """
+        tensors: list[Sequence[Tensor]] = [()] * len(self.layers)
+        for i in self._swept_now():
+            tensors[i] = (self.local(i),)
+        self.store.apply(tensors, self.stream)
+
+    def _swept_now(self) -> list[int]:
+        """The layers whose turn it is."""
+        self._sweep_credit += _SWEPT_WEIGHTS
+        swept: list[int] = []
+        while len(swept) < min(_SWEPT_LAYERS, len(self.layers)):
+            numel = self.layers[self._next_swept].numel
+            if numel > self._sweep_credit:
+                return swept
+            self._sweep_credit -= numel
+            swept.append(self._next_swept)
+            self._next_swept = (self._next_swept + 1) % len(self.layers)
+        self._sweep_credit = 0
+        return swept
+
+    def apply_to_gradients(self, layers: Collection[int] | None = None) -> bool:
+        """Zeroes gradients outside the active set, in place, of all layers or of some.
+
+        Of all: sweeps some weights (:meth:`sweep`) in the same pass.
+
+        Returns:
+            Whether all were: a gradient that is cut in other parts than its weight is left as it is.
+        """
         tensors: list[Sequence[Tensor]] = []
+        all_masked = True
         for i, is_contiguous in enumerate(self._is_contiguous):
-            gradient = self.local_gradient(i)
+            if layers is not None and i not in layers:
+                tensors.append(())
+                continue
+            gradient = self.local_gradient(i) if self.has_shards else self._parameters[i].grad
             if gradient is None:
+                all_masked &= self._parameters[i].grad is None
                 tensors.append(())
             elif (is_contiguous and gradient.is_contiguous()) or gradient.stride() == self.local(i).stride():
                 tensors.append((gradient,))
             else:
                 tensors.append(())
                 gradient.masked_fill_(~self.active.to_tensor(i), 0)
+        for i in self._swept_now() if layers is None else ():
+            tensors[i] = (*tensors[i], self.local(i))
         self.store.apply(tensors, self.stream)
+        return all_masked
 
     def local_gradient(self, layer: int) -> Tensor | None:
-        """The part of a layer's gradient that this process holds."""
-        return self.layers[layer].parameter.grad
+        """The part of a layer's gradient that belongs to the weights held here; None if there is none."""
+        parameter = self.layers[layer].parameter
+        gradient = parameter.grad
+        if not self.has_shards or gradient is None:
+            return gradient
+        return local_part(gradient) if has_layout_of(gradient, parameter) else None
 
     # --- counts, bytes, state -------------------------------------------------------------------------------------------
 
@@ -420,6 +622,11 @@ class Topology:
         self._counts = np.array(
             [self.active.counts(), self.explored.counts(), self.reliable.counts()], dtype=np.int64
         ).T.copy()
+
+    @property
+    def active_counts(self) -> npt.NDArray[np.int64]:
+        """Active weights of each layer, as an array that is not to be written to."""
+        return self._counts[:, 0]
 
     @property
     def num_active(self) -> list[int]:
@@ -445,44 +652,79 @@ class Topology:
                 digest.update(bits.native.words(i, self.stream).tobytes())
         return digest.digest()
 
-    def layer_state(self, layer: int) -> dict[str, Tensor]:
-        """The three sets of a layer as packed bytes in row-major order of its shape (bit 0 first), on the CPU."""
-        return {
-            name: _pack_logical(bits.to_tensor(layer))
-            for name, bits in (("active", self.active), ("explored", self.explored), ("reliable", self.reliable))
-        }
+    def layer_digests(self) -> list[LayerDigest]:
+        """128 bits of each layer's part held here, with its place, for comparison between ranks."""
+        digests: list[LayerDigest] = []
+        for i, layer in enumerate(self.layers):
+            digest = hashlib.blake2b(digest_size=16)
+            for bits in (self.active, self.explored, self.reliable):
+                digest.update(bits.native.words(i, self.stream).tobytes())
+            digests.append(LayerDigest(layer.name, (self.start(i), tuple(self.local(i).shape)), digest.digest()))
+        return digests
 
-    def load_layer_states(self, states: Sequence[dict[str, Tensor]], num_updates: int) -> None:
-        """Replaces all sets; checked by the caller."""
-        for i, state in enumerate(states):
-            shape = tuple(self.local(i).shape)
-            for name, bits in (("active", self.active), ("explored", self.explored), ("reliable", self.reliable)):
-                mask = _unpack_logical(state[name], shape).to(self.device)
-                bits.native.pack(i, self.in_storage_order(i, mask), self.stream)
+    def mask(self, layer: int) -> Tensor:
+        """A layer's mask as its parameter is: a plain tensor, or a DTensor of the same placement; a copy."""
+        return like_parameter(self.active.to_tensor(layer), self.layers[layer].parameter)
+
+    def whole(self, layer: int, part: Tensor) -> Tensor:
+        """A tensor of the part of a layer held here, gathered from all ranks into the layer's shape."""
+        tensor = like_parameter(part, self.layers[layer].parameter)
+        return tensor.full_tensor() if is_sharded(tensor) else tensor
+
+    def part(self, layer: int, whole: Tensor) -> Tensor:
+        """What this process holds of a plain tensor of the layer's whole shape."""
+        start = self.start(layer)
+        if start is None:
+            return whole
+        size = self.local(layer).shape
+        return whole[tuple(slice(begin, begin + length) for begin, length in zip(start, size, strict=True))]
+
+    def layer_codes(self, layer: int) -> Tensor:
+        """A byte for each weight of a layer: :data:`ACTIVE`, :data:`EXPLORED` and :data:`RELIABLE`, in its shape.
+
+        A DTensor where the layer is one.
+        """
+        codes = self.active.to_tensor(layer).to(torch.uint8) * ACTIVE
+        codes |= self.explored.to_tensor(layer).to(torch.uint8) * EXPLORED
+        codes |= self.reliable.to_tensor(layer).to(torch.uint8) * RELIABLE
+        return like_parameter(codes.contiguous(), self.layers[layer].parameter)
+
+    def load_codes(self, codes: Sequence[Tensor], num_updates: int, *, touches_values: bool = True) -> None:
+        """Replaces all sets by the codes of the parts held here; zeroes what is now inactive unless told not to."""
+        for i, of_layer in enumerate(codes):
+            of_layer = of_layer.to(self.device)
+            for bit, bits in ((ACTIVE, self.active), (EXPLORED, self.explored), (RELIABLE, self.reliable)):
+                bits.native.pack(i, self.in_storage_order(i, (of_layer & bit) != 0), self.stream)
         self.num_updates = num_updates
         self._recount()
-        self.apply()
+        if touches_values:
+            self.apply()
 
     def move_if_needed(self) -> None:
-        """Follows the parameters to another device (``model.to(...)`` after the engine was made)."""
-        device = self.local(0).device
-        if device == self.device:
+        """Follows the parameters to another device or memory format (``model.to(...)`` after the engine was made)."""
+        strides = [parameter.stride() for parameter in self._parameters]
+        if self._parameters[0].device == self.device and strides == self._strides:
             return
-        words = [
-            [bits.native.words(i, self.stream) for i in range(len(self.layers))]
+        masks = [
+            [self._unpacked(bits, i) for i in range(len(self.layers))]
             for bits in (self.active, self.explored, self.reliable)
         ]
         self.store = self._make_store(self.seed)
-        for bits, of_layers in zip((self.active, self.explored, self.reliable), words, strict=True):
-            for i, array in enumerate(of_layers):
-                bits.native.set_words(i, array, self.stream)
+        for bits, of_layers in zip((self.active, self.explored, self.reliable), masks, strict=True):
+            for i, mask in enumerate(of_layers):
+                bits.native.pack(i, self.in_storage_order(i, mask.to(self.device)), self.stream)
+
+    def _unpacked(self, bits: BitSet, layer: int) -> Tensor:
+        """A mask as the store lays it out, whatever has become of the weight since."""
+        shape = self.local(layer).shape
+        mask = torch.empty_strided(shape, self._local_strides[layer], dtype=torch.bool, device=self.device)
+        bits.native.unpack(layer, mask, self.stream)
+        return mask
 
 
-def _pack_logical(mask: Tensor) -> Tensor:
-    flat = mask.contiguous().view(-1).cpu().numpy()
-    return torch.from_numpy(np.packbits(flat, bitorder="little"))
-
-
-def _unpack_logical(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
-    bits = np.unpackbits(packed.cpu().numpy(), count=math.prod(shape), bitorder="little")
-    return torch.from_numpy(bits.astype(np.bool_)).view(shape)
+def uniform(like: Tensor, *words: int) -> Tensor:
+    """Uniform float32 numbers in [0, 1), of a tensor's shape and device; a pure function of the words."""
+    generator = torch.Generator(device=like.device)
+    digest = hashlib.blake2b(b"".join(word.to_bytes(8, "little") for word in words), digest_size=8).digest()
+    generator.manual_seed(int.from_bytes(digest, "little") >> 1)
+    return torch.rand(like.shape, generator=generator, device=like.device)

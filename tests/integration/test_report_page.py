@@ -50,7 +50,7 @@ def test_the_table_shows_what_the_summaries_say(root: Path) -> None:
         accuracy = summary["test_accuracy"]
         assert f"{accuracy['mean'] * 100:.2f} ± {accuracy['std'] * 100:.2f} %" in page
         assert f"{summary['exploration_rate'] * 100:.1f} %" in page
-        assert f"{summary['reliable_rate'] * 100:.1f} %" in page
+        assert f"{summary['reliable_rate'] * 100:.1f} %" in page or summary["num_updates"] == 0
 
 
 def test_the_curves_are_the_means_of_the_recorded_rates(root: Path) -> None:

@@ -9,23 +9,19 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from itop import SparseEngine
 from itop.cli.main import main
 from itop.methods import METHODS, Method
-from itop.methods.fixed_topology import Static
 from itop.training.checkpoint import CheckpointError, load_checkpoint
 from itop.training.config import RunConfig
 from itop.training.experiment import plan_experiment, run_experiment
 from itop.training.interruption import Interrupted, StopRequest
 from itop.training.loop import DivergedError, train_run
-from itop.training.needs import RoundEnd, TrainingContext
 from itop.training.observers import TrainingObserver
 from itop.training.recipes import RECIPES
 from itop.training.records import EpochRecord, UpdateRecord, read_metrics
@@ -223,6 +219,19 @@ def test_a_loss_that_explodes_is_an_error_that_says_what_to_do(tmp_path: Path) -
     assert not (tmp_path / "summary.json").exists()
 
 
+def test_threads_are_limited_for_the_run_only(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    during: list[int] = []
+
+    class Listener(TrainingObserver):
+        def epoch_ended(self, record: EpochRecord) -> None:
+            during.append(torch.get_num_threads())
+
+    train_run(TINY.replace(epochs=1, threads=before + 1), tmp_path, observer=Listener())
+    assert during == [before + 1]
+    assert torch.get_num_threads() == before
+
+
 def test_without_a_validation_split_only_the_last_model_is_reported(tmp_path: Path) -> None:
     summary = train_run(TINY.replace(validation_fraction=0.0, epochs=1), tmp_path)
     assert summary["test_accuracy_of_best"] is None
@@ -239,52 +248,11 @@ def test_clipping_smoothing_and_sparing_biases_from_decay_train(tmp_path: Path) 
     assert train_run(config, tmp_path)["steps"] == 39
 
 
-@dataclass(frozen=True, slots=True)
-class NeedyMethod(Method):
-    """A method that looks at a batch, adds to the loss and trains in two rounds."""
-
-    seen: dict[str, Any]
-    num_rounds: int = 2
-    rewind_steps: int = 3
-
-    @property
-    def name(self) -> str:
-        return "needy"
-
-    def update(self, context: Any) -> None:
-        return None
-
-    def fit_to(self, context: TrainingContext) -> Method:
-        images, labels = next(context.batches())
-        self.seen["loss"] = context.loss(context.model(images), labels).item()
-        self.seen["total_steps"] = context.total_steps
-        return self
-
-    def penalty(self, engine: SparseEngine, model: torch.nn.Module) -> torch.Tensor:
-        self.seen["penalties"] = self.seen.get("penalties", 0) + 1
-        return 0.0 * sum(parameter.sum() for parameter in model.parameters())  # type: ignore[return-value]
-
-    def end_round(self, end: RoundEnd) -> None:
-        self.seen["rounds"] = [*self.seen.get("rounds", []), end.round_index]
-        self.seen["rewind"] = {name: value.clone() for name, value in end.rewind.items()}
-
-
-def test_a_method_gets_what_it_asks_for_without_the_loop_knowing_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: dict[str, Any] = {}
-    know(monkeypatch, needy=lambda: NeedyMethod(seen))
-    summary = train_run(TINY.replace(method="needy", method_options={}, epochs=1), tmp_path)
-    assert summary["steps"] == 2 * 39 == seen["total_steps"] == seen["penalties"]
-    assert seen["loss"] > 0
-    assert seen["rounds"] == [0]
-    assert set(seen["rewind"]) == set(final_state(tmp_path)["model"])
-
-
-def test_the_engine_is_not_asked_for_more_than_a_plain_method_has() -> None:
-    from itop.training.needs import AddsToLoss, FitsToTraining, TrainsInRounds
-
-    assert not isinstance(Static(), (AddsToLoss, FitsToTraining, TrainsInRounds))
+@pytest.mark.parametrize("method", ["snip", "imp", "group-lasso", "top-kast"])
+def test_methods_that_need_batches_rounds_or_penalties_train_like_any_other(method: str, tmp_path: Path) -> None:
+    summary = train_run(TINY.replace(method=method, method_options={}, epochs=2), tmp_path)
+    assert summary["steps"] == 2 * 39
+    assert 0.0 <= summary["test_accuracy"]["mean"] <= 1.0
 
 
 def test_tensorboard_events_are_written_where_it_is_installed(tmp_path: Path) -> None:

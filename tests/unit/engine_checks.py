@@ -137,8 +137,7 @@ def everything(model: nn.Module, engine: SparseEngine) -> list[object]:
     for parameter_state in engine.optimizer.state.values():
         state += [(k, v.clone() if isinstance(v, Tensor) else v) for k, v in parameter_state.items()]
     saved = engine.state_dict()
-    for name, layer in saved.pop("layers").items():
-        state += [(name, key, value) for key, value in layer.items()]
+    state += list(saved.pop("layers").items())
     state += [*saved.items(), *hooks(model, engine.optimizer)]
     return state
 

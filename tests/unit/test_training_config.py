@@ -43,6 +43,7 @@ def test_the_file_holds_every_field(tmp_path: Path) -> None:
         ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
         ({"seed": -1}, "seed must be a whole number of at least 0, got -1"),
         ({"seed": 2**63}, "seed must be below 2^63"),
+        ({"threads": 0}, "threads must be a whole number of at least 1, got 0"),
         ({"multiplier": 0}, "multiplier must be in (0, inf), got 0"),
         ({"momentum": 1}, "momentum must be in [0, 1), got 1"),
         ({"lr_gamma": 2.0}, "lr_gamma must be in (0, 1], got 2.0"),

@@ -56,6 +56,12 @@ struct LayerCounts {
   std::int64_t regrown = 0;  ///< dropped and grown in the same update
 };
 
+/// One layer's bits.
+struct LayerBits {
+  Word* words = nullptr;
+  std::int64_t numel = 0;
+};
+
 /// One layer's mask and the tensors it is applied to.
 struct LayerApply {
   std::int64_t numel = 0;
@@ -65,7 +71,8 @@ struct LayerApply {
 
 /// A device's implementation of everything that runs in proportion to the number of weights.
 ///
-/// One call serves a whole model. Pointers are on the backend's device and outlive the call only. Work goes to `stream`.
+/// One call serves a whole model. Pointers are on the backend's device and outlive the call only. Work goes to
+/// `stream`.
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -74,19 +81,23 @@ class Backend {
   virtual void copy_to_host(const Word* source, std::span<Word> target, StreamHandle stream) = 0;
   virtual void copy_from_host(std::span<const Word> source, Word* target, StreamHandle stream) = 0;
 
+  /// Sets the bits of all weights of the layers.
+  virtual void fill(std::span<const LayerBits> layers, StreamHandle stream) = 0;
+
   /// target[i] = a[i] op b[i]; may be in place.
   virtual void combine(BitOperation operation, const Word* a, const Word* b, Word* target, std::int64_t num_words,
                        StreamHandle stream) = 0;
 
   /// The number of set bits in each of the word ranges [offsets[i], offsets[i + 1]).
-  virtual std::vector<std::int64_t> count(const Word* words, std::span<const std::int64_t> offsets, StreamHandle stream) = 0;
+  virtual std::vector<std::int64_t> count(const Word* words, std::span<const std::int64_t> offsets,
+                                          StreamHandle stream) = 0;
 
   /// Bits to one byte a weight (0 or 1) and back, both on the device, [numel].
   virtual void unpack(const Word* words, std::uint8_t* bytes, std::int64_t numel, StreamHandle stream) = 0;
   virtual void pack(const std::uint8_t* bytes, Word* words, std::int64_t numel, StreamHandle stream) = 0;
 
-  /// Sets in each selection's `chosen` bits the k best candidates, exactly: by score, then by the smaller tie key, then by
-  /// the lower index. Chooses min(k, number of candidates).
+  /// Sets in each selection's `chosen` bits the k best candidates, exactly: by score, then by the smaller tie key, then
+  /// by the lower index. Chooses min(k, number of candidates).
   /// @throws NonFiniteError if scores hold NaN or infinity, on all parts alike; chosen bits are then unspecified
   virtual void select(std::span<const Selection> selections, Reduction& reduction, StreamHandle stream) = 0;
 

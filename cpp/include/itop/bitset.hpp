@@ -11,7 +11,9 @@ namespace itop {
 using Word = std::uint64_t;
 inline constexpr std::int64_t kWordBits = 64;
 
-ITOP_HOST_DEVICE constexpr std::int64_t words_for(std::int64_t num_bits) { return (num_bits + kWordBits - 1) / kWordBits; }
+ITOP_HOST_DEVICE constexpr std::int64_t words_for(std::int64_t num_bits) {
+  return (num_bits + kWordBits - 1) / kWordBits;
+}
 
 /// The valid bits of word `word` in a set of `num_bits` bits.
 ITOP_HOST_DEVICE constexpr Word valid_bits(std::int64_t word, std::int64_t num_bits) {

@@ -9,9 +9,9 @@ namespace itop {
 
 /// From a weight's position in storage to its index in the whole layer (row-major over the layer's logical shape).
 ///
-/// Keys are drawn by the logical index, so a channels-last tensor, a shard of rows or columns and the plain tensor agree.
-/// Storage is seen as up to four nested loops, outermost first: position = ((d0 * sizes[1] + d1) * sizes[2] + d2) ...,
-/// logical index = offset + d0 * strides[0] + d1 * strides[1] + ...
+/// Keys are drawn by the logical index, so a channels-last tensor, a shard of rows or columns and the plain tensor
+/// agree. Storage is seen as up to four nested loops, outermost first: position = ((d0 * sizes[1] + d1) * sizes[2] +
+/// d2) ..., logical index = offset + d0 * strides[0] + d1 * strides[1] + ...
 struct IndexMap {
   static constexpr int kDims = 4;
   std::int64_t offset = 0;
@@ -26,9 +26,7 @@ struct IndexMap {
     return map;
   }
 
-  constexpr bool is_contiguous() const {
-    return strides[3] == 1 && (sizes[0] == 1 && sizes[1] == 1 && sizes[2] == 1);
-  }
+  constexpr bool is_contiguous() const { return strides[3] == 1 && (sizes[0] == 1 && sizes[1] == 1 && sizes[2] == 1); }
 
   constexpr std::int64_t numel() const { return sizes[0] * sizes[1] * sizes[2] * sizes[3]; }
 

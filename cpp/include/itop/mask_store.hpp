@@ -99,7 +99,8 @@ class MaskStore {
   BitSets full(StreamHandle stream) const;
 
   /// The chosen candidates: exact, by score, then tie key, then index. Changes nothing.
-  BitSets select(const BitSets& candidates, const SelectRequest& request, Reduction& reduction, StreamHandle stream) const;
+  BitSets select(const BitSets& candidates, const SelectRequest& request, Reduction& reduction,
+                 StreamHandle stream) const;
 
   /// active <- (active - dropped) + grown. `tensors[l]` are layer l's weights and every state of their shape.
   /// @throws std::invalid_argument if a tensor does not fit its layer
@@ -110,7 +111,9 @@ class MaskStore {
   /// Zeroes `tensors[l]` where layer l is inactive.
   void apply(const std::vector<std::vector<TensorView>>& tensors, StreamHandle stream) const;
 
-  std::int64_t num_bytes() const noexcept { return active_.num_bytes() + explored_.num_bytes() + reliable_.num_bytes(); }
+  std::int64_t num_bytes() const noexcept {
+    return active_.num_bytes() + explored_.num_bytes() + reliable_.num_bytes();
+  }
 
  private:
   void check_fits(const TensorView& tensor, std::size_t layer) const;

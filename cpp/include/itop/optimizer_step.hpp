@@ -11,8 +11,8 @@ namespace itop {
 
 /// One parameter in a fused optimiser step: float32 tensors [numel] in one memory order, on the CPU.
 ///
-/// Only weights whose bit is set take part: their gradient counts, that of the others is taken for zero. With weight and
-/// state zero where inactive, they stay zero. Sixteen weights without an active one are not even read.
+/// Only weights whose bit is set take part: their gradient counts, that of the others is taken for zero. With weight
+/// and state zero where inactive, they stay zero. Sixteen weights without an active one are not even read.
 struct StepTensor {
   std::int64_t numel = 0;
   const Word* active = nullptr;  ///< null: every weight takes part

@@ -25,8 +25,7 @@ struct OrderedKey32 {
 
   ITOP_HOST_DEVICE static Key from_bits(std::uint32_t bits, ScoreTransform transform, SelectionOrder order) {
     const std::int32_t magnitude = static_cast<std::int32_t>(bits & 0x7FFFFFFFu);
-    const std::int32_t key =
-        transform == ScoreTransform::kMagnitude || (bits >> 31) == 0 ? magnitude : -magnitude;
+    const std::int32_t key = transform == ScoreTransform::kMagnitude || (bits >> 31) == 0 ? magnitude : -magnitude;
     return order == SelectionOrder::kSmallest ? key : ~key;
   }
   ITOP_HOST_DEVICE static bool is_finite(std::uint32_t bits) {
@@ -40,8 +39,7 @@ struct OrderedKey64 {
 
   ITOP_HOST_DEVICE static Key from_bits(std::uint64_t bits, ScoreTransform transform, SelectionOrder order) {
     const std::int64_t magnitude = static_cast<std::int64_t>(bits & 0x7FFFFFFFFFFFFFFFULL);
-    const std::int64_t key =
-        transform == ScoreTransform::kMagnitude || (bits >> 63) == 0 ? magnitude : -magnitude;
+    const std::int64_t key = transform == ScoreTransform::kMagnitude || (bits >> 63) == 0 ? magnitude : -magnitude;
     return order == SelectionOrder::kSmallest ? key : ~key;
   }
   ITOP_HOST_DEVICE static bool is_finite(std::uint64_t bits) {

@@ -24,8 +24,9 @@ ITOP_HOST_DEVICE PhiloxBlock philox(PhiloxBlock counter, std::uint32_t key0, std
   for (int round = 0; round < PhiloxConstants::kRounds; ++round) {
     const std::uint64_t product0 = std::uint64_t{PhiloxConstants::kMultiplier0} * counter.word[0];
     const std::uint64_t product1 = std::uint64_t{PhiloxConstants::kMultiplier1} * counter.word[2];
-    counter = {{static_cast<std::uint32_t>(product1 >> 32) ^ counter.word[1] ^ key0, static_cast<std::uint32_t>(product1),
-                static_cast<std::uint32_t>(product0 >> 32) ^ counter.word[3] ^ key1, static_cast<std::uint32_t>(product0)}};
+    counter = {
+        {static_cast<std::uint32_t>(product1 >> 32) ^ counter.word[1] ^ key0, static_cast<std::uint32_t>(product1),
+         static_cast<std::uint32_t>(product0 >> 32) ^ counter.word[3] ^ key1, static_cast<std::uint32_t>(product0)}};
     key0 += PhiloxConstants::kWeyl0;
     key1 += PhiloxConstants::kWeyl1;
   }
@@ -47,8 +48,8 @@ struct KeyStream {
   /// @param counter up to 2^56 - 1
   /// @param fine    0 for coarse keys, 1 for fine keys
   ITOP_HOST_DEVICE PhiloxBlock counter_block(std::uint64_t counter, std::uint32_t fine) const {
-    return {{static_cast<std::uint32_t>(counter), static_cast<std::uint32_t>(counter >> 32) | (draw << 25) | (fine << 24), layer,
-             update}};
+    return {{static_cast<std::uint32_t>(counter),
+             static_cast<std::uint32_t>(counter >> 32) | (draw << 25) | (fine << 24), layer, update}};
   }
 };
 
@@ -67,7 +68,8 @@ ITOP_HOST_DEVICE std::uint32_t coarse_key(const KeyStream& stream, std::uint64_t
 /// The 64-bit tie key of a weight: its coarse key, then 48 further random bits. Smaller is better.
 ITOP_HOST_DEVICE std::uint64_t tie_key(const KeyStream& stream, std::uint64_t index) {
   const PhiloxBlock fine = philox(stream.counter_block(index, 1), stream.key0(), stream.key1());
-  return (std::uint64_t{coarse_key(stream, index)} << 48) | (std::uint64_t{fine.word[0]} << 16) | (fine.word[1] & 0xFFFFu);
+  return (std::uint64_t{coarse_key(stream, index)} << 48) | (std::uint64_t{fine.word[0]} << 16) |
+         (fine.word[1] & 0xFFFFu);
 }
 
 }  // namespace itop

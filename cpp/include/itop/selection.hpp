@@ -16,13 +16,13 @@ namespace itop {
 
 /// One layer's (or shard's) part of a selection.
 struct SelectionSegment {
-  std::string layer;                                   ///< for messages
-  TensorView scores;                                   ///< null data: all scores are equal, the tie keys alone decide
+  std::string layer;  ///< for messages
+  TensorView scores;  ///< null data: all scores are equal, the tie keys alone decide
   ScoreTransform transform = ScoreTransform::kMagnitude;
-  const Word* candidates = nullptr;                    ///< [numel] bits; others are never chosen
-  Word* chosen = nullptr;                              ///< [numel] bits, written whole
+  const Word* candidates = nullptr;  ///< [numel] bits; others are never chosen
+  Word* chosen = nullptr;            ///< [numel] bits, written whole
   std::int64_t numel = 0;
-  IndexMap index_map;                                  ///< to the index that enters the tie key
+  IndexMap index_map;  ///< to the index that enters the tie key
   KeyStream stream;
 };
 

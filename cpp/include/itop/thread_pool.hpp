@@ -26,7 +26,8 @@ class ThreadPool {
   template <class Body>
   void parallel_for(std::int64_t num_chunks, Body&& body) {
     using Callable = std::remove_reference_t<Body>;
-    run(num_chunks, [](void* context, std::int64_t chunk) { (*static_cast<Callable*>(context))(chunk); },
+    run(
+        num_chunks, [](void* context, std::int64_t chunk) { (*static_cast<Callable*>(context))(chunk); },
         const_cast<void*>(static_cast<const void*>(&body)));
   }
 

@@ -11,7 +11,8 @@
 namespace itop {
 namespace {
 
-/// 131,072 weights: whatever the layers' sizes, threads share the work evenly, and a chunk's words fit the first-level cache.
+/// 131,072 weights: whatever the layers' sizes, threads share the work evenly, and a chunk's words fit the first-level
+/// cache.
 constexpr std::int64_t kChunkWords = 2048;
 
 class HostWords final : public WordBuffer {
@@ -45,9 +46,8 @@ std::vector<LayerChunk> chunks_of(const Layers& layers) {
 template <class Body>
 void for_word_pieces(std::int64_t num_words, Body&& body) {
   constexpr std::int64_t piece = 16 * kChunkWords;
-  ThreadPool::global().parallel_for((num_words + piece - 1) / piece, [&](std::int64_t i) {
-    body(i * piece, std::min((i + 1) * piece, num_words));
-  });
+  ThreadPool::global().parallel_for((num_words + piece - 1) / piece,
+                                    [&](std::int64_t i) { body(i * piece, std::min((i + 1) * piece, num_words)); });
 }
 
 template <class Operation>
@@ -101,6 +101,14 @@ void CpuBackend::copy_from_host(std::span<const Word> source, Word* target, Stre
   std::copy(source.begin(), source.end(), target);
 }
 
+void CpuBackend::fill(std::span<const LayerBits> layers, StreamHandle) {
+  for (const LayerBits& layer : layers) {
+    for_word_pieces(words_for(layer.numel), [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t word = first; word < last; ++word) layer.words[word] = valid_bits(word, layer.numel);
+    });
+  }
+}
+
 void CpuBackend::combine(BitOperation operation, const Word* a, const Word* b, Word* target, std::int64_t num_words,
                          StreamHandle) {
   switch (operation) {
@@ -151,7 +159,8 @@ void CpuBackend::select(std::span<const Selection> selections, Reduction& reduct
   cpu::select(selections, reduction, ThreadPool::global());
 }
 
-std::vector<LayerCounts> CpuBackend::commit(std::span<const LayerCommit> layers, const CommitOptions& options, StreamHandle) {
+std::vector<LayerCounts> CpuBackend::commit(std::span<const LayerCommit> layers, const CommitOptions& options,
+                                            StreamHandle) {
   const std::vector<LayerChunk> chunks = chunks_of(layers);
   std::vector<LayerCounts> of_chunk(chunks.size());
   ThreadPool::global().parallel_for(static_cast<std::int64_t>(chunks.size()), [&](std::int64_t i) {

@@ -10,9 +10,11 @@ class CpuBackend final : public Backend {
   std::unique_ptr<WordBuffer> allocate(std::int64_t num_words, StreamHandle stream) override;
   void copy_to_host(const Word* source, std::span<Word> target, StreamHandle stream) override;
   void copy_from_host(std::span<const Word> source, Word* target, StreamHandle stream) override;
+  void fill(std::span<const LayerBits> layers, StreamHandle stream) override;
   void combine(BitOperation operation, const Word* a, const Word* b, Word* target, std::int64_t num_words,
                StreamHandle stream) override;
-  std::vector<std::int64_t> count(const Word* words, std::span<const std::int64_t> offsets, StreamHandle stream) override;
+  std::vector<std::int64_t> count(const Word* words, std::span<const std::int64_t> offsets,
+                                  StreamHandle stream) override;
   void unpack(const Word* words, std::uint8_t* bytes, std::int64_t numel, StreamHandle stream) override;
   void pack(const std::uint8_t* bytes, Word* words, std::int64_t numel, StreamHandle stream) override;
   void select(std::span<const Selection> selections, Reduction& reduction, StreamHandle stream) override;

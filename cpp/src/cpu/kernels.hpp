@@ -34,8 +34,8 @@ struct KeyFormat {
   bool wide = false;
 };
 
-/// chosen <- candidates with key < low (not written if null); those with low <= key <= high are counted, and listed until
-/// there are more than `capacity`.
+/// chosen <- candidates with key < low (not written if null); those with low <= key <= high are counted, and listed
+/// until there are more than `capacity`.
 struct ScorePass {
   const void* scores = nullptr;
   KeyFormat format;
@@ -46,8 +46,8 @@ struct ScorePass {
   std::int64_t capacity = 0;
 };
 
-/// Among the candidates whose key is `key` (all candidates if scores is null): chosen gains those with coarse tie key < low;
-/// those with low <= coarse <= high are listed.
+/// Among the candidates whose key is `key` (all candidates if scores is null): chosen gains those with coarse tie key <
+/// low; those with low <= coarse <= high are listed.
 struct TiePass {
   const void* scores = nullptr;
   KeyFormat format;
@@ -85,7 +85,8 @@ struct Kernels {
   void (*histogram_pass)(const HistogramPass&, const WordRange&, std::int64_t* bins);
   /// The number of set bits.
   std::int64_t (*count)(const Word* words, std::int64_t num_words);
-  /// Changes the bit sets of a layer and counts; `zeros` receives where values become zero, its first word that of the range.
+  /// Changes the bit sets of a layer and counts; `zeros` receives where values become zero, its first word that of the
+  /// range.
   void (*commit_bits)(const LayerCommit& layer, const CommitOptions& options, const WordRange& range, Word* zeros,
                       LayerCounts& counts);
   /// Zeroes the elements whose bit is set; where[0] is the word `range.begin_word`.

@@ -1,5 +1,5 @@
-// The per-weight loops, compiled once per instruction set: ITOP_KERNELS names the table, ITOP_LANES the namespace of the
-// few operations that differ (lanes_portable.hpp, lanes_avx2.hpp, lanes_avx512.hpp).
+// The per-weight loops, compiled once per instruction set: ITOP_KERNELS names the table, ITOP_LANES the namespace of
+// the few operations that differ (lanes_portable.hpp, lanes_avx2.hpp, lanes_avx512.hpp).
 
 #include <algorithm>
 #include <bit>
@@ -26,7 +26,8 @@ struct KeyParameters {
         flip(format.order == SelectionOrder::kLargest ? Integer(-1) : Integer(0)) {}
 };
 
-/// Keeps the largest magnitudes seen, one a vector lane, so that finiteness is looked at once a pass and not once a word.
+/// Keeps the largest magnitudes seen, one a vector lane, so that finiteness is looked at once a pass and not once a
+/// word.
 template <class Key>
 struct LargestMagnitudes {
   static constexpr int kLanes = 64 / sizeof(Key);
@@ -39,7 +40,8 @@ struct LargestMagnitudes {
 
 /// Keys of 64 bit patterns of float32 (32 bits) or float64 (64 bits).
 template <class Bits, class Key = std::make_signed_t<Bits>>
-inline void keys_from_bits(const Bits* bits, Key* keys, const KeyParameters<Key>& parameters, LargestMagnitudes<Key>& largest) {
+inline void keys_from_bits(const Bits* bits, Key* keys, const KeyParameters<Key>& parameters,
+                           LargestMagnitudes<Key>& largest) {
   constexpr int lanes = LargestMagnitudes<Key>::kLanes;
   for (int first = 0; first < kWordBits; first += lanes) {
     for (int i = 0; i < lanes; ++i) {
@@ -90,7 +92,8 @@ struct WideKeys {
   using Value = typename Source::Value;
   using Key = std::int64_t;
   static constexpr Key kExponent = OrderedKey64::kExponent;
-  static void load(const Value* values, Key* keys, const KeyParameters<Key>& parameters, LargestMagnitudes<Key>& largest) {
+  static void load(const Value* values, Key* keys, const KeyParameters<Key>& parameters,
+                   LargestMagnitudes<Key>& largest) {
     alignas(64) std::uint64_t wide[kWordBits];
     if constexpr (std::is_same_v<Source, Float64Source>) {
       std::memcpy(wide, values, sizeof(wide));
@@ -120,8 +123,8 @@ void with_loader(const KeyFormat& format, Body&& body) {
 
 /// The keys of one word's weights; past the end of the segment, those of zeros.
 template <class Loader>
-[[gnu::always_inline]] inline void load_word(const typename Loader::Value* values, std::int64_t word, std::int64_t numel,
-                                             typename Loader::Key* keys,
+[[gnu::always_inline]] inline void load_word(const typename Loader::Value* values, std::int64_t word,
+                                             std::int64_t numel, typename Loader::Key* keys,
                                              const KeyParameters<typename Loader::Key>& parameters,
                                              LargestMagnitudes<typename Loader::Key>& largest) {
   const std::int64_t first = word * kWordBits;
@@ -137,7 +140,8 @@ template <class Loader>
 /// Thresholds come as 64-bit keys; the narrow keys of finite values never reach the ends of their range.
 template <class Key>
 Key clamp_key(std::int64_t key) {
-  return static_cast<Key>(std::clamp<std::int64_t>(key, std::numeric_limits<Key>::min(), std::numeric_limits<Key>::max()));
+  return static_cast<Key>(
+      std::clamp<std::int64_t>(key, std::numeric_limits<Key>::min(), std::numeric_limits<Key>::max()));
 }
 
 template <class Loader>

@@ -129,8 +129,8 @@ class CoarseKeyLanes {
   __m256i round_keys_[PhiloxConstants::kRounds][2];
 };
 
-/// Zeroes data[i] where bit i is set. What is zero already is not written, so that its cache line need not go back to memory:
-/// of the weights that change, the grown ones were zero before.
+/// Zeroes data[i] where bit i is set. What is zero already is not written, so that its cache line need not go back to
+/// memory: of the weights that change, the grown ones were zero before.
 inline void clear_lanes(__m256i* lanes, __m256i hit) {
   const __m256i values = _mm256_loadu_si256(lanes);
   if (_mm256_testz_si256(hit, values) == 0) _mm256_storeu_si256(lanes, _mm256_andnot_si256(hit, values));
@@ -154,7 +154,8 @@ inline void zero_lanes(std::uint64_t* data, Word zeros) {
   }
 }
 inline void zero_lanes(std::uint16_t* data, Word zeros) {
-  const __m256i bit_of_lane = _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, INT16_MIN);
+  const __m256i bit_of_lane =
+      _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, INT16_MIN);
   for (int i = 0; i < 4; ++i, zeros >>= 16) {
     auto* lanes = reinterpret_cast<__m256i*>(data + 16 * i);
     const __m256i spread = _mm256_set1_epi16(static_cast<std::int16_t>(zeros & 0xFFFF));

@@ -37,11 +37,13 @@ inline Word greater_mask(const std::int64_t* keys, std::int64_t threshold) {
 }
 inline Word less_mask(const std::uint16_t* keys, std::uint16_t threshold) {
   const __m512i limit = _mm512_set1_epi16(static_cast<std::int16_t>(threshold));
-  return Word{_mm512_cmplt_epu16_mask(load512(keys), limit)} | (Word{_mm512_cmplt_epu16_mask(load512(keys + 32), limit)} << 32);
+  return Word{_mm512_cmplt_epu16_mask(load512(keys), limit)} |
+         (Word{_mm512_cmplt_epu16_mask(load512(keys + 32), limit)} << 32);
 }
 inline Word greater_mask(const std::uint16_t* keys, std::uint16_t threshold) {
   const __m512i limit = _mm512_set1_epi16(static_cast<std::int16_t>(threshold));
-  return Word{_mm512_cmpgt_epu16_mask(load512(keys), limit)} | (Word{_mm512_cmpgt_epu16_mask(load512(keys + 32), limit)} << 32);
+  return Word{_mm512_cmpgt_epu16_mask(load512(keys), limit)} |
+         (Word{_mm512_cmpgt_epu16_mask(load512(keys + 32), limit)} << 32);
 }
 
 inline void widen_float16(const std::uint16_t* values, std::uint32_t* bits) {
@@ -99,8 +101,8 @@ class CoarseKeyLanes {
   __m512i round_keys_[PhiloxConstants::kRounds][2];
 };
 
-/// Zeroes data[i] where bit i is set. What is zero already is not written, so that its cache line need not go back to memory:
-/// of the weights that change, the grown ones were zero before.
+/// Zeroes data[i] where bit i is set. What is zero already is not written, so that its cache line need not go back to
+/// memory: of the weights that change, the grown ones were zero before.
 inline void zero_lanes(std::uint32_t* data, Word zeros) {
   for (int i = 0; i < 4; ++i) {
     const auto clear = static_cast<__mmask16>(zeros >> (16 * i));

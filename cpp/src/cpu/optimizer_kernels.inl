@@ -1,7 +1,7 @@
 // Fused optimiser steps, compiled once per instruction set. ITOP_OPTIMIZER_KERNELS names the table.
 //
-// Every product that is added is a fused multiply-add, written out, and nothing else is contracted: all instruction sets
-// give the same bits.
+// Every product that is added is a fused multiply-add, written out, and nothing else is contracted: all instruction
+// sets give the same bits.
 
 #include <cmath>
 #include <type_traits>
@@ -19,7 +19,8 @@ inline std::uint32_t group_bits(const StepTensor& tensor, std::int64_t word, int
   return static_cast<std::uint32_t>(bits >> (group * kLanes)) & 0xFFFFu;
 }
 
-/// Calls `body(first, count, gradients)` for every sixteen weights with an active one; gradients of inactive ones are zero.
+/// Calls `body(first, count, gradients)` for every sixteen weights with an active one; gradients of inactive ones are
+/// zero.
 template <class Body>
 void for_active_groups(const StepTensor& tensor, std::int64_t begin_word, std::int64_t end_word, Body&& body) {
   alignas(64) float gradients[kLanes];

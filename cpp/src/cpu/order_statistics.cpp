@@ -39,7 +39,9 @@ std::int64_t nth_smallest(const OrderStatisticQuery& query) {
     const auto [least, greatest] = std::minmax_element(values.begin(), values.end());
     const std::uint64_t low = to_unsigned(*least);
     const int shift = std::max(0, static_cast<int>(std::bit_width(to_unsigned(*greatest) - low)) - kBinBits);
-    const auto bin_of = [&](std::int64_t value) { return static_cast<std::size_t>((to_unsigned(value) - low) >> shift); };
+    const auto bin_of = [&](std::int64_t value) {
+      return static_cast<std::size_t>((to_unsigned(value) - low) >> shift);
+    };
     std::array<std::int64_t, num_bins> bins{};
     for (const std::int64_t value : values) ++bins[bin_of(value)];
     std::size_t bin = 0;

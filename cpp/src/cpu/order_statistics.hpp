@@ -19,8 +19,8 @@ struct OrderStatisticQuery {
   std::int64_t result = 0;   ///< filled in
 };
 
-/// Answers all queries. In one process by counting and partial sorting; over several parts by a search in which every round sums
-/// fifteen counts a query, so that bytes on the wire do not grow with the number of values.
+/// Answers all queries. In one process by counting and partial sorting; over several parts by a search in which every
+/// round sums fifteen counts a query, so that bytes on the wire do not grow with the number of values.
 void answer(std::span<OrderStatisticQuery> queries, Reduction& reduction, ThreadPool& threads);
 
 }  // namespace itop::cpu

@@ -14,11 +14,11 @@
 namespace itop::cpu {
 namespace {
 
-constexpr std::int64_t kChunkWords = 2048;            // 131,072 weights: small enough to balance, large enough to stream
-constexpr std::int64_t kSmallSelection = 1 << 14;     // up to here every candidate is resolved exactly, without a bracket
-constexpr double kBracketDeviations = 4.0;            // a miss costs a second pass, never exactness
+constexpr std::int64_t kChunkWords = 2048;         // 131,072 weights: small enough to balance, large enough to stream
+constexpr std::int64_t kSmallSelection = 1 << 14;  // up to here every candidate is resolved exactly, without a bracket
+constexpr double kBracketDeviations = 4.0;         // a miss costs a second pass, never exactness
 constexpr double kMinSample = 256.0;
-constexpr double kSampleScale = kBracketDeviations;   // a sampled key costs about what a candidate in the bracket does
+constexpr double kSampleScale = kBracketDeviations;  // a sampled key costs about what a candidate in the bracket does
 constexpr std::int64_t kLowestKey = std::numeric_limits<std::int64_t>::min();
 constexpr std::int64_t kHighestKey = std::numeric_limits<std::int64_t>::max();
 constexpr int kHistogramDigitBits = 11;
@@ -31,9 +31,9 @@ struct Chunk {
 
 /// What is known of the k-th best candidate as the rounds go on.
 enum class Stage : std::uint8_t {
-  kBracketed,   ///< its key lies in [low, high], if the sample did not mislead
-  kThreshold,   ///< its key is `low`; how many share that key is known
-  kTies,        ///< `wanted` of the candidates with key `low` are to be taken by their tie keys
+  kBracketed,  ///< its key lies in [low, high], if the sample did not mislead
+  kThreshold,  ///< its key is `low`; how many share that key is known
+  kTies,       ///< `wanted` of the candidates with key `low` are to be taken by their tie keys
   kDone,
 };
 
@@ -80,7 +80,8 @@ std::int64_t key_of(const void* scores, const KeyFormat& format, std::int64_t po
     case DType::kFloat16:
       return key_of_bits32(float32_bits_of_float16(static_cast<const std::uint16_t*>(scores)[position]));
     case DType::kFloat64:
-      return OrderedKey64::from_bits(static_cast<const std::uint64_t*>(scores)[position], format.transform, format.order);
+      return OrderedKey64::from_bits(static_cast<const std::uint64_t*>(scores)[position], format.transform,
+                                     format.order);
   }
   return 0;
 }
@@ -282,10 +283,11 @@ class Rounds {
     return static_cast<std::size_t>(1.3 * width * density * static_cast<double>(kChunkWords * kWordBits)) + 64;
   }
 
-  /// Keys of the candidates in groups of neighbours spread over this part, at scattered places so that rows do not alias.
-  /// Every part samples at the same rate.
+  /// Keys of the candidates in groups of neighbours spread over this part, at scattered places so that rows do not
+  /// alias. Every part samples at the same rate.
   static std::vector<std::int64_t> sample(const Problem& problem) {
-    // A cache line's worth where candidates are few. Neighbours resemble each other, so fewer of them where all would count.
+    // A cache line's worth where candidates are few. Neighbours resemble each other, so fewer of them where all would
+    // count.
     const std::int64_t group_weights = 4 * problem.num_candidates < problem.numel ? 16 : 4;
     const std::int64_t groups_per_word = kWordBits / group_weights;
     const Word ones = (Word{1} << group_weights) - 1;
@@ -299,8 +301,10 @@ class Rounds {
     std::size_t s = 0;
     std::int64_t first_word = 0;
     for (std::int64_t i = 0; i < wanted; ++i) {
-      const double jitter = static_cast<double>((static_cast<std::uint64_t>(i) * 0x9E3779B97F4A7C15ULL) >> 40) / 16777216.0;
-      const auto group = std::min(num_groups - 1, static_cast<std::int64_t>((static_cast<double>(i) + jitter) * stride));
+      const double jitter =
+          static_cast<double>((static_cast<std::uint64_t>(i) * 0x9E3779B97F4A7C15ULL) >> 40) / 16777216.0;
+      const auto group =
+          std::min(num_groups - 1, static_cast<std::int64_t>((static_cast<double>(i) + jitter) * stride));
       const std::int64_t word = group / groups_per_word;
       while (word - first_word >= words_for(problem.selection->segments[s].numel)) {
         first_word += words_for(problem.selection->segments[s].numel);
@@ -329,7 +333,9 @@ class Rounds {
       pass.chosen = segment.chosen;
       pass.low = problem.low;
       pass.high = problem.high;
-      pass.capacity = problem.lists_inside ? std::max(kSmallSelection, (chunk.range.end_word - chunk.range.begin_word) * kWordBits / 2) : 0;
+      pass.capacity = problem.lists_inside
+                          ? std::max(kSmallSelection, (chunk.range.end_word - chunk.range.begin_word) * kWordBits / 2)
+                          : 0;
       if (is_sampled(problem)) chunk.result.inside.reserve(expected_inside(problem));
       kernels().score_pass(pass, chunk.range, chunk.result);
     });
@@ -357,7 +363,9 @@ class Rounds {
     }
     reduction_.sum(flags);
     for (std::size_t i = 0; i < flags.size(); ++i) {
-      if (flags[i] != 0) throw NonFiniteError(segments[i]->layer, "the scores of layer '" + segments[i]->layer + "' hold NaN or infinity");
+      if (flags[i] != 0)
+        throw NonFiniteError(segments[i]->layer,
+                             "the scores of layer '" + segments[i]->layer + "' hold NaN or infinity");
     }
   }
 
@@ -415,8 +423,8 @@ class Rounds {
           auto& histogram = partial[static_cast<std::size_t>(c)];
           histogram.assign(bins, 0);
           kernels().histogram_pass(
-              {segment.scores.data, format_of(*problem, segment), segment.candidates, shift, digit_bits, prefix}, chunk.range,
-              histogram.data());
+              {segment.scores.data, format_of(*problem, segment), segment.candidates, shift, digit_bits, prefix},
+              chunk.range, histogram.data());
         });
         std::vector<std::int64_t> histogram(bins, 0);
         for (const auto& one : partial) {
@@ -429,8 +437,9 @@ class Rounds {
         prefix = (prefix << digit_bits) | digit;
         top = shift;
       }
-      const std::int64_t threshold = problem->wide ? static_cast<std::int64_t>(prefix ^ (std::uint64_t{1} << 63))
-                                                   : static_cast<std::int32_t>(static_cast<std::uint32_t>(prefix) ^ 0x80000000u);
+      const std::int64_t threshold = problem->wide
+                                         ? static_cast<std::int64_t>(prefix ^ (std::uint64_t{1} << 63))
+                                         : static_cast<std::int32_t>(static_cast<std::uint32_t>(prefix) ^ 0x80000000u);
       problem->low = problem->high = threshold;
       problem->num_equal = num_equal;
       problem->lists_inside = num_equal <= kSmallSelection;
@@ -547,17 +556,26 @@ class Rounds {
     }
   }
 
-  static bool ties_need_a_pass(const Problem& problem) { return problem.stage == Stage::kTies && !problem.lists_inside; }
+  static bool ties_need_a_pass(const Problem& problem) {
+    return problem.stage == Stage::kTies && !problem.lists_inside;
+  }
 
   /// Undoes what a first pass over the ties chose: chosen goes back to what lies below the threshold.
   void clear_ties(Problem& problem) {
     if (!problem.has_scores) {
-      for (const auto& segment : problem.selection->segments) std::fill_n(segment.chosen, words_for(segment.numel), Word{0});
+      for (const auto& segment : problem.selection->segments)
+        std::fill_n(segment.chosen, words_for(segment.numel), Word{0});
       return;
     }
     for (auto& chunk : problem.chunks) {
       const auto& segment = problem.selection->segments[chunk.segment];
-      ScorePass pass{segment.scores.data, format_of(problem, segment), segment.candidates, segment.chosen, problem.low, problem.low, 0};
+      ScorePass pass{segment.scores.data,
+                     format_of(problem, segment),
+                     segment.candidates,
+                     segment.chosen,
+                     problem.low,
+                     problem.low,
+                     0};
       PassResult ignored;
       kernels().score_pass(pass, chunk.range, ignored);
     }
@@ -629,7 +647,8 @@ class Rounds {
       }
     });
     std::vector<OrderStatisticQuery> queries;
-    for (std::size_t i = 0; i < open.size(); ++i) queries.push_back({&keys[i], open[i]->wanted, kLowestKey, kHighestKey, 0});
+    for (std::size_t i = 0; i < open.size(); ++i)
+      queries.push_back({&keys[i], open[i]->wanted, kLowestKey, kHighestKey, 0});
     answer(queries, reduction_, threads_);
 
     // Two weights with one tie key are as good as never seen (2^-48 a pair), but then the lower index wins.

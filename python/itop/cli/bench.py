@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
     console = Console()
     if options.list or not suites:
         for suite in suites.values():
-            console.print(f"[bold]{suite.name}[/]  {suite.description}")
+            console.print(f"[bold]{suite.name}[/]  {suite.description}", highlight=False, soft_wrap=True)
         if not suites:
             console.print("No benchmarks are installed.")
         return 0

@@ -54,6 +54,7 @@ _FIELD_ARGUMENTS = (
     "amp",
     "compile",
     "workers",
+    "threads",
 )
 _METHOD_ARGUMENTS = ("update_every", "drop_fraction")
 _RECIPE_NAMES = (
@@ -132,6 +133,7 @@ def add_parser(subparsers: Any) -> None:
     )
     where.add_argument("--compile", action="store_true", default=None, help="run the network through torch.compile")
     where.add_argument("--workers", type=int, metavar="N", help="processes that load images of large data sets")
+    where.add_argument("--threads", type=int, metavar="N", help="threads on the CPU (digits: 1, else torch's choice)")
     where.add_argument(
         "--no-tensorboard", action="store_true", help="write no TensorBoard events even where it is installed"
     )

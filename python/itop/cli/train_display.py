@@ -36,7 +36,7 @@ class TrainingDisplay(TrainingObserver):
         self._quiet = quiet
         self._bars = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=28),
+            BarColumn(bar_width=28 if self._console.width >= 110 else 10),
             TextColumn("{task.percentage:>3.0f} %"),
             TextColumn("{task.fields[rates]}", style="dim"),
             TimeRemainingColumn(compact=True),
@@ -62,7 +62,7 @@ class TrainingDisplay(TrainingObserver):
             count = len(self._experiment.runs)
             self._console.print(
                 f"[bold]{config.model}[/] on [bold]{config.data}[/]: {', '.join(self._experiment.methods)}; "
-                f"{count} run{'s' if count > 1 else ''} of {config.num_epochs} epochs",
+                f"{count} run{'s' if count > 1 else ''} of {config.num_epochs} epoch{'s' if config.num_epochs > 1 else ''}",
                 highlight=False,
             )
         return self
@@ -97,16 +97,14 @@ class TrainingDisplay(TrainingObserver):
             self._show(now)
 
     def topology_updated(self, record: UpdateRecord) -> None:
-        self._rates["R_s"] = f"{record.exploration_rate * 100:.1f} %"
-        self._rates["R_r"] = f"{record.reliable_rate * 100:.1f} %"
+        self._rates |= {"R_s": _short(record.exploration_rate), "R_r": _short(record.reliable_rate)}
 
     def epoch_ended(self, record: EpochRecord) -> None:
         accuracy = record.train_accuracy if record.validation_accuracy is None else record.validation_accuracy
         self._rates |= {
-            "epoch": str(record.epoch),
-            "acc": f"{accuracy * 100:.1f} %",
-            "R_s": f"{record.exploration_rate * 100:.1f} %",
-            "R_r": f"{record.reliable_rate * 100:.1f} %",
+            "acc": _short(accuracy),
+            "R_s": _short(record.exploration_rate),
+            "R_r": _short(record.reliable_rate),
         }
 
     def run_ended(self, config: RunConfig, summary: Mapping[str, Any]) -> None:
@@ -144,7 +142,7 @@ class TrainingDisplay(TrainingObserver):
             return
         since, step = self._measured_at
         speed = (self._step - step) / max(now - since, 1e-6)
-        rates = "  ".join([*(f"{name} {value}" for name, value in self._rates.items()), f"{speed:,.0f} steps/s"])
+        rates = " ".join([*(f"{name} {value}" for name, value in self._rates.items()), f"{speed:,.0f}/s"])
         self._bars.update(self._run, completed=self._step, rates=rates)
         self._bars.update(self._all, completed=self._done + self._step / self._total_steps)
         self._bars.refresh()
@@ -175,7 +173,7 @@ def print_result(result: ExperimentResult, experiment: Experiment, report: Path)
             f"{summary['sparsity'] * 100:.1f} %",
             Text(_spread(summary["test_accuracy"]), style="bold green" if is_best else ""),
             f"{summary['exploration_rate'] * 100:.1f} %",
-            f"{summary['reliable_rate'] * 100:.1f} %",
+            f"{summary['reliable_rate'] * 100:.1f} %" if summary["num_updates"] else "-",
             _ratio(summary["train_flops_ratio"]),
         )
     console.print()
@@ -187,6 +185,10 @@ def print_result(result: ExperimentResult, experiment: Experiment, report: Path)
 
 def _name(config: RunConfig) -> str:
     return f"{config.method}, seed {config.seed}"
+
+
+def _short(rate: float) -> str:
+    return f"{rate * 100:.1f}%"
 
 
 def _spread(value: Mapping[str, Any]) -> str:

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import final
 
+import torch
+from torch.optim import NAdam, RAdam
+from torch.optim.adam import Adam
+
 from itop.context import Context
-from itop.topology import BitSet, Scores
+from itop.criteria.averages import gradient_average, update_average
+from itop.criteria.drop import sampled
+from itop.criteria.observer import Part
+from itop.topology import BitSet, Quota, Scores
 
 
-class GrowCriterion(ABC):
+class GrowCriterion(Part):
     """Chooses which candidates become active."""
-
-    @property
-    def needs_gradient(self) -> bool:
-        """Whether it looks at the dense gradient of the update step."""
-        return False
 
     @abstractmethod
     def grow(
-        self, context: Context, candidates: BitSet, counts: Sequence[int], preferred: BitSet | None = None
+        self, context: Context, candidates: BitSet, counts: Sequence[int] | Quota, preferred: BitSet | None = None
     ) -> BitSet:
-        """Exactly ``counts[l]`` of layer l's candidates (all, where there are fewer).
+        """Exactly ``counts[l]`` of layer l's candidates (all, where there are fewer), or what a quota says.
 
         Args:
             candidates: The sites that may be grown: whatever their score, only these.
@@ -38,7 +41,7 @@ class RandomGrowth(GrowCriterion):
     """Uniformly at random, without replacement (Mocanu et al., 2018)."""
 
     def grow(
-        self, context: Context, candidates: BitSet, counts: Sequence[int], preferred: BitSet | None = None
+        self, context: Context, candidates: BitSet, counts: Sequence[int] | Quota, preferred: BitSet | None = None
     ) -> BitSet:
         return context.topology.select(candidates, counts, preferred=preferred)
 
@@ -51,7 +54,7 @@ class ScoreGrowth(GrowCriterion):
         """One tensor a layer; the largest are grown."""
 
     def grow(
-        self, context: Context, candidates: BitSet, counts: Sequence[int], preferred: BitSet | None = None
+        self, context: Context, candidates: BitSet, counts: Sequence[int] | Quota, preferred: BitSet | None = None
     ) -> BitSet:
         return context.topology.select(candidates, counts, self.scores(context), preferred=preferred)
 
@@ -69,6 +72,133 @@ class GradientGrowth(ScoreGrowth):
         return Scores(context.topology.gradients())
 
 
+MOMENTUM = "gradient average"
+SECOND_MOMENT = "squared gradient average"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MomentumGrowth(ScoreGrowth):
+    """The largest magnitudes of the averaged gradient (Dettmers & Zettlemoyer, 2019).
+
+    Inactive weights carry no optimiser state, so the average is this rule's own, over the dense gradients of all steps:
+    4 bytes a weight, 8 beside an optimiser of Adam's kind, where the average is divided by ``sqrt(v) + 1e-8``.
+
+    Args:
+        decay: Of the average; that of SGD's usual momentum.
+        second_decay: Of the average of squares.
+    """
+
+    decay: float = 0.9
+    second_decay: float = 0.999
+
+    @property
+    def needs_gradient_every_step(self) -> bool:
+        return True
+
+    def observe(self, context: Context) -> None:
+        update_average(context, MOMENTUM, self.decay)
+        if _normalises(context):
+            update_average(context, SECOND_MOMENT, self.second_decay, lambda gradient, weight: gradient.square())
+
+    def scores(self, context: Context) -> Scores:
+        return momentum_scores(context)
+
+
+def momentum_scores(context: Context) -> Scores:
+    """The averaged gradient of each layer, divided by the root of the averaged square beside Adam."""
+    first = gradient_average(context, MOMENTUM)
+    if first is None:
+        raise RuntimeError("momentum is averaged over steps; make at least one optimiser step before an update")
+    second = gradient_average(context, SECOND_MOMENT)
+    if second is None:
+        return Scores(first)
+    return Scores([m / (v.sqrt() + 1e-8) for m, v in zip(first, second, strict=True)])
+
+
+def _normalises(context: Context) -> bool:
+    return isinstance(context.optimizer, (Adam, NAdam, RAdam))
+
+
+_ACTIVE_UPDATES = "updates active"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ExplorationBonusGrowth(ScoreGrowth):
+    """Gradient magnitude plus a bonus for weights that were rarely active: ``abs(g) + c ln(t) / (n + epsilon)``.
+
+    n is in how many updates so far the weight was active, t the step. Keeps n for every weight, 4 bytes each.
+
+    Args:
+        bonus: c; 0 is growth by gradient.
+        epsilon: Above 0; how much a weight that was never active stands out.
+
+    Reference:
+        Huang et al., Dynamic sparse training via balancing the exploration-exploitation trade-off, DAC 2023.
+    """
+
+    bonus: float = 1e-3
+    epsilon: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.bonus >= 0.0 or not self.epsilon > 0.0:
+            raise ValueError(
+                f"bonus must not be negative and epsilon must be above 0, got {self.bonus!r}, {self.epsilon!r}"
+            )
+
+    @property
+    def needs_gradient(self) -> bool:
+        return True
+
+    def scores(self, context: Context) -> Scores:
+        topology = context.topology
+        counts = context.state.setdefault(_ACTIVE_UPDATES, [])
+        if not counts:
+            counts.extend(torch.zeros_like(weight, dtype=torch.float32) for weight in topology.weights())
+        bonus = self.bonus * math.log(max(context.step, 1))
+        scores = []
+        for i, (count, gradient) in enumerate(zip(counts, context.gradients(), strict=True)):
+            count += topology.active.to_tensor(i)
+            scores.append(gradient.float().abs() + bonus / (count + self.epsilon))
+        return Scores(scores)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SoftGrowth(GrowCriterion):
+    """Grows at random, sites with large scores more likely: without replacement, ``p ~ score^(1 / temperature)``.
+
+    Args:
+        rule: Whose scores.
+        temperature: Above 0; towards 0 it becomes the rule it wraps.
+    """
+
+    rule: ScoreGrowth = field(default_factory=GradientGrowth)
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0.0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature!r}")
+
+    @property
+    def needs_gradient(self) -> bool:
+        return self.rule.needs_gradient
+
+    @property
+    def needs_gradient_every_step(self) -> bool:
+        return self.rule.needs_gradient_every_step
+
+    def observe(self, context: Context) -> None:
+        self.rule.observe(context)
+
+    def grow(
+        self, context: Context, candidates: BitSet, counts: Sequence[int] | Quota, preferred: BitSet | None = None
+    ) -> BitSet:
+        scores = sampled(context, self.rule.scores(context), self.temperature, favours_large=True)
+        return context.topology.select(candidates, counts, scores, preferred=preferred)
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class UnexploredFirst(GrowCriterion):
@@ -83,8 +213,15 @@ class UnexploredFirst(GrowCriterion):
     def needs_gradient(self) -> bool:
         return self.rule.needs_gradient
 
+    @property
+    def needs_gradient_every_step(self) -> bool:
+        return self.rule.needs_gradient_every_step
+
+    def observe(self, context: Context) -> None:
+        self.rule.observe(context)
+
     def grow(
-        self, context: Context, candidates: BitSet, counts: Sequence[int], preferred: BitSet | None = None
+        self, context: Context, candidates: BitSet, counts: Sequence[int] | Quota, preferred: BitSet | None = None
     ) -> BitSet:
         unexplored = ~context.topology.explored
         return self.rule.grow(context, candidates, counts, unexplored if preferred is None else unexplored & preferred)

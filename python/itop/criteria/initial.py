@@ -1,4 +1,4 @@
-"""Initial masks."""
+"""Initial masks that need no data."""
 
 from __future__ import annotations
 
@@ -7,15 +7,24 @@ from dataclasses import dataclass
 from typing import final
 
 from itop.context import Context
-from itop.topology import BitSet
+from itop.topology import BitSet, Scores
 
 
 class InitialMasks(ABC):
     """Which weights are active before the first step."""
 
+    @property
+    def needs_data(self) -> bool:
+        """Whether it looks at training batches, which the engine must then be given."""
+        return False
+
     @abstractmethod
     def masks(self, context: Context) -> BitSet:
         """The initial active set; ``context.target_counts`` holds what the allocation asks of each layer."""
+
+    def scores(self, context: Context) -> Scores | None:
+        """What a pattern ranks weights by to build masks of its own; None: it chooses at random."""
+        return None
 
 
 @final
@@ -34,3 +43,38 @@ class DenseMasks(InitialMasks):
 
     def masks(self, context: Context) -> BitSet:
         return context.topology.full()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RandomMasksOfDensity(InitialMasks):
+    """Random masks at another density than the target, distributed by the same allocation; 1 is dense.
+
+    Args:
+        density: In (0, 1].
+    """
+
+    density: float
+
+    def masks(self, context: Context) -> BitSet:
+        return context.topology.select(context.topology.full(), context.counts_at(self.density))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MagnitudeMasks(InitialMasks):
+    """The largest magnitudes of the initial weights.
+
+    Args:
+        across_layers: Whether all layers compete; otherwise each keeps what the allocation says.
+    """
+
+    across_layers: bool = True
+
+    def masks(self, context: Context) -> BitSet:
+        topology = context.topology
+        counts = context.target_total if self.across_layers else context.target_counts
+        return topology.select(topology.full(), counts, self.scores(context))
+
+    def scores(self, context: Context) -> Scores:
+        return Scores(context.topology.weights())

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
 from itop.allocation import AllocationLike
-from itop.analysis.training_flops import RigLTraining, SparseTraining, TrainingFlops
+from itop.analysis.training_flops import RigLTraining, SNFSTraining, SparseTraining, TrainingFlops
 from itop.context import Context
-from itop.criteria.drop import DropCriterion, MagnitudeDrop
+from itop.criteria.drop import DropCriterion, MagnitudeDrop, ScoreDrop
 from itop.criteria.grow import GrowCriterion, RandomGrowth
 from itop.criteria.initial import InitialMasks, RandomMasks
-from itop.criteria.redistribution import Redistribution, SameLayer
-from itop.schedules import ConstantDropFraction, DropFraction, Every, Never, UpdateSchedule
-from itop.topology import UpdateReport
+from itop.criteria.observer import Part
+from itop.criteria.patterns import Pattern, Unstructured
+from itop.criteria.redistribution import Redistribution, SameLayer, share
+from itop.schedules import ConstantDropFraction, DensityRamp, DropFraction, Never, UpdateSchedule
+from itop.topology import BitSet, UpdateReport
 
 
 class UpdateTiming(enum.Enum):
@@ -66,13 +72,44 @@ class Method(ABC):
         return False
 
     @property
+    def acts_before_step(self) -> bool:
+        """Whether it cannot do without :meth:`before_step` or :meth:`regulariser`, and so without the engine's hooks."""
+        return False
+
+    @property
     def is_dense(self) -> bool:
         """Whether every weight takes part whatever the sparsity asked for."""
+        return False
+
+    def hides_weights(self, context: Context) -> bool:
+        """Whether inactive weights live on out of the model's sight at this time.
+
+        The model then holds zeros there as always, but gradients and optimiser state of inactive weights are the
+        method's own business: the engine masks neither.
+        """
         return False
 
     def for_loop(self, steps_per_epoch: int) -> Method:
         """The method with what it leaves open until the training loop is known; itself by default."""
         return self
+
+    def for_sparsity(self, sparsity: float) -> Method:
+        """The method with what follows from the sparsity aimed at; itself by default. The engine asks."""
+        return self
+
+    def schedule_progress(self, step: int, total_steps: int) -> float:
+        """Where a learning-rate schedule should stand, in [0, 1), after ``step`` steps.
+
+        The fraction of the run by default; a method that trains in rounds starts the schedule anew in each.
+        """
+        return step / total_steps
+
+    def check(self, context: Context) -> None:
+        """Raises ValueError where the method cannot do what it is asked for. Nothing has been changed yet."""
+
+    def hooks(self, context: Context) -> Iterable[RemovableHandle]:
+        """Hooks on the model's modules that act until the engine is detached."""
+        return ()
 
     def initialise(self, context: Context) -> None:
         """Sets the initial masks."""
@@ -83,13 +120,25 @@ class Method(ABC):
         """One topology update; None where nothing was to be done."""
 
     def before_step(self, context: Context) -> None:
-        """Called before every optimiser step, gradients at hand."""
+        """Called before every optimiser step, dense gradients at hand; ``context.step`` steps are done."""
+
+    def regulariser(self, context: Context) -> Tensor | None:
+        """A penalty on the layers' parameters and the method's own, a differentiable scalar; None: nothing at this step.
+
+        The engine adds its gradient before each step, after :meth:`before_step`; the loss of the loop stays as it was.
+        """
+        return None
 
     def after_step(self, context: Context) -> None:
         """Called after every optimiser step, before an update."""
 
     def training_flops(self, sparse: float, dense: float) -> TrainingFlops:
-        """What a training step costs (PAPER section 4), given the forward FLOPs of one sample, sparse and dense."""
+        """What a training step costs (PAPER section 4), given the forward FLOPs of one sample.
+
+        Args:
+            sparse: At the layers' densities averaged over the run.
+            dense: With every weight.
+        """
         return SparseTraining(sparse)
 
     def options(self) -> dict[str, Any]:
@@ -101,6 +150,9 @@ class Method(ABC):
 class DropAndGrow(Method):
     """A dynamic method composed of parts: drop, then grow as many, at every update step.
 
+    With a ramp the density changes as well: an update first goes to the ramp's density of its step (down by the shrink
+    criterion, up by the grow criterion), then drops and grows.
+
     Attributes:
         label: The name in reports.
         update_schedule: When.
@@ -109,9 +161,14 @@ class DropAndGrow(Method):
         initial: Masks before the first step.
         redistribution: How many each layer grows.
         update_timing: After the optimiser's step, or instead of it.
-        may_regrow: Whether a weight dropped in an update may be grown in the same update.
+        may_regrow: Whether a weight dropped in an update may be grown in the same update as any other; if not, it is only
+            where its layer has no other free site, so that counts stay exact.
         regrown_keeps_value: Where that happens: whether it keeps its value and state, or restarts at zero.
         allocation: Where the user names none.
+        pattern: What the active weights of a layer must look like.
+        ramp: A density that changes over time; None keeps it.
+        shrink: Which weights go where the ramp falls.
+        shrink_across_layers: Whether all layers compete then, or each follows a ramp of its own.
     """
 
     label: str
@@ -125,6 +182,10 @@ class DropAndGrow(Method):
     may_regrow: bool = True
     regrown_keeps_value: bool = False
     allocation: AllocationLike = "erk"
+    pattern: Pattern = field(default_factory=Unstructured)
+    ramp: DensityRamp | None = None
+    shrink: ScoreDrop = field(default_factory=MagnitudeDrop)
+    shrink_across_layers: bool = False
 
     @property
     def name(self) -> str:
@@ -144,35 +205,86 @@ class DropAndGrow(Method):
 
     @property
     def needs_total_steps(self) -> bool:
-        return self.update_schedule.needs_total_steps or self.drop_fraction.needs_total_steps
+        return self.update_schedule.needs_total_steps or self.drop_fraction.needs_total_steps or self.ramp is not None
+
+    @property
+    def _parts(self) -> tuple[Part, ...]:
+        changing = (self.shrink,) if self.ramp is not None else ()
+        return (self.drop, self.grow, self.redistribution, *changing)
 
     @property
     def needs_gradient(self) -> bool:
-        return self.grow.needs_gradient
+        return any(part.needs_gradient for part in self._parts)
+
+    @property
+    def acts_before_step(self) -> bool:
+        return any(type(part).observe is not Part.observe for part in self._parts)
+
+    def for_loop(self, steps_per_epoch: int) -> Method:
+        return replace(self, update_schedule=self.update_schedule.for_loop(steps_per_epoch))
+
+    def check(self, context: Context) -> None:
+        require_data(self, self.initial, context)
 
     def initialise(self, context: Context) -> None:
-        context.topology.initialise(self.initial.masks(context))
+        context.topology.initialise(self.pattern.initial(context, self.initial))
+        if self.ramp is not None:
+            context.state["initial counts"] = context.topology.num_active
+
+    def before_step(self, context: Context) -> None:
+        for part in self._parts:
+            part.observe(context)
 
     def update(self, context: Context) -> UpdateReport:
         topology = context.topology
         fraction = self.drop_fraction(context.step, context.total_steps)
-        dropped = self.drop.drop(context, fraction)
-        kept = topology.active - dropped
-        candidates = ~kept if self.may_regrow else ~topology.active
-        num_dropped = dropped.counts()
-        counts = self.redistribution.grow_counts(context, num_dropped, candidates.counts())
-        grown = self.grow.grow(context, candidates, counts)
+        gone, extra = self._ramped(context)
+        remaining = topology.active - gone if gone is not None else topology.active
+        dropped = self.drop.drop(context, fraction, remaining, self.pattern)
+        kept = remaining - dropped
+        candidates = ~kept
+        preferred = None if self.may_regrow else ~topology.active
+        wanted = self.redistribution.grow_counts(context, dropped.counts(), candidates.counts(), kept)
+        counts = [count + more for count, more in zip(wanted, extra, strict=True)]
+        grown = self.grow.grow(context, candidates, self.pattern.grow_quota(context, kept, counts), preferred)
         return topology.commit(
-            dropped,
+            dropped | gone if gone is not None else dropped,
             grown,
             drop_fraction=fraction,
             zero_all_inactive=context.zero_all_inactive,
             regrown_keeps_value=self.regrown_keeps_value,
         )
 
+    def _ramped(self, context: Context) -> tuple[BitSet | None, list[int]]:
+        """What the ramp takes away in this update, and how many weights of each layer it adds."""
+        topology = context.topology
+        nothing = [0] * len(topology.layers)
+        if self.ramp is None or context.total_steps is None:
+            return None, nothing
+        now = topology.num_active
+        start: list[int] = context.state["initial counts"]
+        if self.shrink_across_layers:
+            total = self.ramp.count(sum(start), context.target_total, context.step, context.total_steps)
+            if total < sum(now):
+                return self.shrink.drop_exactly(context, sum(now) - total), nothing
+        goals = [
+            self.ramp.count(first, last, context.step, context.total_steps)
+            for first, last in zip(start, context.target_counts, strict=True)
+        ]
+        if self.shrink_across_layers:
+            room = [layer.numel - count for layer, count in zip(topology.layers, now, strict=True)]
+            missing = [max(0, goal - count) for goal, count in zip(goals, now, strict=True)]
+            return None, share(total - sum(now), [float(count) for count in missing], room)
+        extra = [max(0, goal - count) for goal, count in zip(goals, now, strict=True)]
+        surplus = [max(0, count - goal) for goal, count in zip(goals, now, strict=True)]
+        return (self.shrink.drop_exactly(context, surplus) if any(surplus) else None), extra
+
     def training_flops(self, sparse: float, dense: float) -> TrainingFlops:
-        if self.needs_gradient and isinstance(self.update_schedule, Every):
-            return RigLTraining(sparse, dense, self.update_schedule.interval)
+        if any(part.needs_gradient_every_step for part in self._parts):
+            return SNFSTraining(sparse, dense)
+        interval = self.update_schedule.mean_interval(None)
+        if self.needs_gradient and interval is not None:
+            return RigLTraining(sparse, dense, max(1, round(interval)))
         return SparseTraining(sparse)
 
     def options(self) -> dict[str, Any]:
@@ -184,4 +296,16 @@ class DropAndGrow(Method):
             "initial": self.initial,
             "redistribution": self.redistribution,
             "timing": self.update_timing.name.lower(),
+            "pattern": self.pattern,
+            "ramp": self.ramp,
+            "shrink": self.shrink,
         }
+
+
+def require_data(method: Method, initial: InitialMasks, context: Context) -> None:
+    """Raises ValueError where initial masks need training batches and the engine was given none."""
+    if initial.needs_data and context.data is None:
+        raise ValueError(
+            f"method '{method.name}' chooses its masks by training batches: give SparseEngine batches=..., something that "
+            "can be iterated over (inputs, targets), and loss=... where it is not cross-entropy"
+        )

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 from itop.allocation import AllocationLike
 from itop.criteria.drop import SignedMagnitudeDrop
 from itop.criteria.grow import RandomGrowth
-from itop.methods.method import DropAndGrow, Method
-from itop.schedules import ConstantDropFraction, CosineDropFraction, Every
-
-
-@dataclass(frozen=True, slots=True)
-class _OncePerEpoch(DropAndGrow):
-    """Drop and grow whose interval is an epoch, known when the training loop is."""
-
-    def for_loop(self, steps_per_epoch: int) -> Method:
-        return replace(self, update_schedule=Every(steps_per_epoch, last_step=False))
+from itop.methods.method import DropAndGrow
+from itop.schedules import ConstantDropFraction, CosineDropFraction, Every, EveryEpoch
 
 
 def SET(
@@ -32,10 +22,9 @@ def SET(
         drop_fraction: zeta.
         allocation: Erdos-Renyi in the paper.
     """
-    kind = DropAndGrow if update_every is not None else _OncePerEpoch
-    return kind(
+    return DropAndGrow(
         label="set",
-        update_schedule=Every(update_every if update_every is not None else 390, last_step=False),
+        update_schedule=EveryEpoch() if update_every is None else Every(update_every, last_step=False),
         drop_fraction=ConstantDropFraction(drop_fraction),
         drop=SignedMagnitudeDrop(),
         grow=RandomGrowth(),

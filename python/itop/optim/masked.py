@@ -10,9 +10,13 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from itop.layers import has_same_memory_order
+
 if TYPE_CHECKING:
     from itop._core import MaskStore
     from itop.topology import Topology
+
+_PLAIN_TYPES = (torch.nn.Parameter, Tensor)
 
 
 class MaskedOptimizer(Optimizer):
@@ -32,9 +36,18 @@ class MaskedOptimizer(Optimizer):
     @property
     def uses_native_step(self) -> bool:
         """Whether every parameter can take the fused native step."""
-        return all(_is_native_group(group) for group in self.param_groups) and all(
-            _is_native(parameter) for group in self.param_groups for parameter in group["params"]
-        )
+        for group in self.param_groups:
+            if not _is_native_group(group):
+                return False
+            for parameter in group["params"]:
+                if not (
+                    parameter.is_cpu
+                    and parameter.dtype is torch.float32
+                    and type(parameter) in _PLAIN_TYPES
+                    and (parameter.is_contiguous() or _fills_its_memory(parameter))
+                ):
+                    return False
+        return True
 
     def _masks(self) -> tuple[MaskStore | None, dict[int, int]]:
         """The attached engine's masks, and which layer a parameter (by identity) is."""
@@ -63,15 +76,6 @@ def _is_native_group(group: dict[str, Any]) -> bool:
     return not (group.get("differentiable") or group.get("amsgrad") or group.get("fused")) and group.get("eps", 1.0) > 0
 
 
-def _is_native(parameter: Tensor) -> bool:
-    return (
-        parameter.is_cpu
-        and parameter.dtype is torch.float32
-        and type(parameter) in (Tensor, torch.nn.Parameter)
-        and (parameter.is_contiguous() or _fills_its_memory(parameter))
-    )
-
-
 def _fills_its_memory(tensor: Tensor) -> bool:
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
@@ -91,6 +95,6 @@ def torch_step(optimizer: Optimizer, kind: type[Optimizer]) -> None:
 
 def laid_out_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     """A gradient or state in the parameter's memory order: itself where it is already."""
-    if tensor.stride() == parameter.stride():
+    if has_same_memory_order(tensor, parameter):
         return tensor
     return torch.empty_like(parameter, memory_format=torch.preserve_format).copy_(tensor)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import final
 
 import torch
 
-__all__ = ["Precision", "resolve_device", "resolve_precision"]
+import itop
+
+__all__ = ["Precision", "limited_threads", "resolve_device", "resolve_precision"]
 
 
 def resolve_device(name: str) -> torch.device:
@@ -36,6 +39,22 @@ def resolve_device(name: str) -> torch.device:
     elif device.type != "cpu":
         raise ValueError(f"device must be the CPU or a CUDA device, got {name!r}")
     return device
+
+
+@contextmanager
+def limited_threads(threads: int | None) -> Iterator[None]:
+    """Runs torch and the core with so many threads on the CPU; None changes nothing."""
+    if threads is None:
+        yield
+        return
+    of_torch, of_core = torch.get_num_threads(), int(str(itop.build_info()["threads"]))
+    torch.set_num_threads(threads)
+    itop.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(of_torch)
+        itop.set_num_threads(of_core)
 
 
 @final

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from pathlib import Path
@@ -15,11 +14,11 @@ from itop.topology import UpdateReport
 from itop.training.checkpoint import load_checkpoint, save_checkpoint
 from itop.training.config import RunConfig
 from itop.training.data_source import DataSource
+from itop.training.execution import limited_threads
 from itop.training.files import write_json
 from itop.training.interruption import Interrupted, StopRequest
 from itop.training.learning_rates import set_learning_rate
 from itop.training.meter import Score, evaluate
-from itop.training.needs import AddsToLoss, RoundEnd, TrainsInRounds
 from itop.training.observers import TrainingObserver
 from itop.training.records import EpochRecord, MetricsLog, UpdateRecord
 from itop.training.run_folder import RunFolder
@@ -83,7 +82,10 @@ def train_session(
     if resume and run_folder.last_checkpoint.exists():
         keep_bytes = session.restore(load_checkpoint(run_folder.last_checkpoint, device=session.device))
     run_folder.create(session.config)
-    with MetricsLog(run_folder.metrics, keep_bytes=keep_bytes) as metrics:
+    with (
+        limited_threads(session.config.threads),
+        MetricsLog(run_folder.metrics, keep_bytes=keep_bytes) as metrics,
+    ):
         loop = _Loop(session, run_folder, metrics, observer or TrainingObserver(), stop or StopRequest())
         return loop.run()
 
@@ -113,15 +115,12 @@ class _Loop:
             self._validation = session.data.validation(
                 _EVALUATION_BATCH, device=session.device, workers=session.config.workers
             )
-        method = session.method
-        self._penalised = method if isinstance(method, AddsToLoss) else None
-        self._in_rounds = method if isinstance(method, TrainsInRounds) else None
 
     def run(self) -> dict[str, Any]:
         session, position = self._session, self._session.position
         session.engine.on_update(self._topology_updated)
         self._observer.run_started(session.config, self._folder.path, position.step, session.total_steps)
-        while position.epoch < session.config.num_epochs * session.num_rounds:
+        while position.epoch < session.config.num_epochs:
             self._train_epoch()
             self._end_epoch()
         return self._finish()
@@ -131,7 +130,6 @@ class _Loop:
         session.model.train()
         for images, labels in session.train_loader.epoch(position.epoch, start_batch=position.batch):
             self._set_learning_rate()
-            self._take_rewind_point()
             self._train_step(images, labels)
             position.step += 1
             position.batch += 1
@@ -146,8 +144,6 @@ class _Loop:
             outputs = session.forward(images)
             loss = session.loss(outputs, labels)
         session.meter.add(loss, outputs, labels)
-        if self._penalised is not None:
-            loss = loss + self._penalised.penalty(session.engine, session.model)
         session.optimizer.zero_grad(set_to_none=True)
         session.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if session.config.gradient_clip is not None:
@@ -163,15 +159,10 @@ class _Loop:
             self._learning_rate = rate
 
     def _learning_rate_of(self, step: int) -> float:
-        """Of the step after `step` others; each round has the whole schedule."""
+        """Of the step after `step` others."""
         session = self._session
-        progress = (step % session.steps_per_round) / session.steps_per_round
+        progress = step / session.total_steps
         return session.config.learning_rate * self._schedule.factor(progress)
-
-    def _take_rewind_point(self) -> None:
-        session = self._session
-        if self._in_rounds is not None and session.position.step == self._in_rounds.rewind_steps:
-            session.rewind = copy.deepcopy(session.model.state_dict())
 
     def _end_epoch(self) -> None:
         session, position = self._session, self._session.position
@@ -189,7 +180,6 @@ class _Loop:
         if validated is not None:
             session.keep_best(validated.accuracy)
         self._record_epoch(trained, validated)
-        self._end_round()
         if time.monotonic() - self._last_checkpoint >= session.config.checkpoint_seconds:
             self._save_checkpoint()
 
@@ -214,16 +204,6 @@ class _Loop:
         )
         self._metrics.write(record)
         self._observer.epoch_ended(record)
-
-    def _end_round(self) -> None:
-        session, position = self._session, self._session.position
-        finished, within = divmod(position.epoch, session.config.num_epochs)
-        if self._in_rounds is None or within != 0 or finished == session.num_rounds:
-            return
-        assert session.rewind is not None, "a rewind point lies within the first round"
-        self._in_rounds.end_round(
-            RoundEnd(finished - 1, session.engine, session.model, session.optimizer, session.rewind)
-        )
 
     def _topology_updated(self, report: UpdateReport) -> None:
         record = UpdateRecord.of(report)

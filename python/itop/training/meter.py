@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import torch
 from torch import Tensor, nn
 
 from itop.training.execution import Precision
-from itop.training.needs import Batch
 
-__all__ = ["Meter", "Score", "evaluate"]
+__all__ = ["Batch", "Meter", "Score", "evaluate"]
+
+Batch: TypeAlias = tuple[Tensor, Tensor]
+"""Images and their labels."""
 
 
 @final

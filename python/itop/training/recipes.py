@@ -46,6 +46,7 @@ RECIPES: dict[str, Recipe] = {
             batch_size=32,
             learning_rate=0.05,
             weight_decay=5e-4,
+            threads=1,
         ),
         methods=("dense", "static", "set-itop"),
         num_seeds=3,

@@ -174,7 +174,7 @@ def _table(methods: Sequence[_MethodRuns]) -> str:
             f"<strong>{_spread(summary['test_accuracy'])}</strong>",
             _spread(summary["test_accuracy_of_best"]),
             _percent(summary["exploration_rate"]),
-            _percent(summary["reliable_rate"]),
+            _percent(summary["reliable_rate"]) if summary["num_updates"] else "–",  # nothing was ever put to the test
             f"{summary['num_updates']:g}",
             _ratio(summary["train_flops_ratio"]),
             _ratio(summary["test_flops_ratio"]),
@@ -210,7 +210,9 @@ def _overview_chart(methods: Sequence[_MethodRuns]) -> str:
     series = []
     for method in methods:
         series.append(_over_seeds(method, f"{method.name} R_s", lambda e: e.exploration_rate, x=_step))
-        series.append(_over_seeds(method, f"{method.name} R_r", lambda e: e.reliable_rate, LineStyle.DASHED, x=_step))
+        if method.first_updating is not None:  # reliable is what survived a round of dropping
+            reliable = _over_seeds(method, f"{method.name} R_r", lambda e: e.reliable_rate, LineStyle.DASHED, x=_step)
+            series.append(reliable)
     return line_chart(
         series,
         title="Explored (R_s) and reliably explored (R_r) weights",

@@ -23,9 +23,8 @@ from itop.training.config import RunConfig
 from itop.training.data_source import DataSource
 from itop.training.execution import Precision, resolve_device, resolve_precision
 from itop.training.flops_account import FlopsAccount
-from itop.training.meter import Meter
+from itop.training.meter import Batch, Meter
 from itop.training.names import unknown_name
-from itop.training.needs import Batch, FitsToTraining, TrainingContext, TrainsInRounds
 from itop.training.optimizers import build_optimizer
 from itop.training.randomness import random_state, restore_random_state, seed_everything
 
@@ -112,7 +111,6 @@ class Session:
 
     Attributes:
         forward: The model as training calls it: compiled where the configuration says so.
-        rewind: For a method that trains in rounds, the weights it may go back to.
     """
 
     config: RunConfig
@@ -127,12 +125,10 @@ class Session:
     method: Method
     engine: SparseEngine
     loss: Callable[[Tensor, Tensor], Tensor]
-    num_rounds: int
     meter: Meter
     flops: FlopsAccount
     position: Position = field(default_factory=Position)
     best: BestModel | None = None
-    rewind: dict[str, Any] | None = None
     seconds: float = 0.0
 
     @classmethod
@@ -157,14 +153,8 @@ class Session:
             raise ValueError(f"batch_size {config.batch_size} leaves no batch in an epoch of {config.data}")
         optimizer = build_optimizer(config, model)
         loss = functools.partial(F.cross_entropy, label_smoothing=config.label_smoothing)
-        num_rounds = method.num_rounds if isinstance(method, TrainsInRounds) else 1
-        total_steps = config.num_epochs * len(loader) * num_rounds
+        total_steps = config.num_epochs * len(loader)
         method = method.for_loop(len(loader))
-        if isinstance(method, FitsToTraining):
-            context = TrainingContext(
-                model, functools.partial(_endless, loader), loss, total_steps, steps_per_epoch=len(loader)
-            )
-            method = method.fit_to(context)
         engine = SparseEngine(
             model,
             optimizer,
@@ -175,6 +165,8 @@ class Session:
             include=config.include,
             exclude=config.exclude,
             seed=config.seed,
+            batches=functools.partial(_endless, loader),
+            loss=loss,
         )
         return cls(
             config=config,
@@ -189,7 +181,6 @@ class Session:
             method=method,
             engine=engine,
             loss=loss,
-            num_rounds=num_rounds,
             meter=Meter(device),
             flops=FlopsAccount(engine, torch.zeros(1, *data.input_shape, device=device)),
         )
@@ -199,12 +190,8 @@ class Session:
         return len(self.train_loader)
 
     @property
-    def steps_per_round(self) -> int:
-        return self.config.num_epochs * self.steps_per_epoch
-
-    @property
     def total_steps(self) -> int:
-        return self.steps_per_round * self.num_rounds
+        return self.config.num_epochs * self.steps_per_epoch
 
     def layer_summaries(self) -> list[LayerSummary]:
         return [
@@ -222,7 +209,6 @@ class Session:
             "random": random_state(),
             "meter": self.meter.state_dict(),
             "flops": self.flops.state_dict(),
-            "rewind": self.rewind,
             "best": None if self.best is None else self.best.state_dict(),
             "seconds": self.seconds,
             "metrics_bytes": metrics_bytes,
@@ -261,7 +247,6 @@ class Session:
             self.meter.load_state_dict(states["meter"])
             self.flops.load_state_dict(states["flops"])
             self.position = Position(**checkpoint.position)
-            self.rewind = states["rewind"]
             self.best = None if states["best"] is None else BestModel.from_state_dict(states["best"])
             self.seconds = float(states["seconds"])
             restore_random_state(states["random"])

@@ -1,0 +1,98 @@
+#include <pybind11/numpy.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "itop/sparse_growth.hpp"
+#include "itop/thread_pool.hpp"
+#include "registers.hpp"
+
+namespace py = pybind11;
+
+namespace itop::bindings {
+namespace {
+
+using Address = std::uintptr_t;
+
+template <class T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);  // NOLINT(performance-no-int-to-ptr)
+}
+
+/// Hands a vector to NumPy without copying it.
+template <class T>
+py::array_t<T> to_numpy(std::vector<T>&& values) {
+  auto* const owned = new std::vector<T>(std::move(values));
+  const py::capsule owner(owned, [](void* vector) { delete static_cast<std::vector<T>*>(vector); });
+  return py::array_t<T>(static_cast<py::ssize_t>(owned->size()), owned->data(), owner);
+}
+
+DType floating_type(const std::string& name) {
+  if (name == "float32") return DType::kFloat32;
+  if (name == "float64") return DType::kFloat64;
+  throw py::type_error("growth compares float32 or float64, got " + name);
+}
+
+}  // namespace
+
+void register_sparse_growth(py::module_& module) {
+  py::class_<PositionList>(module, "PositionList")
+      .def(py::init([](std::int64_t num_rows, std::int64_t num_columns, Address row_pointers, Address columns) {
+             return PositionList{num_rows, num_columns, at<const std::int64_t>(row_pointers),
+                                 at<const std::int32_t>(columns)};
+           }),
+           py::arg("num_rows"), py::arg("num_columns"), py::arg("row_pointers"), py::arg("columns"));
+  py::class_<StreamedGrowth>(module, "StreamedGrowth")
+      .def(py::init([](const PositionList& taken, std::int64_t k, std::uint64_t seed, std::uint32_t layer,
+                       std::uint32_t update, std::uint32_t draw, double at_least) {
+             return StreamedGrowth(taken, k, KeyStream{seed, layer, update, draw}, at_least);
+           }),
+           py::arg("taken"), py::arg("k"), py::arg("seed"), py::arg("layer"), py::arg("update"), py::arg("draw"),
+           py::arg("at_least"))
+      .def(
+          "offer",
+          [](StreamedGrowth& growth, std::int64_t first_row, std::int64_t num_rows, Address scores,
+             const std::string& type) {
+            const DType floating = floating_type(type);
+            const py::gil_scoped_release no_gil;
+            growth.offer(first_row, num_rows, at<const void>(scores), floating, ThreadPool::global());
+          },
+          py::arg("first_row"), py::arg("num_rows"), py::arg("scores"), py::arg("type"))
+      .def("finish", [](StreamedGrowth& growth) {
+        std::vector<std::int64_t> chosen;
+        {
+          const py::gil_scoped_release no_gil;
+          chosen = growth.finish();
+        }
+        return to_numpy(std::move(chosen));
+      });
+  module.def(
+      "grow_uniformly",
+      [](const PositionList& taken, std::int64_t k, std::uint64_t seed, std::uint32_t layer, std::uint32_t update,
+         std::uint32_t draw, std::int64_t max_streamed) {
+        std::vector<std::int64_t> chosen;
+        {
+          const py::gil_scoped_release no_gil;
+          chosen = grow_uniformly(taken, k, KeyStream{seed, layer, update, draw}, max_streamed, ThreadPool::global());
+        }
+        return to_numpy(std::move(chosen));
+      },
+      py::arg("taken"), py::arg("k"), py::arg("seed"), py::arg("layer"), py::arg("update"), py::arg("draw"),
+      py::arg("max_streamed"));
+  module.def(
+      "sparse_update_pattern",
+      [](const PositionList& pattern, Address keep, Address grown, std::int64_t num_grown, bool regrown_keeps_value) {
+        UpdatedPattern updated;
+        {
+          const py::gil_scoped_release no_gil;
+          updated = update_pattern(pattern, at<const std::uint8_t>(keep), at<const std::int64_t>(grown), num_grown,
+                                   regrown_keeps_value);
+        }
+        return py::make_tuple(to_numpy(std::move(updated.row_pointers)), to_numpy(std::move(updated.columns)),
+                              to_numpy(std::move(updated.sources)));
+      },
+      py::arg("pattern"), py::arg("keep"), py::arg("grown"), py::arg("num_grown"), py::arg("regrown_keeps_value"));
+}
+
+}  // namespace itop::bindings

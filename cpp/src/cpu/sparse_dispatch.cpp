@@ -1,0 +1,22 @@
+#include "cpu/cpu_features.hpp"
+#include "cpu/sparse_kernels.hpp"
+
+namespace itop::cpu {
+
+template <class Scalar>
+const SparseKernels<Scalar>& sparse_kernels() {
+  switch (instruction_set()) {
+    case InstructionSet::kAvx512:
+      return avx512::sparse_kernel_table<Scalar>();
+    case InstructionSet::kAvx2:
+      return avx2::sparse_kernel_table<Scalar>();
+    case InstructionSet::kPortable:
+      break;
+  }
+  return portable::sparse_kernel_table<Scalar>();
+}
+
+template const SparseKernels<float>& sparse_kernels<float>();
+template const SparseKernels<double>& sparse_kernels<double>();
+
+}  // namespace itop::cpu

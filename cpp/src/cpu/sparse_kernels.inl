@@ -1,0 +1,334 @@
+// The inner loops of sparse products, compiled once per instruction set. The including file defines
+// ITOP_SPARSE_NAMESPACE. Nothing here may call an inline function of the standard library: the linker would keep one
+// copy for the whole program, perhaps one with instructions the processor lacks.
+
+#include <cstdint>
+
+#include "cpu/sparse_kernels.hpp"
+
+namespace itop::cpu::ITOP_SPARSE_NAMESPACE {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+constexpr int kMaxVectors = 8;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+constexpr int kMaxVectors = 8;
+#else
+constexpr int kVectorBytes = 16;
+constexpr int kMaxVectors = 8;
+#endif
+
+template <class Scalar, int kLanes>
+struct VectorOf {
+  typedef Scalar type __attribute__((vector_size(kLanes * sizeof(Scalar))));
+  typedef Scalar unaligned __attribute__((vector_size(kLanes * sizeof(Scalar)), aligned(alignof(Scalar)), may_alias));
+};
+template <class Scalar>
+struct VectorOf<Scalar, 1> {
+  using type = Scalar;
+  using unaligned = Scalar;
+};
+
+template <class Scalar, int kLanes>
+using Vector = typename VectorOf<Scalar, kLanes>::type;
+
+template <class Scalar, int kLanes>
+inline Vector<Scalar, kLanes> load(const Scalar* from) {
+  return *reinterpret_cast<const typename VectorOf<Scalar, kLanes>::unaligned*>(from);
+}
+
+template <class Scalar, int kLanes>
+inline void store(Scalar* to, Vector<Scalar, kLanes> value) {
+  *reinterpret_cast<typename VectorOf<Scalar, kLanes>::unaligned*>(to) = value;
+}
+
+/// How a tile of kSamples is cut into registers.
+template <class Scalar, int kSamples>
+struct Tile {
+  static constexpr int kFullLanes = kVectorBytes / static_cast<int>(sizeof(Scalar));
+  static constexpr int kLanes = kSamples < kFullLanes ? kSamples : kFullLanes;
+  static constexpr int kVectors = kSamples / kLanes;
+};
+
+template <class Scalar, int kSamples, int kStride>
+void multiply(const EntryRuns& runs, const Scalar* values, std::uint32_t value_base, const Scalar* in, Scalar* out,
+              std::int64_t out_stride, const Scalar* bias, bool accumulate) {
+  constexpr int kLanes = Tile<Scalar, kSamples>::kLanes;
+  constexpr int kVectors = Tile<Scalar, kSamples>::kVectors;
+  // A narrow tile needs several sums in flight to hide the latency of a fused multiply-add.
+  constexpr int kUnroll = kVectors >= 4 ? 1 : 4 / kVectors;
+  using V = Vector<Scalar, kLanes>;
+  for (std::int64_t row = 0; row < runs.num_rows; ++row) {
+    const std::int32_t* offset = runs.offsets + runs.begin[row];
+    const std::int32_t* const end = runs.offsets + runs.end[row];
+    const Scalar* value = values + (runs.begin[row] - value_base);
+    Scalar* const out_row = out + row * out_stride;
+    if (accumulate && offset == end) continue;
+    V sum[kUnroll][kVectors] = {};
+    if (accumulate) {
+      for (int t = 0; t < kVectors; ++t) sum[0][t] = load<Scalar, kLanes>(out_row + t * kLanes);
+    } else if (bias != nullptr) {
+      for (int t = 0; t < kVectors; ++t) sum[0][t] = sum[0][t] + bias[row];
+    }
+    for (; end - offset >= kUnroll; offset += kUnroll, value += kUnroll) {
+      for (int u = 0; u < kUnroll; ++u) {
+        const Scalar* const column = in + static_cast<std::int64_t>(offset[u]) * kStride;
+        for (int t = 0; t < kVectors; ++t) sum[u][t] += load<Scalar, kLanes>(column + t * kLanes) * value[u];
+      }
+    }
+    for (; offset < end; ++offset, ++value) {
+      const Scalar* const column = in + static_cast<std::int64_t>(*offset) * kStride;
+      for (int t = 0; t < kVectors; ++t) sum[0][t] += load<Scalar, kLanes>(column + t * kLanes) * *value;
+    }
+    for (int t = 0; t < kVectors; ++t) {
+      V total = sum[0][t];
+      for (int u = 1; u < kUnroll; ++u) total += sum[u][t];
+      store<Scalar, kLanes>(out_row + t * kLanes, total);
+    }
+  }
+}
+
+template <class Scalar, int kLanes>
+inline Scalar horizontal_sum(Vector<Scalar, kLanes> v) {
+  if constexpr (kLanes == 1) {
+    return v;
+  } else {
+    Vector<Scalar, kLanes / 2> low;
+    Vector<Scalar, kLanes / 2> high;
+    if constexpr (kLanes == 2) {
+      return v[0] + v[1];
+    } else {
+      __builtin_memcpy(&low, &v, sizeof(low));
+      __builtin_memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof(low), sizeof(high));
+      return horizontal_sum<Scalar, kLanes / 2>(low + high);
+    }
+  }
+}
+
+/// Sums of four vectors at once: lanes are transposed while they are added, a third of the work of four single sums.
+template <class Scalar, int kLanes>
+inline void horizontal_sums(Vector<Scalar, kLanes> a, Vector<Scalar, kLanes> b, Vector<Scalar, kLanes> c,
+                            Vector<Scalar, kLanes> d, Scalar (&sums)[4]) {
+  if constexpr (sizeof(Scalar) == 4 && kLanes == 16) {
+    const auto ab = __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29) +
+                    __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+    const auto cd = __builtin_shufflevector(c, d, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29) +
+                    __builtin_shufflevector(c, d, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+    const auto all = __builtin_shufflevector(ab, cd, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
+                     __builtin_shufflevector(ab, cd, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+    const auto half = __builtin_shufflevector(all, all, 0, 1, 2, 3, 4, 5, 6, 7) +
+                      __builtin_shufflevector(all, all, 8, 9, 10, 11, 12, 13, 14, 15);
+    store<Scalar, 4>(sums,
+                     __builtin_shufflevector(half, half, 0, 1, 2, 3) + __builtin_shufflevector(half, half, 4, 5, 6, 7));
+  } else if constexpr (sizeof(Scalar) == 4 && kLanes == 8) {
+    const auto ab = __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13) +
+                    __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15);
+    const auto cd = __builtin_shufflevector(c, d, 0, 8, 1, 9, 4, 12, 5, 13) +
+                    __builtin_shufflevector(c, d, 2, 10, 3, 11, 6, 14, 7, 15);
+    const auto all = __builtin_shufflevector(ab, cd, 0, 1, 8, 9, 4, 5, 12, 13) +
+                     __builtin_shufflevector(ab, cd, 2, 3, 10, 11, 6, 7, 14, 15);
+    store<Scalar, 4>(sums,
+                     __builtin_shufflevector(all, all, 0, 1, 2, 3) + __builtin_shufflevector(all, all, 4, 5, 6, 7));
+  } else if constexpr (kLanes == 4) {
+    const auto ab = __builtin_shufflevector(a, b, 0, 4, 1, 5) + __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    const auto cd = __builtin_shufflevector(c, d, 0, 4, 1, 5) + __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    store<Scalar, 4>(sums, __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7));
+  } else {
+    sums[0] = horizontal_sum<Scalar, kLanes>(a);
+    sums[1] = horizontal_sum<Scalar, kLanes>(b);
+    sums[2] = horizontal_sum<Scalar, kLanes>(c);
+    sums[3] = horizontal_sum<Scalar, kLanes>(d);
+  }
+}
+
+template <class Scalar, int kSamples, int kStride>
+void dot(const EntryRuns& runs, const Scalar* rows, std::int64_t row_stride, const Scalar* in, Scalar* gradient,
+         std::uint32_t value_base, bool accumulate) {
+  constexpr int kLanes = Tile<Scalar, kSamples>::kLanes;
+  constexpr int kVectors = Tile<Scalar, kSamples>::kVectors;
+  using V = Vector<Scalar, kLanes>;
+  for (std::int64_t row = 0; row < runs.num_rows; ++row) {
+    const std::int32_t* offset = runs.offsets + runs.begin[row];
+    std::int64_t left = static_cast<std::int64_t>(runs.end[row]) - runs.begin[row];
+    if (left == 0) continue;
+    Scalar* target = gradient + (runs.begin[row] - value_base);
+    V mine[kVectors];
+    for (int t = 0; t < kVectors; ++t) mine[t] = load<Scalar, kLanes>(rows + row * row_stride + t * kLanes);
+    for (; left > 0; left -= 4, offset += 4, target += 4) {
+      V sum[4];
+      const int num = left < 4 ? static_cast<int>(left) : 4;
+      // A short last group repeats its first entry: cheaper than a loop of another length.
+      const std::int32_t at[4] = {offset[0], offset[num > 1 ? 1 : 0], offset[num > 2 ? 2 : 0], offset[num > 3 ? 3 : 0]};
+      for (int i = 0; i < 4; ++i) {
+        const Scalar* const column = in + static_cast<std::int64_t>(at[i]) * kStride;
+        sum[i] = mine[0] * load<Scalar, kLanes>(column);
+        for (int t = 1; t < kVectors; ++t) sum[i] += mine[t] * load<Scalar, kLanes>(column + t * kLanes);
+      }
+      Scalar sums[4];
+      horizontal_sums<Scalar, kLanes>(sum[0], sum[1], sum[2], sum[3], sums);
+      if (num == 4) {
+        Vector<Scalar, 4> total = load<Scalar, 4>(sums);
+        if (accumulate) total += load<Scalar, 4>(target);
+        store<Scalar, 4>(target, total);
+      } else {
+        for (int i = 0; i < num; ++i) target[i] = accumulate ? target[i] + sums[i] : sums[i];
+      }
+    }
+  }
+}
+
+template <class Scalar, int kSamples, int kStride>
+void scatter(const EntryRuns& runs, const Scalar* values, std::uint32_t value_base, const Scalar* rows,
+             std::int64_t row_stride, Scalar* out) {
+  constexpr int kLanes = Tile<Scalar, kSamples>::kLanes;
+  constexpr int kVectors = Tile<Scalar, kSamples>::kVectors;
+  using V = Vector<Scalar, kLanes>;
+  for (std::int64_t row = 0; row < runs.num_rows; ++row) {
+    if (runs.begin[row] == runs.end[row]) continue;
+    V mine[kVectors];
+    for (int t = 0; t < kVectors; ++t) mine[t] = load<Scalar, kLanes>(rows + row * row_stride + t * kLanes);
+    for (std::uint32_t entry = runs.begin[row]; entry < runs.end[row]; ++entry) {
+      Scalar* const column = out + static_cast<std::int64_t>(runs.offsets[entry]) * kStride;
+      const Scalar value = values[entry - value_base];
+      for (int t = 0; t < kVectors; ++t) {
+        store<Scalar, kLanes>(column + t * kLanes, load<Scalar, kLanes>(column + t * kLanes) + mine[t] * value);
+      }
+    }
+  }
+}
+
+template <class Scalar>
+void sum_rows(const Scalar* rows, std::int64_t row_stride, std::int64_t num_rows, int num_samples, Scalar* out,
+              bool accumulate) {
+  for (std::int64_t row = 0; row < num_rows; ++row) {
+    Scalar partial[8] = {};
+    int s = 0;
+    for (; s + 8 <= num_samples; s += 8) {
+      for (int i = 0; i < 8; ++i) partial[i] += rows[row * row_stride + s + i];
+    }
+    for (; s < num_samples; ++s) partial[s & 7] += rows[row * row_stride + s];
+    const Scalar total = ((partial[0] + partial[4]) + (partial[2] + partial[6])) +
+                         ((partial[1] + partial[5]) + (partial[3] + partial[7]));
+    out[row] = accumulate ? out[row] + total : total;
+  }
+}
+
+/// to[j][i] = from[i][j] for a square of 8 floats.
+inline void transpose_8x8(const float* from, std::int64_t from_stride, float* to, std::int64_t to_stride) {
+  using V = Vector<float, 8>;
+  V r[8];
+  for (int i = 0; i < 8; ++i) r[i] = load<float, 8>(from + i * from_stride);
+  V a[8];
+  for (int i = 0; i < 4; ++i) {
+    a[2 * i] = __builtin_shufflevector(r[2 * i], r[2 * i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+    a[2 * i + 1] = __builtin_shufflevector(r[2 * i], r[2 * i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+  }
+  V b[8];
+  for (int i = 0; i < 2; ++i) {
+    b[4 * i + 0] = __builtin_shufflevector(a[4 * i], a[4 * i + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+    b[4 * i + 1] = __builtin_shufflevector(a[4 * i], a[4 * i + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+    b[4 * i + 2] = __builtin_shufflevector(a[4 * i + 1], a[4 * i + 3], 0, 1, 8, 9, 4, 5, 12, 13);
+    b[4 * i + 3] = __builtin_shufflevector(a[4 * i + 1], a[4 * i + 3], 2, 3, 10, 11, 6, 7, 14, 15);
+  }
+  for (int i = 0; i < 4; ++i) {
+    store<float, 8>(to + i * to_stride, __builtin_shufflevector(b[i], b[i + 4], 0, 1, 2, 3, 8, 9, 10, 11));
+    store<float, 8>(to + (i + 4) * to_stride, __builtin_shufflevector(b[i], b[i + 4], 4, 5, 6, 7, 12, 13, 14, 15));
+  }
+}
+
+inline void transpose_8x8(const double* from, std::int64_t from_stride, double* to, std::int64_t to_stride) {
+  for (int i = 0; i < 8; ++i) {
+    for (int j = 0; j < 8; ++j) to[j * to_stride + i] = from[i * from_stride + j];
+  }
+}
+
+/// to[j][i] = from[i][j], i < num_rows, j < num_columns. A strip of 16 columns is a cache line of every row it reads.
+template <class Scalar>
+void transpose(const Scalar* from, std::int64_t from_stride, std::int64_t num_rows, std::int64_t num_columns,
+               Scalar* to, std::int64_t to_stride) {
+  const std::int64_t whole_rows = num_rows & ~std::int64_t{7};
+  std::int64_t column = 0;
+  for (; column + 16 <= num_columns; column += 16) {
+    for (std::int64_t row = 0; row < whole_rows; row += 8) {
+      transpose_8x8(from + row * from_stride + column, from_stride, to + column * to_stride + row, to_stride);
+      transpose_8x8(from + row * from_stride + column + 8, from_stride, to + (column + 8) * to_stride + row, to_stride);
+    }
+    for (std::int64_t row = whole_rows; row < num_rows; ++row) {
+      for (std::int64_t j = column; j < column + 16; ++j) to[j * to_stride + row] = from[row * from_stride + j];
+    }
+  }
+  for (; column < num_columns; ++column) {
+    for (std::int64_t row = 0; row < num_rows; ++row) to[column * to_stride + row] = from[row * from_stride + column];
+  }
+}
+
+template <class Scalar>
+void pack(const Scalar* dense, std::int64_t dense_stride, int num_samples, std::int64_t num_features, Scalar* packed,
+          int tile) {
+  transpose(dense, dense_stride, num_samples, num_features, packed, tile);
+  if (num_samples == tile) return;
+  for (std::int64_t f = 0; f < num_features; ++f) {
+    for (int s = num_samples; s < tile; ++s) packed[f * tile + s] = 0;
+  }
+}
+
+template <class Scalar>
+void unpack(const Scalar* packed, int tile, int num_samples, std::int64_t num_features, Scalar* dense,
+            std::int64_t dense_stride) {
+  // Samples are often a multiple of 4 KiB apart, in the same set of the first-level cache: a line is written whole
+  // before the next sample's takes its place.
+  const std::int64_t whole_features = num_features & ~std::int64_t{15};
+  const int whole_samples = num_samples & ~7;
+  for (std::int64_t f = 0; f < whole_features; f += 16) {
+    for (int s = 0; s < whole_samples; s += 8) {
+      transpose_8x8(packed + f * tile + s, tile, dense + s * dense_stride + f, dense_stride);
+      transpose_8x8(packed + (f + 8) * tile + s, tile, dense + s * dense_stride + f + 8, dense_stride);
+    }
+  }
+  for (int s = 0; s < num_samples; ++s) {
+    for (std::int64_t f = s < whole_samples ? whole_features : 0; f < num_features; ++f) {
+      dense[s * dense_stride + f] = packed[f * tile + s];
+    }
+  }
+}
+
+constexpr int log2_of(int value) { return value <= 1 ? 0 : 1 + log2_of(value / 2); }
+
+template <class Scalar, int kLog2>
+void fill(SparseKernels<Scalar>& table) {
+  constexpr int kSamples = 1 << kLog2;
+  table.multiply_columns[kLog2] = multiply<Scalar, kSamples, kSamples>;
+  table.multiply_positions[kLog2] = multiply<Scalar, kSamples, 1>;
+  table.dot_columns[kLog2] = dot<Scalar, kSamples, kSamples>;
+  table.dot_positions[kLog2] = dot<Scalar, kSamples, 1>;
+  table.scatter_columns[kLog2] = scatter<Scalar, kSamples, kSamples>;
+  if constexpr (kLog2 > 0) fill<Scalar, kLog2 - 1>(table);
+}
+
+template <class Scalar>
+SparseKernels<Scalar> make_table() {
+  constexpr int kMaxLog2 = log2_of(kMaxVectors * kVectorBytes / static_cast<int>(sizeof(Scalar)));
+  static_assert(kMaxLog2 < kNumTileSizes);
+  SparseKernels<Scalar> table;
+  table.max_tile_log2 = kMaxLog2;
+  fill<Scalar, kMaxLog2>(table);
+  table.sum_rows = sum_rows<Scalar>;
+  table.pack = pack<Scalar>;
+  table.unpack = unpack<Scalar>;
+  return table;
+}
+
+}  // namespace
+
+template <class Scalar>
+const SparseKernels<Scalar>& sparse_kernel_table() {
+  static const SparseKernels<Scalar> table = make_table<Scalar>();
+  return table;
+}
+
+template const SparseKernels<float>& sparse_kernel_table<float>();
+template const SparseKernels<double>& sparse_kernel_table<double>();
+
+}  // namespace itop::cpu::ITOP_SPARSE_NAMESPACE

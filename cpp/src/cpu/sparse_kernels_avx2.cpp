@@ -1,0 +1,2 @@
+#define ITOP_SPARSE_NAMESPACE avx2
+#include "cpu/sparse_kernels.inl"

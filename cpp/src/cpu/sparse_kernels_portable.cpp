@@ -1,0 +1,2 @@
+#define ITOP_SPARSE_NAMESPACE portable
+#include "cpu/sparse_kernels.inl"

@@ -1,0 +1,39 @@
+#pragma once
+
+#include "cuda/device_memory.hpp"
+#include "cuda/staging.hpp"
+#include "itop/backend.hpp"
+
+namespace itop::cuda {
+
+/// The backend of one GPU.
+///
+/// `allocate`, `combine`, `fill`, `unpack`, `pack` and `apply` return at once; `apply` can be captured in a CUDA graph.
+/// `select`, `commit`, `count` and the copies wait for the stream once, at their end, for what they return or may
+/// refuse.
+class CudaBackend final : public Backend {
+ public:
+  explicit CudaBackend(int device_index);
+
+  std::unique_ptr<WordBuffer> allocate(std::int64_t num_words, StreamHandle stream) override;
+  void copy_to_host(const Word* source, std::span<Word> target, StreamHandle stream) override;
+  void copy_from_host(std::span<const Word> source, Word* target, StreamHandle stream) override;
+  void fill(std::span<const LayerBits> layers, StreamHandle stream) override;
+  void combine(BitOperation operation, const Word* a, const Word* b, Word* target, std::int64_t num_words,
+               StreamHandle stream) override;
+  std::vector<std::int64_t> count(const Word* words, std::span<const std::int64_t> offsets,
+                                  StreamHandle stream) override;
+  void unpack(const Word* words, std::uint8_t* bytes, std::int64_t numel, StreamHandle stream) override;
+  void pack(const std::uint8_t* bytes, Word* words, std::int64_t numel, StreamHandle stream) override;
+  void select(std::span<const Selection> selections, Reduction& reduction, StreamHandle stream) override;
+  std::vector<LayerCounts> commit(std::span<const LayerCommit> layers, const CommitOptions& options,
+                                  StreamHandle stream) override;
+  void apply(std::span<const LayerApply> layers, StreamHandle stream) override;
+
+ private:
+  int device_index_;
+  DeviceMemory memory_;
+  StagingPool staging_pool_;
+};
+
+}  // namespace itop::cuda

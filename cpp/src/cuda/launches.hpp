@@ -1,0 +1,31 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <span>
+
+#include "cuda/executor.hpp"
+#include "cuda/mask_tables.hpp"
+#include "itop/backend.hpp"
+
+/// The kernels' launches, one file of device code a group. All go to `stream` and return at once.
+namespace itop::cuda {
+
+void launch_selection(SelectionKernel kernel, std::int64_t num_blocks, const SelectionTables& tables,
+                      cudaStream_t stream);
+
+/// As many launches as the rows need tables: one up to 300 layers.
+void launch_commit(std::span<const CommitEntry> rows, const CommitOptions& options, cudaStream_t stream);
+/// One launch up to 800 tensors.
+void launch_apply(std::span<const ApplyEntry> rows, cudaStream_t stream);
+void launch_fill(std::span<const LayerBits> rows, cudaStream_t stream);
+
+void launch_combine(BitOperation operation, const Word* a, const Word* b, Word* target, std::int64_t num_words,
+                    cudaStream_t stream);
+void launch_count(const Word* words, const std::int64_t* word_offsets, const std::int64_t* chunk_offsets,
+                  std::int64_t num_chunks, int num_ranges, std::uint64_t* counts, cudaStream_t stream);
+void launch_unpack(const Word* words, std::uint8_t* bytes, std::int64_t numel, cudaStream_t stream);
+void launch_pack(const std::uint8_t* bytes, Word* words, std::int64_t numel, cudaStream_t stream);
+
+}  // namespace itop::cuda

@@ -1,0 +1,346 @@
+#include "itop/sparse_convolution.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "cpu/sparse_kernels.hpp"
+#include "itop/thread_pool.hpp"
+#include "sparse_operands.hpp"
+#include "sparse_planes.hpp"
+#include "sparse_scratch.hpp"
+
+namespace itop {
+namespace {
+
+// Partial sums of the weight gradient: a fixed number, so that the result does not depend on the number of threads.
+constexpr std::int64_t kMaxSlices = 8;
+
+std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+struct WeightIndex {
+  std::int64_t in_channel, kernel_y, kernel_x;
+};
+
+WeightIndex weight_index(const ConvolutionShape& shape, std::int64_t out_channel, std::int32_t column) {
+  const std::int64_t area = shape.kernel_height * shape.kernel_width;
+  const std::int64_t group = out_channel / (shape.out_channels / shape.groups);
+  const std::int64_t place = column % area;
+  return {group * (shape.in_channels / shape.groups) + column / area, place / shape.kernel_width,
+          place % shape.kernel_width};
+}
+
+cpu::EntryRuns runs_of(const SparsePattern& pattern, std::int64_t block, std::int64_t first_row,
+                       std::int64_t last_row) {
+  return {pattern.block_starts + block * pattern.num_rows + first_row,
+          pattern.block_starts + (block + 1) * pattern.num_rows + first_row, last_row - first_row, pattern.columns};
+}
+
+/// The values in a pattern's order as Scalar; a copy only where order or type differ.
+template <class Scalar>
+class OrderedValues {
+ public:
+  OrderedValues(const SparsePattern& pattern, const void* values, ValueType type, ThreadPool& pool)
+      : copied_(pattern.permutation != nullptr || type == ValueType::kBFloat16),
+        copy_(copied_ ? static_cast<std::size_t>(pattern.num_entries()) * sizeof(Scalar) : 0),
+        values_(values) {
+    if (!copied_) return;
+    constexpr std::int64_t kEntriesPerChunk = 16384;
+    const std::int64_t count = pattern.num_entries();
+    pool.parallel_for(divide_up(count, kEntriesPerChunk), [&](std::int64_t chunk) {
+      const std::int64_t first = chunk * kEntriesPerChunk;
+      gather_values(values, type, pattern.permutation, first, std::min(kEntriesPerChunk, count - first),
+                    copy_.template as<Scalar>() + first);
+    });
+  }
+  const Scalar* data() const noexcept {
+    return copied_ ? copy_.template as<Scalar>() : static_cast<const Scalar*>(values_);
+  }
+
+ private:
+  bool copied_;
+  ScratchLease copy_;
+  const void* values_;
+};
+
+/// Runs `body(first, last)` on pieces of [0, count): at once where the caller already is one of many, else in parallel.
+template <class Body>
+void in_pieces(std::int64_t count, bool alone, ThreadPool& pool, Body&& body) {
+  const std::int64_t num_pieces = alone ? std::min<std::int64_t>(count, std::int64_t{4} * pool.num_threads()) : 1;
+  pool.parallel_for(num_pieces,
+                    [&](std::int64_t piece) { body(count * piece / num_pieces, count * (piece + 1) / num_pieces); });
+}
+
+/// Rows [first, last) of out = pattern * in on planes.
+template <class Scalar>
+void multiply_planes(const PlaneGrid& grid, const SparsePattern& pattern, const Scalar* values, const Scalar* in,
+                     const std::vector<PositionRun>& runs, std::int64_t first, std::int64_t last, const Scalar* bias,
+                     Scalar* out) {
+  const auto& kernels = cpu::sparse_kernels<Scalar>();
+  for (const PositionRun& run : runs) {
+    const std::int64_t start = grid.front() + run.start;
+    for (std::int64_t block = 0; block < pattern.num_blocks(); ++block) {
+      kernels.multiply_positions[run.log2](runs_of(pattern, block, first, last), values, 0, in + start, out + start,
+                                           grid.plane_stride(), bias == nullptr ? nullptr : bias + first, block > 0);
+    }
+  }
+}
+
+template <class Scalar>
+std::size_t planes_bytes(const PlaneGrid& grid, std::int64_t num_planes) {
+  return static_cast<std::size_t>(num_planes * grid.plane_stride()) * sizeof(Scalar);
+}
+
+/// The planes of a stack: scratch to be packed, or the images themselves where the grid is direct.
+template <class Scalar>
+class PackedPlanes {
+ public:
+  PackedPlanes(const PlaneGrid& grid, std::int64_t num_planes, const Scalar* images)
+      : grid_(grid), memory_(grid.is_direct() ? 0 : planes_bytes<Scalar>(grid, num_planes)), images_(images) {}
+
+  Scalar* target(std::int64_t plane) const noexcept {
+    return memory_.template as<Scalar>() + plane * grid_.plane_stride();
+  }
+  const Scalar* data() const noexcept { return grid_.is_direct() ? images_ : memory_.template as<Scalar>(); }
+
+ private:
+  const PlaneGrid& grid_;
+  ScratchLease memory_;
+  const Scalar* images_;
+};
+
+/// sums (+)= the dot products of output planes [first, last) with the shifted input planes.
+template <class Scalar>
+void dot_planes(const PlaneGrid& grid, const SparsePattern& pattern, const Scalar* out, const Scalar* in,
+                const std::vector<PositionRun>& runs, std::int64_t first, std::int64_t last, bool accumulate,
+                Scalar* sums) {
+  const auto& kernels = cpu::sparse_kernels<Scalar>();
+  for (const PositionRun& run : runs) {
+    const std::int64_t start = grid.front() + run.start;
+    const std::int64_t size = std::int64_t{1} << run.log2;
+    const Scalar* rows = out + first * grid.plane_stride() + start;
+    std::int64_t row_stride = grid.plane_stride();
+    const ScratchLease masked(run.num_repeated == 0 ? 0
+                                                    : static_cast<std::size_t>((last - first) * size) * sizeof(Scalar));
+    if (run.num_repeated > 0) {
+      for (std::int64_t row = 0; row < last - first; ++row) {
+        Scalar* const to = masked.as<Scalar>() + row * size;
+        std::fill_n(to, run.num_repeated, Scalar{0});
+        std::copy(rows + row * row_stride + run.num_repeated, rows + row * row_stride + size, to + run.num_repeated);
+      }
+      rows = masked.as<Scalar>();
+      row_stride = size;
+    }
+    for (std::int64_t block = 0; block < pattern.num_blocks(); ++block) {
+      kernels.dot_positions[run.log2](runs_of(pattern, block, first, last), rows, row_stride, in + start, sums, 0,
+                                      accumulate);
+    }
+    accumulate = true;
+  }
+}
+
+template <class Scalar>
+void forward(const ConvolutionPattern& pattern, const void* values, ValueType value_type, const Scalar* x,
+             std::int64_t batch, const void* bias, Scalar* y, ThreadPool& pool) {
+  const PlaneGrid grid(pattern.shape, pattern.layout);
+  const ConvolutionShape& shape = pattern.shape;
+  const int max_log2 = cpu::sparse_kernels<Scalar>().max_tile_log2;
+  const OrderedValues<Scalar> ordered(pattern.forward, values, value_type, pool);
+  const ScratchLease wide_bias(bias == nullptr ? 0 : static_cast<std::size_t>(shape.out_channels) * sizeof(Scalar));
+  if (bias != nullptr) gather_values(bias, value_type, nullptr, 0, shape.out_channels, wide_bias.as<Scalar>());
+
+  const std::int64_t in_size = shape.in_channels * shape.in_height * shape.in_width;
+  const std::int64_t out_size = shape.out_channels * shape.out_height() * shape.out_width();
+  const std::int64_t per_stack = grid.images_per_stack();
+  const std::int64_t num_stacks = divide_up(batch, per_stack);
+  const bool stacks_in_parallel = num_stacks >= pool.num_threads();
+  const auto run_stack = [&](std::int64_t stack) {
+    const std::int64_t first_image = stack * per_stack;
+    const std::int64_t num_images = std::min(per_stack, batch - first_image);
+    const Scalar* const images = x + first_image * in_size;
+    const auto runs = grid.output_runs(num_images, max_log2);
+    const PackedPlanes<Scalar> in(grid, grid.num_input_planes(), images);
+    const ScratchLease out(grid.is_direct() ? 0 : planes_bytes<Scalar>(grid, shape.out_channels));
+    in_pieces(grid.num_input_planes(), !stacks_in_parallel, pool, [&](std::int64_t first, std::int64_t last) {
+      if (!grid.is_direct()) grid.pack_inputs(images, num_images, first, last, in.target(first));
+    });
+    Scalar* const stack_out = y + first_image * out_size;
+    in_pieces(shape.out_channels, !stacks_in_parallel, pool, [&](std::int64_t first, std::int64_t last) {
+      Scalar* const planes = (grid.is_direct() ? stack_out : out.as<Scalar>()) + first * grid.plane_stride();
+      multiply_planes(grid, pattern.forward, ordered.data(), in.data(), runs, first, last, wide_bias.as<const Scalar>(),
+                      planes);
+      if (!grid.is_direct()) grid.unpack_outputs(planes, num_images, first, last, stack_out);
+    });
+  };
+  if (stacks_in_parallel) {
+    pool.parallel_for(num_stacks, run_stack);
+  } else {
+    for (std::int64_t stack = 0; stack < num_stacks; ++stack) run_stack(stack);
+  }
+}
+
+template <class Scalar>
+void backward(const ConvolutionPattern& pattern, const void* values, ValueType value_type, const Scalar* x,
+              const Scalar* output_gradient, std::int64_t batch, const ConvolutionGradients& gradients,
+              ThreadPool& pool) {
+  const PlaneGrid grid(pattern.shape, pattern.layout);
+  const ConvolutionShape& shape = pattern.shape;
+  const auto& kernels = cpu::sparse_kernels<Scalar>();
+  const std::int64_t num_entries = pattern.forward.num_entries();
+  const OrderedValues<Scalar> ordered(gradients.input == nullptr ? SparsePattern{} : pattern.transposed, values,
+                                      value_type, pool);
+
+  const std::int64_t in_size = shape.in_channels * shape.in_height * shape.in_width;
+  const std::int64_t out_size = shape.out_channels * shape.out_height() * shape.out_width();
+  const std::int64_t per_stack = grid.images_per_stack();
+  const std::int64_t num_stacks = divide_up(batch, per_stack);
+  const std::int64_t num_slices = std::min(num_stacks, kMaxSlices);
+  const bool slices_in_parallel = num_slices >= pool.num_threads();
+
+  // One slice's sums: [num_entries] of the values, then [out_channels] of the bias.
+  const std::int64_t sums_per_slice = num_entries + shape.out_channels;
+  const ScratchLease slice_sums(static_cast<std::size_t>(num_slices * sums_per_slice) * sizeof(Scalar));
+  const auto run_stack = [&](std::int64_t stack, Scalar* sums, bool accumulate) {
+    const std::int64_t first_image = stack * per_stack;
+    const std::int64_t num_images = std::min(per_stack, batch - first_image);
+    const auto output_runs = grid.output_runs(num_images, kernels.max_tile_log2);
+    const std::int64_t plane = grid.plane_stride();
+    const PackedPlanes<Scalar> in(grid, grid.num_input_planes(), x + first_image * in_size);
+    const PackedPlanes<Scalar> out(grid, shape.out_channels, output_gradient + first_image * out_size);
+    in_pieces(shape.out_channels, !slices_in_parallel, pool, [&](std::int64_t first, std::int64_t last) {
+      if (grid.is_direct()) return;
+      grid.pack_outputs(output_gradient + first_image * out_size, num_images, first, last, out.target(first));
+    });
+    in_pieces(grid.num_input_planes(), !slices_in_parallel, pool, [&](std::int64_t first, std::int64_t last) {
+      if (grid.is_direct() || gradients.values == nullptr) return;
+      grid.pack_inputs(x + first_image * in_size, num_images, first, last, in.target(first));
+    });
+    in_pieces(shape.out_channels, !slices_in_parallel, pool, [&](std::int64_t first, std::int64_t last) {
+      if (gradients.values != nullptr) {
+        dot_planes(grid, pattern.forward, out.data(), in.data(), output_runs, first, last, accumulate, sums);
+      }
+      if (gradients.bias != nullptr) {
+        kernels.sum_rows(out.data() + first * plane, plane, last - first, static_cast<int>(plane),
+                         sums + num_entries + first, accumulate);
+      }
+    });
+    if (gradients.input == nullptr) return;
+    const auto input_runs = grid.input_runs(num_images, kernels.max_tile_log2);
+    Scalar* const stack_gradient = static_cast<Scalar*>(gradients.input) + first_image * in_size;
+    in_pieces(shape.in_channels, !slices_in_parallel, pool, [&](std::int64_t first, std::int64_t last) {
+      const std::int64_t first_plane = first * grid.num_phases();
+      // The packed input is no longer needed: its memory takes the gradient.
+      Scalar* const planes = grid.is_direct() ? stack_gradient + first_plane * plane : in.target(first_plane);
+      multiply_planes<Scalar>(grid, pattern.transposed, ordered.data(), out.data(), input_runs, first_plane,
+                              last * grid.num_phases(), nullptr, planes);
+      if (!grid.is_direct()) grid.unpack_inputs(planes, num_images, first, last, stack_gradient);
+    });
+  };
+  const auto run_slice = [&](std::int64_t slice) {
+    Scalar* const sums = slice_sums.as<Scalar>() + slice * sums_per_slice;
+    const std::int64_t first = num_stacks * slice / num_slices;
+    for (std::int64_t stack = first; stack < num_stacks * (slice + 1) / num_slices; ++stack) {
+      run_stack(stack, sums, stack > first);
+    }
+  };
+  if (slices_in_parallel) {
+    pool.parallel_for(num_slices, run_slice);
+  } else {
+    for (std::int64_t slice = 0; slice < num_slices; ++slice) run_slice(slice);
+  }
+
+  const auto add_slices = [&](void* target, std::int64_t offset, std::int64_t count) {
+    constexpr std::int64_t kPerChunk = 8192;
+    pool.parallel_for(divide_up(count, kPerChunk), [&](std::int64_t chunk) {
+      const std::int64_t first = chunk * kPerChunk;
+      const std::int64_t size = std::min(kPerChunk, count - first);
+      Scalar total[kPerChunk] = {};
+      for (std::int64_t slice = 0; slice < num_slices; ++slice) {
+        const Scalar* const sums = slice_sums.as<const Scalar>() + slice * sums_per_slice + offset + first;
+        for (std::int64_t i = 0; i < size; ++i) total[i] += sums[i];
+      }
+      write_values(total, size, target, value_type, first);
+    });
+  };
+  if (gradients.values != nullptr) add_slices(gradients.values, 0, num_entries);
+  if (gradients.bias != nullptr) add_slices(gradients.bias, num_entries, shape.out_channels);
+}
+
+void check_types(ValueType values, ValueType activations) {
+  if (activations == ValueType::kBFloat16 || (values == ValueType::kFloat64) != (activations == ValueType::kFloat64)) {
+    throw std::invalid_argument("a convolution's images are float32, or float64 with values of float64");
+  }
+}
+
+}  // namespace
+
+std::int64_t num_convolution_planes(const ConvolutionShape& shape) {
+  return PlaneGrid(shape, PlaneLayout::kPositions).num_input_planes();
+}
+
+void fill_convolution_shifts(const ConvolutionShape& shape, PlaneLayout layout, const std::int64_t* row_pointers,
+                             const std::int32_t* columns, std::int32_t* shifts) {
+  const PlaneGrid grid(shape, layout);
+  for (std::int64_t row = 0; row < shape.out_channels; ++row) {
+    for (std::int64_t e = row_pointers[row]; e < row_pointers[row + 1]; ++e) {
+      const WeightIndex index = weight_index(shape, row, columns[e]);
+      const PlaneGrid::Tap tap = grid.tap(index.kernel_y, index.kernel_x);
+      const std::int64_t plane = index.in_channel * grid.num_phases() + tap.phase;
+      shifts[e] = static_cast<std::int32_t>(plane * grid.plane_stride() + tap.shift);
+    }
+  }
+}
+
+void transpose_convolution(const ConvolutionShape& shape, PlaneLayout layout, const std::int64_t* row_pointers,
+                           const std::int32_t* columns, std::int64_t* plane_pointers, std::int32_t* out_channels,
+                           std::uint32_t* permutation, std::int32_t* shifts) {
+  const PlaneGrid grid(shape, layout);
+  const std::int64_t num_planes = grid.num_input_planes();
+  std::fill_n(plane_pointers, num_planes + 1, std::int64_t{0});
+  const auto for_each = [&](auto&& body) {
+    for (std::int64_t row = 0; row < shape.out_channels; ++row) {
+      for (std::int64_t e = row_pointers[row]; e < row_pointers[row + 1]; ++e) {
+        const WeightIndex index = weight_index(shape, row, columns[e]);
+        const PlaneGrid::Tap tap = grid.tap(index.kernel_y, index.kernel_x);
+        body(row, e, index.in_channel * grid.num_phases() + tap.phase, tap.shift);
+      }
+    }
+  };
+  for_each([&](std::int64_t, std::int64_t, std::int64_t plane, std::int64_t) { ++plane_pointers[plane + 1]; });
+  for (std::int64_t plane = 0; plane < num_planes; ++plane) plane_pointers[plane + 1] += plane_pointers[plane];
+  std::vector<std::int64_t> next(plane_pointers, plane_pointers + num_planes);
+  for_each([&](std::int64_t row, std::int64_t e, std::int64_t plane, std::int64_t shift) {
+    const std::int64_t to = next[static_cast<std::size_t>(plane)]++;
+    out_channels[to] = static_cast<std::int32_t>(row);
+    permutation[to] = static_cast<std::uint32_t>(e);
+    shifts[to] = static_cast<std::int32_t>(row * grid.plane_stride() - shift);
+  });
+}
+
+void sparse_convolution_forward(const ConvolutionPattern& pattern, const void* values, ValueType value_type,
+                                const void* x, ValueType type, std::int64_t batch, const void* bias, void* y,
+                                ThreadPool& pool) {
+  check_types(value_type, type);
+  if (type == ValueType::kFloat64) {
+    forward(pattern, values, value_type, static_cast<const double*>(x), batch, bias, static_cast<double*>(y), pool);
+  } else {
+    forward(pattern, values, value_type, static_cast<const float*>(x), batch, bias, static_cast<float*>(y), pool);
+  }
+}
+
+void sparse_convolution_backward(const ConvolutionPattern& pattern, const void* values, ValueType value_type,
+                                 const void* x, const void* output_gradient, ValueType type, std::int64_t batch,
+                                 const ConvolutionGradients& gradients, ThreadPool& pool) {
+  check_types(value_type, type);
+  if (type == ValueType::kFloat64) {
+    backward(pattern, values, value_type, static_cast<const double*>(x), static_cast<const double*>(output_gradient),
+             batch, gradients, pool);
+  } else {
+    backward(pattern, values, value_type, static_cast<const float*>(x), static_cast<const float*>(output_gradient),
+             batch, gradients, pool);
+  }
+}
+
+}  // namespace itop

@@ -1,0 +1,293 @@
+#include "itop/sparse_linear.hpp"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "cpu/sparse_kernels.hpp"
+#include "itop/thread_pool.hpp"
+#include "sparse_operands.hpp"
+#include "sparse_scratch.hpp"
+
+namespace itop {
+namespace {
+
+// Packed operands are copies: a huge batch passes through them in groups of samples.
+constexpr std::int64_t kMaxGroupSamples = 1024;
+constexpr std::int64_t kMaxGroupBytes = std::int64_t{256} << 20;
+
+void check_types(ValueType values, ValueType activations) {
+  if ((values == ValueType::kFloat64) != (activations == ValueType::kFloat64)) {
+    throw std::invalid_argument("values and activations must both be float64 or neither");
+  }
+}
+
+template <class Scalar>
+std::int64_t group_samples(std::int64_t num_features, int max_log2) {
+  const std::int64_t tile = std::int64_t{1} << max_log2;
+  const std::int64_t fitting = kMaxGroupBytes / static_cast<std::int64_t>(sizeof(Scalar)) / (num_features + 1);
+  return std::clamp(fitting / tile * tile, tile, kMaxGroupSamples);
+}
+
+cpu::EntryRuns runs_of(const SparsePattern& pattern, std::int64_t block, std::int64_t first_row,
+                       std::int64_t last_row) {
+  return {pattern.block_starts + block * pattern.num_rows + first_row,
+          pattern.block_starts + (block + 1) * pattern.num_rows + first_row, last_row - first_row, pattern.columns};
+}
+
+std::int64_t first_entry(const SparsePattern& pattern, std::int64_t row) { return pattern.block_starts[row]; }
+
+std::int64_t end_of_row(const SparsePattern& pattern, std::int64_t row) {
+  return pattern.block_starts[pattern.num_blocks() * pattern.num_rows + row];
+}
+
+/// The values of rows [first_row, last_row) as Scalar, in the pattern's order.
+template <class Scalar>
+class PanelValues {
+ public:
+  PanelValues(const SparsePattern& pattern, const void* values, ValueType type, std::int64_t first_row,
+              std::int64_t last_row)
+      : pattern_(pattern),
+        values_(values),
+        type_(type),
+        copied_(pattern.permutation != nullptr || type == ValueType::kBFloat16),
+        first_row_(first_row),
+        last_row_(last_row),
+        base_(copied_ ? first_entry(pattern, first_row) : 0),
+        copy_(copied_ ? static_cast<std::size_t>(end_of_row(pattern, last_row - 1) - base_) * sizeof(Scalar) : 0) {}
+
+  /// Makes the entries of a block of columns ready: gathered just before use, they are still in the cache then.
+  void prepare(std::int64_t block) {
+    if (!copied_) return;
+    const cpu::EntryRuns runs = runs_of(pattern_, block, first_row_, last_row_);
+    for (std::int64_t row = 0; row < runs.num_rows; ++row) {
+      gather_values(values_, type_, pattern_.permutation, runs.begin[row],
+                    static_cast<std::int64_t>(runs.end[row]) - runs.begin[row],
+                    copy_.template as<Scalar>() + (runs.begin[row] - base_));
+    }
+  }
+
+  const Scalar* data() const noexcept {
+    return copied_ ? copy_.template as<Scalar>() : static_cast<const Scalar*>(values_);
+  }
+  std::uint32_t base() const noexcept { return static_cast<std::uint32_t>(base_); }
+
+ private:
+  const SparsePattern& pattern_;
+  const void* values_;
+  ValueType type_;
+  bool copied_;
+  std::int64_t first_row_;
+  std::int64_t last_row_;
+  std::int64_t base_;
+  ScratchLease copy_;
+};
+
+/// A group of samples of one dense operand, packed in tiles.
+template <class Scalar>
+class PackedGroup {
+ public:
+  PackedGroup(const ActivationView& dense, std::int64_t num_features, const std::vector<SampleTile>& tiles,
+              ThreadPool& pool)
+      : num_features_(num_features),
+        memory_(static_cast<std::size_t>(packed_samples(tiles) * num_features) * sizeof(Scalar)) {
+    pack_activations(dense, num_features, tiles, memory_.template as<Scalar>(), pool);
+  }
+
+  const Scalar* tile(const SampleTile& tile) const noexcept {
+    return memory_.template as<Scalar>() + tile.packed_before * num_features_;
+  }
+
+ private:
+  std::int64_t num_features_;
+  ScratchLease memory_;
+};
+
+template <class Scalar>
+std::vector<std::int64_t> panels_for(const SparsePattern& pattern, const std::vector<SampleTile>& tiles,
+                                     const ThreadPool& pool) {
+  const std::int64_t tile_bytes = tiles.front().size() * static_cast<std::int64_t>(sizeof(Scalar));
+  return cut_panels(pattern, tile_bytes, tile_bytes * pattern.num_columns, packed_samples(tiles), pool.num_threads());
+}
+
+/// out = W in + bias for one group; `out` has the rows of the pattern as features.
+template <class Scalar>
+void multiply(const SparsePattern& pattern, const void* values, ValueType value_type, const PackedGroup<Scalar>& in,
+              const std::vector<SampleTile>& tiles, const Scalar* bias, void* out, ValueType out_type,
+              ThreadPool& pool) {
+  const auto& kernels = cpu::sparse_kernels<Scalar>();
+  const auto panels = panels_for<Scalar>(pattern, tiles, pool);
+  pool.parallel_for(static_cast<std::int64_t>(panels.size()) - 1, [&](std::int64_t panel) {
+    const std::int64_t first_row = panels[panel];
+    const std::int64_t num_rows = panels[panel + 1] - first_row;
+    if (num_rows == 0) return;
+    PanelValues<Scalar> panel_values(pattern, values, value_type, first_row, first_row + num_rows);
+    const ScratchLease results(static_cast<std::size_t>(num_rows * packed_samples(tiles)) * sizeof(Scalar));
+    for (std::int64_t block = 0; block < pattern.num_blocks(); ++block) {
+      panel_values.prepare(block);
+      for (const SampleTile& tile : tiles) {
+        kernels.multiply_columns[tile.log2](runs_of(pattern, block, first_row, first_row + num_rows),
+                                            panel_values.data(), panel_values.base(), in.tile(tile),
+                                            results.as<Scalar>() + tile.packed_before * num_rows, tile.size(),
+                                            bias == nullptr ? nullptr : bias + first_row, block > 0);
+      }
+    }
+    for (const SampleTile& tile : tiles) {
+      unpack_features(results.as<Scalar>() + tile.packed_before * num_rows, tile, first_row, num_rows, out, out_type,
+                      pattern.num_rows);
+    }
+  });
+}
+
+/// input gradient = W^T g for one group, in row order: a thread owns the columns it adds to.
+template <class Scalar>
+void scatter(const SparsePattern& pattern, const Scalar* values, const PackedGroup<Scalar>& output_gradient,
+             const std::vector<SampleTile>& tiles, void* input_gradient, ValueType type, ThreadPool& pool) {
+  const auto& kernels = cpu::sparse_kernels<Scalar>();
+  const std::int64_t num_columns = pattern.num_columns;
+  const ScratchLease results(static_cast<std::size_t>(packed_samples(tiles) * num_columns) * sizeof(Scalar));
+  pool.parallel_for(pattern.num_blocks(), [&](std::int64_t block) {
+    const std::int64_t first_column = block * pattern.block_width;
+    const std::int64_t last_column = std::min(num_columns, first_column + pattern.block_width);
+    for (const SampleTile& tile : tiles) {
+      Scalar* const out = results.as<Scalar>() + tile.packed_before * num_columns;
+      std::fill(out + first_column * tile.size(), out + last_column * tile.size(), Scalar{0});
+      kernels.scatter_columns[tile.log2](runs_of(pattern, block, 0, pattern.num_rows), values, 0,
+                                         output_gradient.tile(tile), tile.size(), out);
+      unpack_features(out + first_column * tile.size(), tile, first_column, last_column - first_column, input_gradient,
+                      type, num_columns);
+    }
+  });
+}
+
+/// value gradients (+)= <g[row], x[column]> and the bias gradient of one group.
+template <class Scalar>
+void dot(const SparsePattern& pattern, const PackedGroup<Scalar>& x, const PackedGroup<Scalar>& output_gradient,
+         const std::vector<SampleTile>& tiles, bool accumulate_first, Scalar* value_gradient, Scalar* bias_gradient,
+         ThreadPool& pool) {
+  const auto& kernels = cpu::sparse_kernels<Scalar>();
+  const auto panels = panels_for<Scalar>(pattern, tiles, pool);
+  pool.parallel_for(static_cast<std::int64_t>(panels.size()) - 1, [&](std::int64_t panel) {
+    const std::int64_t first_row = panels[panel];
+    const std::int64_t last_row = panels[panel + 1];
+    for (const SampleTile& tile : tiles) {
+      const bool accumulate = accumulate_first || tile.packed_before > 0;
+      const Scalar* const rows = output_gradient.tile(tile) + first_row * tile.size();
+      for (std::int64_t block = 0; value_gradient != nullptr && block < pattern.num_blocks(); ++block) {
+        kernels.dot_columns[tile.log2](runs_of(pattern, block, first_row, last_row), rows, tile.size(), x.tile(tile),
+                                       value_gradient, 0, accumulate);
+      }
+      if (bias_gradient != nullptr) {
+        kernels.sum_rows(rows, tile.size(), last_row - first_row, tile.num_samples, bias_gradient + first_row,
+                         accumulate);
+      }
+    }
+  });
+}
+
+template <class Scalar>
+void forward(const SparsePattern& pattern, const void* values, ValueType value_type, const ActivationView& x,
+             const void* bias, void* y, ThreadPool& pool) {
+  const int max_log2 = cpu::sparse_kernels<Scalar>().max_tile_log2;
+  const ScratchLease wide_bias(bias == nullptr ? 0 : static_cast<std::size_t>(pattern.num_rows) * sizeof(Scalar));
+  if (bias != nullptr) gather_values(bias, value_type, nullptr, 0, pattern.num_rows, wide_bias.as<Scalar>());
+  const std::int64_t group = group_samples<Scalar>(pattern.num_columns, max_log2);
+  for (std::int64_t first = 0; first < x.batch; first += group) {
+    const auto tiles = tile_samples(first, std::min(group, x.batch - first), max_log2);
+    const PackedGroup<Scalar> packed(x, pattern.num_columns, tiles, pool);
+    multiply(pattern, values, value_type, packed, tiles, wide_bias.as<const Scalar>(), y, x.type, pool);
+  }
+}
+
+/// Sums of gradients need the wide type: memory of it where the caller's type is narrow, else the caller's own.
+template <class Scalar>
+class WideGradient {
+ public:
+  WideGradient(void* target, std::int64_t count, ValueType type, bool is_sum_of_nothing)
+      : target_(target),
+        count_(count),
+        type_(type),
+        wide_(narrow() ? static_cast<std::size_t>(count) * sizeof(Scalar) : 0) {
+    if (target != nullptr && is_sum_of_nothing) std::fill_n(data(), count, Scalar{0});
+  }
+
+  Scalar* data() const noexcept { return narrow() ? wide_.template as<Scalar>() : static_cast<Scalar*>(target_); }
+  void finish() const {
+    if (narrow()) write_values(data(), count_, target_, type_, 0);
+  }
+
+ private:
+  bool narrow() const noexcept { return target_ != nullptr && type_ == ValueType::kBFloat16; }
+
+  void* target_;
+  std::int64_t count_;
+  ValueType type_;
+  ScratchLease wide_;
+};
+
+template <class Scalar>
+void backward(const SparsePattern& pattern, const SparsePattern* transposed, const void* values, ValueType value_type,
+              const ActivationView& x, const ActivationView& output_gradient, const LinearGradients& gradients,
+              ThreadPool& pool) {
+  const int max_log2 = cpu::sparse_kernels<Scalar>().max_tile_log2;
+  const std::int64_t num_entries = pattern.num_entries();
+  const bool is_empty = output_gradient.batch == 0;
+  const WideGradient<Scalar> value_gradient(gradients.values, num_entries, value_type, is_empty);
+  const WideGradient<Scalar> bias_gradient(gradients.bias, pattern.num_rows, value_type, is_empty);
+  const bool scatters = gradients.input != nullptr && transposed == nullptr;
+  const bool widens = scatters && value_type == ValueType::kBFloat16;
+  const ScratchLease wide_values(widens ? static_cast<std::size_t>(num_entries) * sizeof(Scalar) : 0);
+  if (widens) gather_values(values, value_type, nullptr, 0, num_entries, wide_values.as<Scalar>());
+
+  const std::int64_t group = group_samples<Scalar>(std::max(pattern.num_columns, pattern.num_rows), max_log2);
+  for (std::int64_t first = 0; first < output_gradient.batch; first += group) {
+    const auto tiles = tile_samples(first, std::min(group, output_gradient.batch - first), max_log2);
+    const PackedGroup<Scalar> packed(output_gradient, pattern.num_rows, tiles, pool);
+    if (scatters) {
+      scatter(pattern, widens ? wide_values.as<const Scalar>() : static_cast<const Scalar*>(values), packed, tiles,
+              gradients.input, output_gradient.type, pool);
+    } else if (gradients.input != nullptr) {
+      multiply<Scalar>(*transposed, values, value_type, packed, tiles, nullptr, gradients.input, output_gradient.type,
+                       pool);
+    }
+    if (gradients.values != nullptr) {
+      const PackedGroup<Scalar> packed_x(x, pattern.num_columns, tiles, pool);
+      dot(pattern, packed_x, packed, tiles, first > 0, value_gradient.data(), bias_gradient.data(), pool);
+    } else if (gradients.bias != nullptr) {
+      dot(pattern, packed, packed, tiles, first > 0, static_cast<Scalar*>(nullptr), bias_gradient.data(), pool);
+    }
+  }
+  value_gradient.finish();
+  bias_gradient.finish();
+}
+
+}  // namespace
+
+void sparse_linear_forward(const SparsePattern& pattern, const void* values, ValueType value_type,
+                           const ActivationView& x, const void* bias, void* y, ThreadPool& pool) {
+  check_types(value_type, x.type);
+  if (pattern.num_rows == 0) return;
+  if (value_type == ValueType::kFloat64) {
+    forward<double>(pattern, values, value_type, x, bias, y, pool);
+  } else {
+    forward<float>(pattern, values, value_type, x, bias, y, pool);
+  }
+}
+
+void sparse_linear_backward(const SparsePattern& pattern, const SparsePattern* transposed, const void* values,
+                            ValueType value_type, const ActivationView& x, const ActivationView& output_gradient,
+                            const LinearGradients& gradients, ThreadPool& pool) {
+  check_types(value_type, output_gradient.type);
+  if (pattern.permutation != nullptr) throw std::invalid_argument("gradients need the pattern in row order");
+  if (gradients.values != nullptr && (x.batch != output_gradient.batch || x.type != output_gradient.type)) {
+    throw std::invalid_argument("input and output gradient must agree in batch and type");
+  }
+  if (value_type == ValueType::kFloat64) {
+    backward<double>(pattern, transposed, values, value_type, x, output_gradient, gradients, pool);
+  } else {
+    backward<float>(pattern, transposed, values, value_type, x, output_gradient, gradients, pool);
+  }
+}
+
+}  // namespace itop

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "cpu/sparse_kernels.hpp"
+#include "itop/sparse_linear.hpp"
+#include "itop/sparse_matrix.hpp"
+
+namespace itop {
+
+/// Up to `2^log2` samples that a kernel handles together.
+struct SampleTile {
+  std::int64_t first = 0;  ///< of the batch
+  int num_samples = 0;
+  int log2 = 0;
+  std::int64_t packed_before = 0;  ///< samples of the earlier tiles, padding included
+
+  int size() const noexcept { return 1 << log2; }
+};
+
+/// Cuts [first, first + count) into tiles of at most 2^max_log2, padding little.
+std::vector<SampleTile> tile_samples(std::int64_t first, std::int64_t count, int max_log2);
+
+std::int64_t packed_samples(const std::vector<SampleTile>& tiles);
+
+/// packed: tile after tile `[features][tile size]`, from rows `[batch, features]`.
+template <class Scalar>
+void pack_activations(const ActivationView& dense, std::int64_t num_features, const std::vector<SampleTile>& tiles,
+                      Scalar* packed, ThreadPool& pool);
+
+/// Writes features [first_feature, first_feature + count) of a tile's samples to rows `[batch, num_features]`.
+/// @param packed [count][tile size]
+template <class Scalar>
+void unpack_features(const Scalar* packed, const SampleTile& tile, std::int64_t first_feature, std::int64_t count,
+                     void* dense, ValueType type, std::int64_t num_features);
+
+/// out[i] = values[permutation[i]], or values[i] where the permutation is null, for i in [0, count).
+template <class Scalar>
+void gather_values(const void* values, ValueType type, const std::uint32_t* permutation, std::int64_t first,
+                   std::int64_t count, Scalar* out);
+
+/// to[i] = from[i], rounded to nearest even where `type` is narrower.
+template <class Scalar>
+void write_values(const Scalar* from, std::int64_t count, void* to, ValueType type, std::int64_t first);
+
+/// First rows of panels of about equal work, with `num_rows` at the end.
+/// @param row_bytes bytes of one row of the dense result, a tile wide
+/// @param in_bytes  bytes of the whole dense operand, a tile wide
+std::vector<std::int64_t> cut_panels(const SparsePattern& pattern, std::int64_t row_bytes, std::int64_t in_bytes,
+                                     std::int64_t num_samples, int num_threads);
+
+}  // namespace itop

@@ -1,0 +1,333 @@
+#include "sparse_planes.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+#include "cpu/sparse_kernels.hpp"
+#include "sparse_scratch.hpp"
+
+namespace itop {
+namespace {
+
+constexpr std::int64_t kInterleave = 16;
+constexpr std::int64_t kMaxRun = std::int64_t{1} << (cpu::kNumTileSizes - 1);
+constexpr int kMinRunLog2 = 4;
+
+std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+std::int64_t floor_divide(std::int64_t a, std::int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
+
+/// Rows of images are short: a call of memcpy would cost more than the copy.
+template <class Scalar>
+void copy(const Scalar* from, std::int64_t count, Scalar* to) {
+  constexpr std::int64_t kPiece = 8;
+  if (count >= 256) {
+    std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(Scalar));
+  } else if (count >= kPiece) {
+    for (std::int64_t i = 0; i + kPiece <= count; i += kPiece) std::memcpy(to + i, from + i, kPiece * sizeof(Scalar));
+    std::memcpy(to + count - kPiece, from + count - kPiece, kPiece * sizeof(Scalar));
+  } else {
+    for (std::int64_t i = 0; i < count; ++i) to[i] = from[i];
+  }
+}
+
+template <class Scalar>
+void zero(Scalar* from, const Scalar* to) {
+  if (to - from >= 64) {
+    std::memset(from, 0, static_cast<std::size_t>(to - from) * sizeof(Scalar));
+  } else {
+    for (; from < to; ++from) *from = 0;
+  }
+}
+
+void check(const ConvolutionShape& shape) {
+  const auto require = [](bool holds, const char* what) {
+    if (!holds) throw std::invalid_argument(std::string("a convolution needs ") + what);
+  };
+  require(shape.in_channels > 0 && shape.out_channels > 0, "channels");
+  require(shape.groups > 0 && shape.in_channels % shape.groups == 0 && shape.out_channels % shape.groups == 0,
+          "groups that divide its channels");
+  require(shape.kernel_height > 0 && shape.kernel_width > 0, "a kernel of at least 1x1");
+  require(shape.stride_height > 0 && shape.stride_width > 0, "a stride of at least 1");
+  require(shape.dilation_height > 0 && shape.dilation_width > 0, "a dilation of at least 1");
+  require(shape.padding_height >= 0 && shape.padding_width >= 0, "a padding of at least 0");
+  require(shape.in_height + 2 * shape.padding_height > shape.dilation_height * (shape.kernel_height - 1) &&
+              shape.in_width + 2 * shape.padding_width > shape.dilation_width * (shape.kernel_width - 1),
+          "images that are not smaller than its kernel");
+}
+
+}  // namespace
+
+PlaneGrid::Extent PlaneGrid::extent(std::int64_t in, std::int64_t out, std::int64_t kernel, std::int64_t stride,
+                                    std::int64_t padding, std::int64_t dilation) {
+  const std::int64_t min_shift = std::min<std::int64_t>(0, floor_divide(-padding, stride));
+  const std::int64_t max_shift = std::max<std::int64_t>(0, floor_divide((kernel - 1) * dilation - padding, stride));
+  return {std::max(divide_up(in, stride) - min_shift, out + max_shift), min_shift, max_shift};
+}
+
+PlaneGrid::PlaneGrid(const ConvolutionShape& shape, PlaneLayout layout) : shape_(shape) {
+  check(shape);
+  interleave_ = layout == PlaneLayout::kInterleaved ? kInterleave : 1;
+  vertical_ = extent(shape.in_height, shape.out_height(), shape.kernel_height, shape.stride_height,
+                     shape.padding_height, shape.dilation_height);
+  horizontal_ = extent(shape.in_width, shape.out_width(), shape.kernel_width, shape.stride_width, shape.padding_width,
+                       shape.dilation_width);
+
+  phase_index_.assign(static_cast<std::size_t>(shape.stride_height * shape.stride_width), -1);
+  for (std::int64_t ky = 0; ky < shape.kernel_height; ++ky) {
+    for (std::int64_t kx = 0; kx < shape.kernel_width; ++kx) {
+      const std::int64_t ty = ky * shape.dilation_height - shape.padding_height;
+      const std::int64_t tx = kx * shape.dilation_width - shape.padding_width;
+      const Phase phase{ty - floor_divide(ty, shape.stride_height) * shape.stride_height,
+                        tx - floor_divide(tx, shape.stride_width) * shape.stride_width};
+      auto& index = phase_index_[static_cast<std::size_t>(phase.y * shape.stride_width + phase.x)];
+      if (index >= 0) continue;
+      index = static_cast<std::int64_t>(phases_.size());
+      phases_.push_back(phase);
+    }
+  }
+
+  const std::int64_t image_size = shape.in_height * shape.in_width;
+  const bool pointwise = shape.kernel_height == 1 && shape.kernel_width == 1 && shape.stride_height == 1 &&
+                         shape.stride_width == 1 && shape.padding_height == 0 && shape.padding_width == 0;
+  if (pointwise && interleave_ == 1 && image_size >= (std::int64_t{1} << kMinRunLog2)) {
+    direct_ = true;
+    plane_stride_ = image_size;
+    return;
+  }
+
+  // Small images are stacked until a run is long and the values of a channel are read for many positions.
+  const std::int64_t positions = vertical_.pitch * horizontal_.pitch;
+  if (interleave_ == 1) images_ = std::clamp<std::int64_t>(512 / positions, 1, 8);
+  const std::int64_t reach = std::max(vertical_.max_shift, -vertical_.min_shift) * horizontal_.pitch +
+                             std::max(horizontal_.max_shift, -horizontal_.min_shift);
+  front_ = divide_up(reach * interleave_, kInterleave) * kInterleave;
+  std::int64_t lines = divide_up(2 * front_ + images_ * positions * interleave_ + kMaxRun, kInterleave);
+  lines |= 1;  // an odd number of cache lines: equal positions of neighbouring planes fall into different sets
+  plane_stride_ = lines * kInterleave;
+  const std::int64_t planes = std::max(num_input_planes(), shape.out_channels);
+  if (planes > std::numeric_limits<std::int32_t>::max() / plane_stride_) {
+    throw std::invalid_argument("the convolution's planes are too large for 32-bit shifts: " + std::to_string(planes) +
+                                " of " + std::to_string(plane_stride_));
+  }
+}
+
+PlaneGrid::Tap PlaneGrid::tap(std::int64_t kernel_y, std::int64_t kernel_x) const {
+  const std::int64_t ty = kernel_y * shape_.dilation_height - shape_.padding_height;
+  const std::int64_t tx = kernel_x * shape_.dilation_width - shape_.padding_width;
+  const std::int64_t dy = floor_divide(ty, shape_.stride_height);
+  const std::int64_t dx = floor_divide(tx, shape_.stride_width);
+  const std::int64_t phase_y = ty - dy * shape_.stride_height;
+  const std::int64_t phase_x = tx - dx * shape_.stride_width;
+  return {phase_index_[static_cast<std::size_t>(phase_y * shape_.stride_width + phase_x)],
+          (dy * horizontal_.pitch + dx) * interleave_};
+}
+
+std::vector<PositionRun> PlaneGrid::runs(std::int64_t num_images, std::int64_t height, std::int64_t width,
+                                         int max_log2) const {
+  std::vector<PositionRun> result;
+  const auto append = [&](std::int64_t start, std::int64_t count) {
+    while (count > 0) {
+      int log2 = max_log2;
+      while (log2 > kMinRunLog2 && count * 4 <= (std::int64_t{3} << log2)) --log2;
+      result.push_back({start, log2});
+      start += std::int64_t{1} << log2;
+      count -= std::int64_t{1} << log2;
+    }
+  };
+  const std::int64_t pitch = horizontal_.pitch;
+  if (direct_) {
+    // What follows a plane is another one: the last run starts early instead of ending late.
+    while ((std::int64_t{1} << max_log2) > plane_stride_) --max_log2;
+    append(0, plane_stride_);
+    for (PositionRun& run : result) {
+      const std::int64_t latest = plane_stride_ - (std::int64_t{1} << run.log2);
+      run.num_repeated = static_cast<int>(std::max<std::int64_t>(0, run.start - latest));
+      run.start -= run.num_repeated;
+    }
+  } else if (interleave_ == 1) {
+    // One run over rows and borders: borders cost a little arithmetic, short runs would cost more.
+    append(0, (num_images - 1) * vertical_.pitch * pitch + (height - 1) * pitch + width);
+  } else if (pitch == width) {
+    append(0, height * width * interleave_);
+  } else {
+    // A run may end at most one position past its row (see append): on the border, which is zero.
+    for (std::int64_t y = 0; y < height; ++y) append(y * pitch * interleave_, width * interleave_);
+  }
+  return result;
+}
+
+std::vector<PositionRun> PlaneGrid::output_runs(std::int64_t num_images, int max_log2) const {
+  return runs(num_images, shape_.out_height(), shape_.out_width(), max_log2);
+}
+
+std::vector<PositionRun> PlaneGrid::input_runs(std::int64_t num_images, int max_log2) const {
+  return runs(num_images, divide_up(shape_.in_height, shape_.stride_height),
+              divide_up(shape_.in_width, shape_.stride_width), max_log2);
+}
+
+PlaneGrid::Picture PlaneGrid::output_picture() const {
+  const std::int64_t height = shape_.out_height();
+  const std::int64_t width = shape_.out_width();
+  return {shape_.out_channels, height, width, 0, 0, 1, 1, height, width};
+}
+
+PlaneGrid::Picture PlaneGrid::input_picture(const Phase& phase) const {
+  const auto count = [](std::int64_t in, std::int64_t first, std::int64_t step) {
+    return in <= first ? 0 : divide_up(in - first, step);
+  };
+  return {shape_.in_channels,
+          shape_.in_height,
+          shape_.in_width,
+          phase.y,
+          phase.x,
+          shape_.stride_height,
+          shape_.stride_width,
+          count(shape_.in_height, phase.y, shape_.stride_height),
+          count(shape_.in_width, phase.x, shape_.stride_width)};
+}
+
+template <class Scalar>
+void PlaneGrid::pack_plane(const Picture& picture, const Scalar* channel, std::int64_t num_images, Scalar* plane,
+                           Scalar* interleaved) const {
+  const std::int64_t image_size = picture.image_height * picture.image_width;
+  const std::int64_t image_stride = picture.channels * image_size;
+  const std::int64_t row_stride = horizontal_.pitch * interleave_;
+  Scalar* written = plane;  // everything before it is final
+  if (interleave_ > 1) {
+    cpu::sparse_kernels<Scalar>().pack(channel, image_stride, static_cast<int>(num_images), image_size, interleaved,
+                                       static_cast<int>(interleave_));
+  }
+  const std::int64_t num_stacked = interleave_ > 1 ? 1 : num_images;
+  for (std::int64_t image = 0; image < num_stacked; ++image) {
+    const Scalar* const from = interleave_ > 1 ? interleaved : channel + image * image_stride;
+    for (std::int64_t y = 0; y < picture.height; ++y) {
+      Scalar* const to = plane + front_ + (image * vertical_.pitch + y) * row_stride;
+      const Scalar* const source =
+          from + ((picture.first_y + y * picture.step_y) * picture.image_width + picture.first_x) * interleave_;
+      zero(written, to);
+      if (picture.step_x == 1) {
+        copy(source, picture.width * interleave_, to);
+      } else if (interleave_ == 1) {
+        for (std::int64_t x = 0; x < picture.width; ++x) to[x] = source[x * picture.step_x];
+      } else {
+        for (std::int64_t x = 0; x < picture.width; ++x) {
+          copy(source + x * picture.step_x * interleave_, interleave_, to + x * interleave_);
+        }
+      }
+      written = to + picture.width * interleave_;
+    }
+  }
+  zero(written, plane + plane_stride_);
+}
+
+template <class Scalar>
+void PlaneGrid::unpack_plane(const Picture& picture, const Scalar* plane, std::int64_t num_images, Scalar* channel,
+                             Scalar* interleaved) const {
+  const std::int64_t image_size = picture.image_height * picture.image_width;
+  const std::int64_t image_stride = picture.channels * image_size;
+  const std::int64_t num_stacked = interleave_ > 1 ? 1 : num_images;
+  for (std::int64_t image = 0; image < num_stacked; ++image) {
+    Scalar* const to = interleave_ > 1 ? interleaved : channel + image * image_stride;
+    for (std::int64_t y = 0; y < picture.height; ++y) {
+      const Scalar* const from = plane + front_ + (image * vertical_.pitch + y) * horizontal_.pitch * interleave_;
+      Scalar* const target =
+          to + ((picture.first_y + y * picture.step_y) * picture.image_width + picture.first_x) * interleave_;
+      if (picture.step_x == 1) {
+        copy(from, picture.width * interleave_, target);
+      } else if (interleave_ == 1) {
+        for (std::int64_t x = 0; x < picture.width; ++x) target[x * picture.step_x] = from[x];
+      } else {
+        for (std::int64_t x = 0; x < picture.width; ++x) {
+          copy(from + x * interleave_, interleave_, target + x * picture.step_x * interleave_);
+        }
+      }
+    }
+  }
+}
+
+template <class Scalar>
+void PlaneGrid::pack_inputs(const Scalar* images, std::int64_t num_images, std::int64_t first, std::int64_t last,
+                            Scalar* planes) const {
+  const std::int64_t image_size = shape_.in_height * shape_.in_width;
+  const ScratchLease interleaved(interleave_ > 1 ? static_cast<std::size_t>(image_size * interleave_) * sizeof(Scalar)
+                                                 : 0);
+  for (std::int64_t index = first; index < last; ++index) {
+    pack_plane(input_picture(phases_[static_cast<std::size_t>(index % num_phases())]),
+               images + index / num_phases() * image_size, num_images, planes + (index - first) * plane_stride_,
+               interleaved.as<Scalar>());
+  }
+}
+
+template <class Scalar>
+void PlaneGrid::pack_outputs(const Scalar* images, std::int64_t num_images, std::int64_t first, std::int64_t last,
+                             Scalar* planes) const {
+  const std::int64_t image_size = shape_.out_height() * shape_.out_width();
+  const ScratchLease interleaved(interleave_ > 1 ? static_cast<std::size_t>(image_size * interleave_) * sizeof(Scalar)
+                                                 : 0);
+  for (std::int64_t index = first; index < last; ++index) {
+    pack_plane(output_picture(), images + index * image_size, num_images, planes + (index - first) * plane_stride_,
+               interleaved.as<Scalar>());
+  }
+}
+
+template <class Scalar>
+void PlaneGrid::unpack_outputs(const Scalar* planes, std::int64_t num_images, std::int64_t first, std::int64_t last,
+                               Scalar* images) const {
+  const std::int64_t image_size = shape_.out_height() * shape_.out_width();
+  const ScratchLease interleaved(interleave_ > 1 ? static_cast<std::size_t>(image_size * interleave_) * sizeof(Scalar)
+                                                 : 0);
+  for (std::int64_t index = first; index < last; ++index) {
+    Scalar* const channel = images + index * image_size;
+    unpack_plane(output_picture(), planes + (index - first) * plane_stride_, num_images, channel,
+                 interleaved.as<Scalar>());
+    if (interleave_ > 1) {
+      cpu::sparse_kernels<Scalar>().unpack(interleaved.as<Scalar>(), static_cast<int>(interleave_),
+                                           static_cast<int>(num_images), image_size, channel,
+                                           shape_.out_channels * image_size);
+    }
+  }
+}
+
+template <class Scalar>
+void PlaneGrid::unpack_inputs(const Scalar* planes, std::int64_t num_images, std::int64_t first_channel,
+                              std::int64_t last_channel, Scalar* images) const {
+  const std::int64_t image_size = shape_.in_height * shape_.in_width;
+  const bool unread = num_phases() < shape_.stride_height * shape_.stride_width;
+  const ScratchLease interleaved(interleave_ > 1 ? static_cast<std::size_t>(image_size * interleave_) * sizeof(Scalar)
+                                                 : 0);
+  for (std::int64_t channel = first_channel; channel < last_channel; ++channel) {
+    Scalar* const to = images + channel * image_size;
+    if (unread && interleave_ > 1) std::fill_n(interleaved.as<Scalar>(), image_size * interleave_, Scalar{0});
+    for (std::int64_t image = 0; unread && interleave_ == 1 && image < num_images; ++image) {
+      std::fill_n(to + image * shape_.in_channels * image_size, image_size, Scalar{0});
+    }
+    for (std::int64_t phase = 0; phase < num_phases(); ++phase) {
+      unpack_plane(input_picture(phases_[static_cast<std::size_t>(phase)]),
+                   planes + ((channel - first_channel) * num_phases() + phase) * plane_stride_, num_images, to,
+                   interleaved.as<Scalar>());
+    }
+    if (interleave_ > 1) {
+      cpu::sparse_kernels<Scalar>().unpack(interleaved.as<Scalar>(), static_cast<int>(interleave_),
+                                           static_cast<int>(num_images), image_size, to,
+                                           shape_.in_channels * image_size);
+    }
+  }
+}
+
+#define ITOP_INSTANTIATE(Scalar)                                                                                    \
+  template void PlaneGrid::pack_inputs<Scalar>(const Scalar*, std::int64_t, std::int64_t, std::int64_t, Scalar*)    \
+      const;                                                                                                        \
+  template void PlaneGrid::pack_outputs<Scalar>(const Scalar*, std::int64_t, std::int64_t, std::int64_t, Scalar*)   \
+      const;                                                                                                        \
+  template void PlaneGrid::unpack_outputs<Scalar>(const Scalar*, std::int64_t, std::int64_t, std::int64_t, Scalar*) \
+      const;                                                                                                        \
+  template void PlaneGrid::unpack_inputs<Scalar>(const Scalar*, std::int64_t, std::int64_t, std::int64_t, Scalar*)  \
+      const;
+ITOP_INSTANTIATE(float)
+ITOP_INSTANTIATE(double)
+#undef ITOP_INSTANTIATE
+
+}  // namespace itop

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+namespace itop {
+
+/// Memory that is kept between calls: the first touch of a fresh page costs several times a write.
+///
+/// A lease is exclusive while it lives; concurrent leases get different blocks. Contents are undefined. A lease of no
+/// bytes is null.
+class ScratchLease {
+ public:
+  explicit ScratchLease(std::size_t num_bytes);
+  ~ScratchLease();
+  ScratchLease(const ScratchLease&) = delete;
+  ScratchLease& operator=(const ScratchLease&) = delete;
+
+  /// Aligned to a cache line.
+  template <class T>
+  T* as() const noexcept {
+    return static_cast<T*>(data_);
+  }
+
+ private:
+  void* data_ = nullptr;
+  std::size_t capacity_ = 0;
+};
+
+/// Gives every block that no lease holds back to the system.
+void release_scratch();
+
+}  // namespace itop

@@ -1,0 +1,402 @@
+// The GPU's selection, run by the simulator, against the CPU's: the same bits in every case.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cpu/selection.hpp"
+#include "cuda/selection.hpp"
+#include "itop/error.hpp"
+#include "itop/thread_pool.hpp"
+#include "support/parts.hpp"
+#include "support/simulated_executor.hpp"
+
+namespace itop::cuda {
+namespace {
+
+enum class Values : std::uint8_t { kNormal, kFewDistinct, kZeros, kMostlyZero, kScaledRows };
+
+std::uint16_t to_bfloat16(float value) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return static_cast<std::uint16_t>(bits >> 16);
+}
+
+/// A half with the value's sign and a random magnitude; subnormals included.
+std::uint16_t to_float16(float value, std::mt19937_64& random) {
+  return static_cast<std::uint16_t>((value < 0 ? 0x8000u : 0u) | (value == 0.0f ? 0u : random() % 0x7C00u));
+}
+
+/// One layer in host memory.
+struct Layer {
+  std::vector<std::byte> scores;
+  DType dtype = DType::kFloat32;
+  std::vector<Word> candidates;
+  std::int64_t numel = 0;
+  IndexMap index_map;
+};
+
+Layer make_layer(std::int64_t numel, DType dtype, Values values, double density, std::mt19937_64& random) {
+  Layer layer;
+  layer.numel = numel;
+  layer.dtype = dtype;
+  layer.index_map = IndexMap::contiguous(numel);
+  layer.scores.resize(static_cast<std::size_t>(numel) * size_of(dtype));
+  layer.candidates.assign(static_cast<std::size_t>(words_for(numel)), 0);
+  std::normal_distribution<double> normal;
+  std::uniform_real_distribution<double> uniform;
+  for (std::int64_t i = 0; i < numel; ++i) {
+    double value = normal(random);
+    if (values == Values::kFewDistinct) value = std::round(2 * value);
+    if (values == Values::kZeros) value = i % 2 == 0 ? 0.0 : -0.0;
+    if (values == Values::kMostlyZero) value = uniform(random) < 0.9 ? 0.0 : value;
+    if (values == Values::kScaledRows) value *= std::pow(10.0, static_cast<double>(i / 512 % 7) - 3.0);
+    std::byte* target = layer.scores.data() + static_cast<std::size_t>(i) * size_of(dtype);
+    const auto narrow = static_cast<float>(value);
+    const std::uint16_t brain = to_bfloat16(narrow);
+    const std::uint16_t half = to_float16(narrow, random);
+    switch (dtype) {
+      case DType::kFloat32:
+        std::memcpy(target, &narrow, 4);
+        break;
+      case DType::kFloat64:
+        std::memcpy(target, &value, 8);
+        break;
+      case DType::kBFloat16:
+        std::memcpy(target, &brain, 2);
+        break;
+      case DType::kFloat16:
+        std::memcpy(target, &half, 2);
+        break;
+    }
+    if (uniform(random) < density)
+      layer.candidates[static_cast<std::size_t>(i / kWordBits)] |= Word{1} << (i % kWordBits);
+  }
+  return layer;
+}
+
+struct Problem {
+  std::vector<Layer> layers;
+  std::int64_t k = 0;
+  ScoreTransform transform = ScoreTransform::kMagnitude;
+  SelectionOrder order = SelectionOrder::kLargest;
+  bool has_scores = true;
+};
+
+using Chosen = std::vector<std::vector<Word>>;
+
+/// Selections over the problems' layers, and where they write.
+std::vector<Selection> selections_of(std::vector<Problem>& problems, Chosen& chosen) {
+  chosen.clear();
+  for (const Problem& problem : problems) {
+    for (const Layer& layer : problem.layers) {
+      chosen.emplace_back(static_cast<std::size_t>(words_for(layer.numel)), 0x5A5A5A5A5A5A5A5AULL);
+    }
+  }
+  std::vector<Selection> selections;
+  std::size_t next = 0;
+  for (Problem& problem : problems) {
+    Selection& selection = selections.emplace_back();
+    selection.k = problem.k;
+    selection.order = problem.order;
+    for (Layer& layer : problem.layers) {
+      SelectionSegment segment;
+      segment.layer = "layer" + std::to_string(next);
+      if (problem.has_scores) segment.scores = {layer.scores.data(), layer.numel, layer.dtype, Device{}};
+      segment.transform = problem.transform;
+      segment.candidates = layer.candidates.data();
+      segment.chosen = chosen[next].data();
+      segment.numel = layer.numel;
+      segment.index_map = layer.index_map;
+      segment.stream = {0x1234567890ABCDEFULL, static_cast<std::uint32_t>(next), 17, 3};
+      selection.segments.push_back(std::move(segment));
+      ++next;
+    }
+  }
+  return selections;
+}
+
+/// One process that says it is one of several, so that counts go through the host.
+class SingletonReduction final : public Reduction {
+ public:
+  void sum(std::span<std::int64_t>) override { ++num_sums; }
+  bool is_local() const noexcept override { return false; }
+  int num_sums = 0;
+};
+
+Chosen on_cpu(std::vector<Problem>& problems) {
+  Chosen chosen;
+  const std::vector<Selection> selections = selections_of(problems, chosen);
+  LocalReduction local;
+  cpu::select(selections, local, ThreadPool::global());
+  return chosen;
+}
+
+Chosen on_gpu(std::vector<Problem>& problems, SimulatedExecutor& executor) {
+  Chosen chosen;
+  const std::vector<Selection> selections = selections_of(problems, chosen);
+  LocalReduction local;
+  select(selections, local, executor);
+  return chosen;
+}
+
+bool used(const SimulatedExecutor& executor, SelectionKernel kernel) {
+  return std::find(executor.launched.begin(), executor.launched.end(), kernel) != executor.launched.end();
+}
+
+class EveryDType : public ::testing::TestWithParam<DType> {};
+
+TEST_P(EveryDType, ChoosesTheBitsOfTheCpu) {
+  std::mt19937_64 random(11 + static_cast<unsigned>(GetParam()));
+  std::vector<Problem> problems;
+  // Around a word, a warp's tile, the size up to which a sample is everything.
+  const std::vector<std::pair<Values, std::vector<std::int64_t>>> shapes{
+      {Values::kNormal, {1, 63, 2048, 16'389}},
+      {Values::kFewDistinct, {64, 2049, 17'001}},
+      {Values::kZeros, {65, 16'384}},
+      {Values::kMostlyZero, {1000, 20'011}},
+      {Values::kScaledRows, {5000}},
+  };
+  for (const auto& [values, sizes] : shapes) {
+    for (const std::int64_t numel : sizes) {
+      Problem problem;
+      problem.layers.push_back(make_layer(numel, GetParam(), values, numel % 2 == 0 ? 1.0 : 0.3, random));
+      problem.k = static_cast<std::int64_t>(random() % static_cast<unsigned>(numel + 2));
+      problem.transform = random() % 2 ? ScoreTransform::kMagnitude : ScoreTransform::kSigned;
+      problem.order = random() % 2 ? SelectionOrder::kLargest : SelectionOrder::kSmallest;
+      problems.push_back(std::move(problem));
+    }
+  }
+  SimulatedExecutor executor;
+  EXPECT_EQ(on_gpu(problems, executor), on_cpu(problems));
+}
+
+INSTANTIATE_TEST_SUITE_P(CudaSelection, EveryDType,
+                         ::testing::Values(DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16));
+
+TEST(CudaSelection, SamplesABracketInLargeLayersAndWaitsOnce) {
+  std::mt19937_64 random(5);
+  std::vector<Problem> problems(2);
+  problems[0].layers.push_back(make_layer(120'003, DType::kFloat32, Values::kNormal, 0.9, random));
+  problems[0].k = 6000;
+  problems[1].layers.push_back(make_layer(60'000, DType::kFloat32, Values::kNormal, 0.1, random));
+  problems[1].k = 2000;
+  problems[1].order = SelectionOrder::kSmallest;
+  SimulatedExecutor executor(simt::Schedule::kBackward);
+  EXPECT_EQ(on_gpu(problems, executor), on_cpu(problems));
+  EXPECT_EQ(executor.num_waits, 1);
+  EXPECT_EQ(executor.launched.size(), 6u);
+}
+
+TEST(CudaSelection, TiesOfALargeLayerAreBrokenWithoutListingThem) {
+  std::mt19937_64 random(6);
+  std::vector<Problem> problems(2);
+  problems[0].layers.push_back(make_layer(40'000, DType::kFloat32, Values::kZeros, 0.9, random));
+  problems[0].k = 20'000;
+  problems[1].layers.push_back(make_layer(40'000, DType::kFloat32, Values::kMostlyZero, 1.0, random));
+  problems[1].k = 20'000;
+  SimulatedExecutor executor;
+  EXPECT_EQ(on_gpu(problems, executor), on_cpu(problems));
+  EXPECT_EQ(executor.num_waits, 2) << "a second pass over the weights";
+  EXPECT_FALSE(used(executor, SelectionKernel::kCountBins));
+}
+
+TEST(CudaSelection, GrowsAtRandomInOnePass) {
+  std::mt19937_64 random(7);
+  std::vector<Problem> problems(3);
+  for (Problem& problem : problems) problem.has_scores = false;
+  problems[0].layers.push_back(make_layer(150'001, DType::kFloat32, Values::kZeros, 0.9, random));
+  problems[0].k = 40'000;
+  problems[1].layers.push_back(make_layer(500, DType::kFloat32, Values::kZeros, 0.5, random));
+  problems[1].k = 20;
+  problems[2].layers.push_back(make_layer(3 * 5 * 7 * 64, DType::kFloat32, Values::kZeros, 0.5, random));
+  // Channels last: storage runs over the channels first.
+  problems[2].layers[0].index_map.sizes = {64, 3, 5, 7};
+  problems[2].layers[0].index_map.strides = {105, 5, 1, 15};
+  problems[2].k = 1234;
+  SimulatedExecutor executor;
+  EXPECT_EQ(on_gpu(problems, executor), on_cpu(problems));
+  EXPECT_EQ(executor.num_waits, 1);
+}
+
+TEST(CudaSelection, ManyUndecidedTiesAreNarrowedBeforeTheyAreRanked) {
+  std::mt19937_64 random(8);
+  std::vector<Problem> problems(1);
+  problems[0].has_scores = false;
+  problems[0].layers.push_back(make_layer(400'000, DType::kFloat32, Values::kZeros, 1.0, random));
+  problems[0].k = 200'000;  // about 2 * 5 * sqrt(100,000) candidates stay inside the window
+  SimulatedExecutor executor;
+  EXPECT_EQ(on_gpu(problems, executor), on_cpu(problems));
+  EXPECT_EQ(executor.num_waits, 1);
+}
+
+TEST(CudaSelection, AcrossLayersOfSeveralTypesAndOrders) {
+  std::mt19937_64 random(9);
+  for (const bool has_scores : {true, false}) {
+    std::vector<Problem> problems(2);
+    for (Problem& problem : problems) problem.has_scores = has_scores;
+    problems[0].layers.push_back(make_layer(30'000, DType::kFloat32, Values::kNormal, 0.5, random));
+    problems[0].layers.push_back(make_layer(0, DType::kFloat32, Values::kNormal, 0.5, random));
+    problems[0].layers.push_back(make_layer(5'001, DType::kBFloat16, Values::kNormal, 0.5, random));
+    problems[0].layers.push_back(make_layer(9'000, DType::kFloat64, Values::kFewDistinct, 0.5, random));
+    problems[0].k = 7'777;
+    problems[1].layers.push_back(make_layer(100, DType::kFloat16, Values::kNormal, 0.5, random));
+    problems[1].layers.push_back(make_layer(50'000, DType::kFloat32, Values::kFewDistinct, 0.5, random));
+    problems[1].k = 10'000;
+    problems[1].order = SelectionOrder::kSmallest;
+    SimulatedExecutor executor;
+    EXPECT_EQ(on_gpu(problems, executor), on_cpu(problems));
+  }
+}
+
+TEST(CudaSelection, AMissedBracketIsReplacedByHistogramRounds) {
+  // The sampled groups are the smallest, everything else is large: the sample misleads.
+  std::mt19937_64 random(10);
+  std::vector<Problem> problems(1);
+  Layer layer = make_layer(65'536 * 2, DType::kFloat32, Values::kNormal, 1.0, random);
+  ProblemEntry entry;
+  entry.num_words = words_for(layer.numel);
+  entry.num_sample_groups = 16384 / kSampleGroup;
+  auto* scores = reinterpret_cast<float*>(layer.scores.data());
+  for (std::int64_t i = 0; i < layer.numel; ++i) scores[i] = 10.0f + std::fabs(scores[i]);
+  for (std::int64_t i = 0; i < entry.num_sample_groups; ++i) {
+    for (int j = 0; j < kSampleGroup; ++j) scores[sampled_group(entry, i) * kSampleGroup + j] *= 1e-3f;
+  }
+  problems[0].layers.push_back(std::move(layer));
+  problems[0].k = 40'000;
+  SimulatedExecutor executor;
+  EXPECT_EQ(on_gpu(problems, executor), on_cpu(problems));
+  EXPECT_TRUE(used(executor, SelectionKernel::kCountBins));
+}
+
+TEST(CudaSelection, OverSeveralPartsTheHostSumsHistograms) {
+  std::mt19937_64 random(12);
+  std::vector<Problem> problems(4);
+  problems[0].layers.push_back(make_layer(20'000, DType::kFloat32, Values::kNormal, 0.5, random));
+  problems[0].k = 1'000;
+  problems[1].layers.push_back(make_layer(5'000, DType::kFloat64, Values::kFewDistinct, 0.5, random));
+  problems[1].k = 1'000;
+  problems[2].layers.push_back(make_layer(7'000, DType::kBFloat16, Values::kZeros, 0.5, random));
+  problems[2].k = 1'000;
+  problems[3].layers.push_back(make_layer(7'000, DType::kFloat32, Values::kZeros, 0.5, random));
+  problems[3].has_scores = false;
+  problems[3].k = 100;
+  Chosen chosen;
+  const std::vector<Selection> selections = selections_of(problems, chosen);
+  SimulatedExecutor executor;
+  SingletonReduction reduction;
+  select(selections, reduction, executor);
+  EXPECT_EQ(chosen, on_cpu(problems));
+  EXPECT_GT(reduction.num_sums, 4);
+  EXPECT_FALSE(used(executor, SelectionKernel::kSplitWeights));
+}
+
+TEST(CudaSelection, PartsOfLayersChooseWhatOneProcessChooses) {
+  // Each of three parts holds a third of two layers; of the second, the last part holds nothing.
+  std::mt19937_64 random(16);
+  for (const bool has_scores : {true, false}) {
+    std::vector<Problem> whole(2);
+    whole[0].layers.push_back(make_layer(9 * 1024, DType::kFloat32, Values::kFewDistinct, 0.5, random));
+    whole[0].k = 2'000;
+    whole[1].layers.push_back(make_layer(2 * 640, DType::kFloat64, Values::kNormal, 0.5, random));
+    whole[1].k = 50;
+    const std::int64_t lengths[2] = {3 * 1024, 640};
+    for (Problem& problem : whole) problem.has_scores = has_scores;
+    const Chosen expected = on_cpu(whole);
+
+    std::vector<std::vector<Problem>> parts(3, std::vector<Problem>(2));
+    std::vector<Chosen> chosen(3);
+    for (std::size_t part = 0; part < 3; ++part) {
+      for (std::size_t p = 0; p < 2; ++p) {
+        const Layer& from = whole[p].layers[0];
+        const auto begin = std::min(from.numel, static_cast<std::int64_t>(part) * lengths[p]);
+        const auto end = std::min(from.numel, begin + lengths[p]);
+        Layer cut;
+        cut.dtype = from.dtype;
+        cut.numel = end - begin;
+        cut.index_map = IndexMap::contiguous(cut.numel, begin);
+        const auto bytes = static_cast<std::ptrdiff_t>(size_of(from.dtype));
+        cut.scores.assign(from.scores.begin() + begin * bytes, from.scores.begin() + end * bytes);
+        cut.candidates.assign(from.candidates.begin() + begin / kWordBits, from.candidates.begin() + end / kWordBits);
+        parts[part][p] = whole[p];
+        parts[part][p].layers = {cut};
+      }
+    }
+    itop::testing::Parts together(3);
+    const auto errors = together.run([&](std::size_t part, Reduction& reduction) {
+      const std::vector<Selection> selections = selections_of(parts[part], chosen[part]);
+      SimulatedExecutor executor;
+      select(selections, reduction, executor);
+    });
+    for (const std::exception_ptr& error : errors) EXPECT_EQ(error, nullptr);
+    for (std::size_t p = 0; p < 2; ++p) {
+      std::vector<Word> joined;
+      for (const Chosen& of_part : chosen) joined.insert(joined.end(), of_part[p].begin(), of_part[p].end());
+      EXPECT_EQ(joined, expected[p]) << p;
+    }
+  }
+}
+
+TEST(CudaSelection, RefusesNaNAndInfinityEvenWhereNothingIsCompared) {
+  std::mt19937_64 random(13);
+  using Limits = std::numeric_limits<float>;
+  for (const std::int64_t k : {0, 10, 1'000'000}) {
+    const float bad = k == 10 ? Limits::quiet_NaN() : -Limits::infinity();
+    std::vector<Problem> problems(2);
+    for (Problem& problem : problems) {
+      problem.layers.push_back(make_layer(1'000, DType::kFloat32, Values::kNormal, 0.5, random));
+      problem.k = k;
+    }
+    std::memcpy(problems[1].layers[0].scores.data() + 4 * 999, &bad, 4);
+    problems[1].layers[0].candidates.back() = 0;  // not even a candidate
+    Chosen chosen;
+    const std::vector<Selection> selections = selections_of(problems, chosen);
+    for (const bool is_local : {true, false}) {
+      LocalReduction local;
+      SingletonReduction parts;
+      SimulatedExecutor executor;
+      try {
+        select(selections, is_local ? static_cast<Reduction&>(local) : parts, executor);
+        FAIL() << "not refused";
+      } catch (const NonFiniteError& error) {
+        EXPECT_EQ(error.layer(), "layer1");
+      }
+    }
+  }
+}
+
+TEST(CudaSelection, DoesNotDependOnTheOrderInWhichThreadsRun) {
+  std::mt19937_64 random(14);
+  std::vector<Problem> problems;
+  for (int i = 0; i < 2; ++i) {
+    Problem problem;
+    problem.layers.push_back(
+        make_layer(18'000 + 100 * i, DType::kFloat32, i % 2 ? Values::kNormal : Values::kFewDistinct, 0.5, random));
+    problem.k = 4'000 * (i + 1);
+    problems.push_back(std::move(problem));
+  }
+  SimulatedExecutor forward(simt::Schedule::kForward);
+  SimulatedExecutor backward(simt::Schedule::kBackward);
+  EXPECT_EQ(on_gpu(problems, forward), on_gpu(problems, backward));
+}
+
+TEST(CudaSelection, NothingToSelectFrom) {
+  std::vector<Problem> none;
+  SimulatedExecutor executor;
+  EXPECT_TRUE(on_gpu(none, executor).empty());
+  std::mt19937_64 random(15);
+  std::vector<Problem> problems(1);
+  problems[0].layers.push_back(make_layer(0, DType::kFloat32, Values::kNormal, 0.5, random));
+  problems[0].k = 5;
+  EXPECT_EQ(on_gpu(problems, executor), on_cpu(problems));
+}
+
+}  // namespace
+}  // namespace itop::cuda

@@ -1,0 +1,195 @@
+#include "itop/sparse_growth.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <tuple>
+#include <vector>
+
+#include "itop/error.hpp"
+#include "itop/thread_pool.hpp"
+
+namespace itop {
+namespace {
+
+struct Taken {
+  std::int64_t num_rows;
+  std::int64_t num_columns;
+  std::vector<std::int64_t> pointers{0};
+  std::vector<std::int32_t> columns;
+
+  /// Every position whose index is a multiple of `step`.
+  Taken(std::int64_t rows, std::int64_t width, std::int64_t step) : num_rows(rows), num_columns(width) {
+    for (std::int64_t row = 0; row < rows; ++row) {
+      for (std::int64_t column = 0; column < width; ++column) {
+        if ((row * width + column) % step == 0) columns.push_back(static_cast<std::int32_t>(column));
+      }
+      pointers.push_back(static_cast<std::int64_t>(columns.size()));
+    }
+  }
+  PositionList list() const { return {num_rows, num_columns, pointers.data(), columns.data()}; }
+  std::vector<std::int64_t> free() const {
+    std::vector<std::int64_t> positions;
+    for (std::int64_t row = 0; row < num_rows; ++row) {
+      for (std::int64_t column = 0; column < num_columns; ++column) {
+        const auto first = columns.begin() + pointers[static_cast<std::size_t>(row)];
+        const auto last = columns.begin() + pointers[static_cast<std::size_t>(row) + 1];
+        if (!std::binary_search(first, last, static_cast<std::int32_t>(column))) {
+          positions.push_back(row * num_columns + column);
+        }
+      }
+    }
+    return positions;
+  }
+};
+
+/// The rule, by sorting everything.
+std::vector<std::int64_t> best(const Taken& taken, const std::vector<float>& scores, std::int64_t k,
+                               const KeyStream& stream) {
+  std::vector<std::int64_t> positions = taken.free();
+  std::sort(positions.begin(), positions.end(), [&](std::int64_t a, std::int64_t b) {
+    const auto rank = [&](std::int64_t i) {
+      return std::make_tuple(-std::abs(scores[static_cast<std::size_t>(i)]),
+                             tie_key(stream, static_cast<std::uint64_t>(i)), i);
+    };
+    return rank(a) < rank(b);
+  });
+  positions.resize(static_cast<std::size_t>(k));
+  std::sort(positions.begin(), positions.end());
+  return positions;
+}
+
+std::vector<std::int64_t> streamed(const Taken& taken, const std::vector<float>& scores, std::int64_t k,
+                                   const KeyStream& stream, std::int64_t rows_a_tile, double at_least = 0.0) {
+  ThreadPool pool(2);
+  StreamedGrowth growth(taken.list(), k, stream, at_least);
+  for (std::int64_t row = 0; row < taken.num_rows; row += rows_a_tile) {
+    growth.offer(row, std::min(rows_a_tile, taken.num_rows - row), scores.data() + row * taken.num_columns,
+                 DType::kFloat32, pool);
+  }
+  return growth.finish();
+}
+
+TEST(StreamedGrowth, ChoosesTheLargestMagnitudesWhateverTheTiles) {
+  const Taken taken(40, 53, 7);
+  std::vector<float> scores;
+  for (std::int64_t i = 0; i < 40 * 53; ++i) scores.push_back(std::sin(static_cast<float>(i * i)));
+  const KeyStream stream{5, 1, 2, 3};
+  for (const std::int64_t k : {0, 1, 100, 1700}) {
+    const auto expected = best(taken, scores, k, stream);
+    for (const std::int64_t rows : {1, 7, 40}) EXPECT_EQ(streamed(taken, scores, k, stream, rows), expected);
+  }
+}
+
+TEST(StreamedGrowth, BreaksTiesByKeyThenIndexAlsoWhenTheyArePrunedEarly) {
+  const Taken taken(300, 400, 11);  // enough equal scores to overflow the list of candidates
+  std::vector<float> scores(300 * 400, 1.0F);
+  for (std::size_t i = 0; i < scores.size(); i += 1000) scores[i] = -2.0F;
+  const KeyStream stream{9, 0, 4, 1};
+  EXPECT_EQ(streamed(taken, scores, 500, stream, 16), best(taken, scores, 500, stream));
+}
+
+TEST(StreamedGrowth, AGuessThatIsTooHighFindsFewerAndOneThatHoldsFindsTheSame) {
+  const Taken taken(10, 10, 3);
+  std::vector<float> scores;
+  for (int i = 0; i < 100; ++i) scores.push_back(static_cast<float>(i));
+  const KeyStream stream{};
+  EXPECT_EQ(streamed(taken, scores, 5, stream, 4, 92.0), best(taken, scores, 5, stream));
+  EXPECT_LT(streamed(taken, scores, 5, stream, 4, 95.0).size(), 5U);
+}
+
+TEST(StreamedGrowth, RefusesScoresThatAreNotFinite) {
+  const Taken taken(4, 4, 2);
+  for (const float wrong : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    std::vector<float> scores(16, 1.0F);
+    scores[3] = wrong;
+    EXPECT_THROW(streamed(taken, scores, 2, {}, 4), NonFiniteError);
+  }
+}
+
+TEST(StreamedGrowth, RefusesMoreThanThereIsRoomFor) {
+  const Taken taken(4, 4, 2);
+  EXPECT_THROW(StreamedGrowth(taken.list(), 9, {}, 0.0), std::invalid_argument);
+  EXPECT_THROW(StreamedGrowth(taken.list(), -1, {}, 0.0), std::invalid_argument);
+}
+
+TEST(GrowUniformly, TakesTheFreePositionsWithTheSmallestTieKeys) {
+  ThreadPool pool(2);
+  const Taken taken(90, 101, 13);
+  const KeyStream stream{3, 7, 1, 2};
+  const std::vector<float> equal(90 * 101, 0.0F);
+  for (const std::int64_t k : {0, 1, 40, 4000, 8390}) {
+    EXPECT_EQ(grow_uniformly(taken.list(), k, stream, 1 << 20, pool), best(taken, equal, k, stream)) << k;
+  }
+}
+
+TEST(GrowUniformly, DrawsDistinctFreePositionsOfAMatrixThatNobodyCouldEnumerate) {
+  ThreadPool pool(1);
+  constexpr std::int64_t kSide = 1'000'000;
+  const std::vector<std::int64_t> pointers(kSide + 1, 0);
+  const PositionList nothing{kSide, kSide, pointers.data(), nullptr};
+  const auto drawn = grow_uniformly(nothing, 100000, {1, 2, 3, 4}, 1 << 20, pool);
+  ASSERT_EQ(drawn.size(), 100000U);
+  EXPECT_TRUE(std::adjacent_find(drawn.begin(), drawn.end(), std::greater_equal<>()) == drawn.end());
+  EXPECT_GE(drawn.front(), 0);
+  EXPECT_LT(drawn.back(), kSide * kSide);
+  double mean = 0;
+  for (const std::int64_t position : drawn) mean += static_cast<double>(position) / (1e12 * 100000);
+  EXPECT_NEAR(mean, 0.5, 0.005);  // five standard deviations of a uniform mean
+}
+
+TEST(GrowUniformly, ByRanksReachesEveryFreePositionAndNoOther) {
+  ThreadPool pool(1);
+  const Taken taken(7, 9, 4);
+  const auto free = taken.free();
+  EXPECT_EQ(grow_uniformly(taken.list(), static_cast<std::int64_t>(free.size()), {}, 0, pool), free);
+  std::vector<int> hits(63, 0);
+  for (std::uint32_t update = 0; update < 4000; ++update) {
+    for (const std::int64_t position : grow_uniformly(taken.list(), 5, {8, 0, update, 0}, 0, pool)) ++hits[position];
+  }
+  const double expected = 4000.0 * 5 / static_cast<double>(free.size());
+  for (std::int64_t i = 0; i < 63; ++i) {
+    const bool is_free = std::binary_search(free.begin(), free.end(), i);
+    EXPECT_NEAR(hits[static_cast<std::size_t>(i)], is_free ? expected : 0, is_free ? 6 * std::sqrt(expected) : 0);
+  }
+}
+
+class UpdatePattern : public ::testing::Test {
+ protected:
+  // a . b .        row pointers 0 2 2 4
+  // . . . .
+  // . c . d
+  std::vector<std::int64_t> pointers_{0, 2, 2, 4};
+  std::vector<std::int32_t> columns_{0, 2, 1, 3};
+  PositionList pattern_{3, 4, pointers_.data(), columns_.data()};
+  std::vector<std::uint8_t> keep_{1, 0, 0, 1};  // drops b and c
+};
+
+TEST_F(UpdatePattern, MergesWhatStaysWithWhatIsGrown) {
+  const std::vector<std::int64_t> grown{1, 5, 8};
+  const auto updated = update_pattern(pattern_, keep_.data(), grown.data(), 3, false);
+  EXPECT_EQ(updated.row_pointers, (std::vector<std::int64_t>{0, 2, 3, 5}));
+  EXPECT_EQ(updated.columns, (std::vector<std::int32_t>{0, 1, 1, 0, 3}));
+  EXPECT_EQ(updated.sources, (std::vector<std::int32_t>{0, -1, -1, -1, 3}));
+}
+
+TEST_F(UpdatePattern, AWeightDroppedAndGrownKeepsItsValueOnRequest) {
+  const std::vector<std::int64_t> grown{2};
+  EXPECT_EQ(update_pattern(pattern_, keep_.data(), grown.data(), 1, true).sources,
+            (std::vector<std::int32_t>{0, 1, 3}));
+  EXPECT_EQ(update_pattern(pattern_, keep_.data(), grown.data(), 1, false).sources,
+            (std::vector<std::int32_t>{0, -1, 3}));
+}
+
+TEST_F(UpdatePattern, RefusesToGrowWhatIsKeptOutOfRangeOrOutOfOrder) {
+  for (const std::vector<std::int64_t>& grown : {std::vector<std::int64_t>{0}, {11}, {12}, {-1}, {5, 1}, {1, 1}}) {
+    EXPECT_THROW(update_pattern(pattern_, keep_.data(), grown.data(), static_cast<std::int64_t>(grown.size()), false),
+                 std::invalid_argument);
+  }
+}
+
+}  // namespace
+}  // namespace itop

@@ -1,0 +1,25 @@
+"""What every part of a method can do: look at each step, and say what it needs."""
+
+from __future__ import annotations
+
+from itop.context import Context
+
+
+class Part:
+    """A part of a method that may follow the training between updates.
+
+    A part is a frozen value; what it remembers goes to ``context.state`` under a key of its own.
+    """
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether an update looks at the gradients of inactive weights, at the update step."""
+        return False
+
+    @property
+    def needs_gradient_every_step(self) -> bool:
+        """Whether :meth:`observe` looks at the gradients of inactive weights, which are then computed at every step."""
+        return False
+
+    def observe(self, context: Context) -> None:
+        """Called before every optimiser step, dense gradients at hand; ``context.step`` steps are done."""

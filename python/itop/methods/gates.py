@@ -1,0 +1,335 @@
+"""One trained gate a weight: hard concrete (L0), Bernoulli, continuous sparsification, AutoPrune, ProbMask.
+
+A gate costs as much memory as its weight, and as much again for its share of the optimiser's state.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from itop.context import Context
+from itop.methods.hidden_weights import DenselyTrained, straight_through
+from itop.schedules import step_at
+
+_GATE = "gate"
+
+
+@dataclass(frozen=True, slots=True)
+class Gated(DenselyTrained):
+    """Effective weights are the hidden ones times a gate.
+
+    Args:
+        gate_speed: With SGD, how many times faster gates learn than weights (?).
+    """
+
+    gate_speed: float = 100.0
+
+    @property
+    def speed(self) -> float:
+        return self.gate_speed
+
+    @property
+    @abstractmethod
+    def initial_gate(self) -> float:
+        """The trained number behind a gate at the start."""
+
+    @abstractmethod
+    def gate(self, context: Context, layer: int, weight: Tensor, gate: Tensor, training: bool) -> Tensor:
+        """What multiplies the weights, differentiable in the trained numbers ``gate``."""
+
+    @property
+    def differs_in_training(self) -> bool:
+        return True
+
+    def add_parameters(self, context: Context) -> None:
+        self.add_to_layers(
+            context,
+            _GATE,
+            [torch.full_like(weight, self.initial_gate) for weight in context.topology.weights()],
+        )
+
+    def gates(self, context: Context) -> list[Tensor]:
+        """The trained numbers of each layer."""
+        return [self.parameter(context, _GATE, i) for i in range(len(context.topology.layers))]
+
+    def effective(self, context: Context, layer: int, weight: Tensor, training: bool) -> Tensor:
+        return weight * self.gate(context, layer, weight, self.parameter(context, _GATE, layer), training)
+
+    def saliency(self, context: Context, layer: int, weight: Tensor) -> Tensor:
+        return self.parameter(context, _GATE, layer)
+
+    def until_finish(self, context: Context) -> float:
+        """How far the run is on its way to where the masks are fixed, in [0, 1]."""
+        if context.total_steps is None:
+            return 0.0
+        return min(1.0, context.step / step_at(self.finish if self.finish is not None else 1.0, context.total_steps))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class L0(Gated):
+    """Hard concrete gates and an L0 penalty (Louizos et al., Learning sparse neural networks through L0, ICLR 2018).
+
+    ``z = clamp(s (zeta - gamma) + gamma, 0, 1)``, ``s = sigmoid((log u - log(1 - u) + log_alpha) / beta)``.
+
+    Args:
+        penalty: On the probability that a gate is open, each (?).
+        drop_rate: Probability that a gate's coin falls on closed at the start.
+        beta, gamma, zeta: Temperature and stretch.
+    """
+
+    penalty: float = 1e-4
+    drop_rate: float = 0.5
+    beta: float = 2.0 / 3.0
+    gamma: float = -0.1
+    zeta: float = 1.1
+
+    def check_options(self) -> None:
+        if not 0.0 < self.drop_rate < 1.0 or not self.gamma < 0.0 or not self.zeta > 1.0 or not self.beta > 0.0:
+            raise ValueError(
+                "L0 needs drop_rate in (0, 1), gamma < 0, zeta > 1 and beta > 0, got "
+                f"{self.drop_rate}, {self.gamma}, {self.zeta}, {self.beta}"
+            )
+
+    @property
+    def name(self) -> str:
+        return "l0"
+
+    @property
+    def initial_gate(self) -> float:
+        return math.log(1.0 - self.drop_rate) - math.log(self.drop_rate)
+
+    def gate(self, context: Context, layer: int, weight: Tensor, gate: Tensor, training: bool) -> Tensor:
+        if training:
+            uniform = context.noise(layer).clamp(1e-6, 1.0 - 1e-6)
+            soft = torch.sigmoid((uniform.log() - (-uniform).log1p() + gate) / self.beta)
+        else:
+            soft = torch.sigmoid(gate)
+        return (soft * (self.zeta - self.gamma) + self.gamma).clamp(0.0, 1.0)
+
+    def regulariser(self, context: Context) -> Tensor | None:
+        if not self.hides_weights(context):
+            return None
+        shift = self.beta * math.log(-self.gamma / self.zeta)
+        return self.penalty * torch.stack([torch.sigmoid(gate - shift).sum() for gate in self.gates(context)]).sum()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class BernoulliGates(Gated):
+    """Gates drawn with a trained probability, straight-through; p >= 0.5 is open (Srinivas et al., CVPRW 2017).
+
+    The penalty is ``bimodal * sum(p (1 - p)) + penalty * sum(p)``.
+
+    Args:
+        initial_probability: p at the start (?).
+        bimodal, penalty: Weights of the two terms (?).
+    """
+
+    initial_probability: float = 0.75
+    bimodal: float = 1e-5
+    penalty: float = 1e-5
+
+    def check_options(self) -> None:
+        if not 0.5 <= self.initial_probability <= 1.0:
+            raise ValueError(f"initial_probability must be in [0.5, 1], got {self.initial_probability!r}")
+
+    @property
+    def name(self) -> str:
+        return "bernoulli-gates"
+
+    @property
+    def initial_gate(self) -> float:
+        return self.initial_probability
+
+    def gate(self, context: Context, layer: int, weight: Tensor, gate: Tensor, training: bool) -> Tensor:
+        if training:
+            return straight_through((context.noise(layer) < gate).to(gate.dtype), gate)
+        return straight_through((gate >= 0.5).to(gate.dtype), gate)
+
+    def after_optimizer(self, context: Context, weights: Sequence[Tensor]) -> None:
+        with torch.no_grad():
+            for gate in self.gates(context):
+                gate.clamp_(0.0, 1.0)
+
+    def regulariser(self, context: Context) -> Tensor | None:
+        if not self.hides_weights(context):
+            return None
+        terms = [self.bimodal * (gate * (1.0 - gate)).sum() + self.penalty * gate.sum() for gate in self.gates(context)]
+        return torch.stack(terms).sum()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ContinuousSparsification(Gated):
+    """Gates ``sigmoid(beta s)`` whose beta grows until they are steps (Savarese et al., NeurIPS 2020).
+
+    beta grows from 1 to ``final_beta`` exponentially until the masks are fixed; evaluation sees ``s >= 0``.
+
+    Args:
+        initial: s at the start.
+        final_beta: The steepest.
+        penalty: On the sum of gates (?).
+    """
+
+    initial: float = 0.0
+    final_beta: float = 200.0
+    penalty: float = 1e-6
+
+    def check_options(self) -> None:
+        if not self.final_beta >= 1.0:
+            raise ValueError(f"final_beta must be at least 1, got {self.final_beta!r}")
+
+    @property
+    def name(self) -> str:
+        return "continuous-sparsification"
+
+    @property
+    def needs_total_steps(self) -> bool:
+        return True
+
+    @property
+    def initial_gate(self) -> float:
+        return self.initial
+
+    def beta(self, context: Context) -> float:
+        """The steepness of now."""
+        return float(self.final_beta ** self.until_finish(context))
+
+    def gate(self, context: Context, layer: int, weight: Tensor, gate: Tensor, training: bool) -> Tensor:
+        if training:
+            return torch.sigmoid(self.beta(context) * gate)
+        return (gate >= 0).to(gate.dtype)
+
+    def regulariser(self, context: Context) -> Tensor | None:
+        if not self.hides_weights(context):
+            return None
+        beta = self.beta(context)
+        return self.penalty * torch.stack([torch.sigmoid(beta * gate).sum() for gate in self.gates(context)]).sum()
+
+
+class _SignedStep(torch.autograd.Function):
+    """``w * (m > 0)``; backward the gradient of w passes the gate, that of m is ``g sign(w)``."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, gate: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, gate)
+        return weight * (gate > 0)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        weight, gate = ctx.saved_tensors
+        return gradients[0] * (gate > 0), gradients[0] * torch.sign(weight)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class AutoPrune(Gated):
+    """A trained number a weight, active while it is positive; it moves with ``g sign(w)`` (Xiao et al., NeurIPS 2019).
+
+    Args:
+        initial: At the start, above 0 (?).
+        penalty: L1 on the numbers, which pulls gates shut (?).
+    """
+
+    gate_speed: float = 1.0
+    initial: float = 0.05
+    penalty: float = 1e-4
+
+    def check_options(self) -> None:
+        if not self.initial > 0.0:
+            raise ValueError(f"initial must be above 0, got {self.initial!r}")
+
+    @property
+    def name(self) -> str:
+        return "autoprune"
+
+    @property
+    def differs_in_training(self) -> bool:
+        return False
+
+    @property
+    def initial_gate(self) -> float:
+        return self.initial
+
+    def gate(self, context: Context, layer: int, weight: Tensor, gate: Tensor, training: bool) -> Tensor:
+        return (gate > 0).to(weight.dtype)
+
+    def effective(self, context: Context, layer: int, weight: Tensor, training: bool) -> Tensor:
+        result: Tensor = _SignedStep.apply(weight, self.parameter(context, _GATE, layer))
+        return result
+
+    def regulariser(self, context: Context) -> Tensor | None:
+        if not self.hides_weights(context):
+            return None
+        return self.penalty * torch.stack([torch.relu(gate).sum() for gate in self.gates(context)]).sum()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ProbMask(Gated):
+    """Probabilities projected to ``sum(s) = K`` over all layers, sampled by Gumbel-sigmoid (Zhou et al., CVPR 2021).
+
+    K falls from all weights to the target by a cubic ramp until the masks are fixed, the temperature linearly from 1.
+
+    Args:
+        final_temperature: Of the sigmoid (?).
+    """
+
+    final_temperature: float = 0.03
+
+    def check_options(self) -> None:
+        if not 0.0 < self.final_temperature <= 1.0:
+            raise ValueError(f"final_temperature must be in (0, 1], got {self.final_temperature!r}")
+
+    @property
+    def name(self) -> str:
+        return "probmask"
+
+    @property
+    def needs_total_steps(self) -> bool:
+        return True
+
+    @property
+    def initial_gate(self) -> float:
+        return 1.0
+
+    def gate(self, context: Context, layer: int, weight: Tensor, gate: Tensor, training: bool) -> Tensor:
+        if not training:
+            return straight_through((gate >= 0.5).to(gate.dtype), gate)
+        first, second = (context.noise(layer, stream).clamp(1e-6, 1.0 - 1e-6) for stream in (0, 1))
+        probability = gate.clamp(1e-4, 1.0 - 1e-4)
+        logit = probability.log() - (-probability).log1p()
+        gumbel = -torch.log(-torch.log(first)) + torch.log(-torch.log(second))
+        temperature = 1.0 - (1.0 - self.final_temperature) * self.until_finish(context)
+        return torch.sigmoid((logit + gumbel) / temperature)
+
+    def after_optimizer(self, context: Context, weights: Sequence[Tensor]) -> None:
+        numel = sum(weight.numel() for weight in weights)
+        left = (1.0 - self.until_finish(context)) ** 3
+        with torch.no_grad():
+            project_to_sum(self.gates(context), context.target_total + (numel - context.target_total) * left)
+
+
+def project_to_sum(values: Sequence[Tensor], total: float) -> None:
+    """The nearest point with entries in [0, 1] and a sum of at most ``total``, in place: ``clamp(s - v, 0, 1)``."""
+    flat = torch.cat([value.flatten() for value in values])
+    if float(flat.clamp(0.0, 1.0).sum()) > total:
+        low, high = 0.0, float(flat.max())
+        for _ in range(30):
+            middle = (low + high) / 2
+            if float((flat - middle).clamp_(0.0, 1.0).sum()) > total:
+                low = middle
+            else:
+                high = middle
+        for value in values:
+            value.sub_(high)
+    for value in values:
+        value.clamp_(0.0, 1.0)

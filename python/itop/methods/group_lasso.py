@@ -1,0 +1,88 @@
+"""Group lasso (Wen et al., Learning structured sparsity in deep neural networks, NeurIPS 2016)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from itop.allocation import AllocationLike
+from itop.context import Context
+from itop.criteria.initial import DenseMasks
+from itop.methods.method import Method
+from itop.schedules import AtFractions, UpdateSchedule
+from itop.topology import Scores, UpdateReport
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class GroupLasso(Method):
+    """A penalty on the norms of whole groups drives them to zero; then the weakest groups go, in one pruning.
+
+    Groups are the outgoing weights of an input unit or channel of a layer (its columns), and for the penalty the incoming
+    weights of an output unit as well. The pruning takes columns in the order of their root mean square within each layer,
+    as the allocation says how many; the last one that fits may go in part, so that the count is exact.
+
+    Args:
+        penalty: On the sum of the groups' norms, each times the root of its size (?).
+        prune_at: Fraction of the run; the rest fine-tunes without the penalty.
+    """
+
+    penalty: float = 1e-4
+    prune_at: float = 0.5
+    allocation: AllocationLike = "uniform"
+
+    def __post_init__(self) -> None:
+        if not self.penalty >= 0.0:
+            raise ValueError(f"penalty must not be negative, got {self.penalty!r}")
+        AtFractions((self.prune_at,))
+
+    @property
+    def name(self) -> str:
+        return "group-lasso"
+
+    @property
+    def schedule(self) -> UpdateSchedule:
+        return AtFractions((self.prune_at,))
+
+    @property
+    def default_allocation(self) -> AllocationLike:
+        return self.allocation
+
+    @property
+    def acts_before_step(self) -> bool:
+        return True
+
+    def initialise(self, context: Context) -> None:
+        context.topology.initialise(DenseMasks().masks(context))
+
+    def regulariser(self, context: Context) -> Tensor | None:
+        if context.topology.num_updates > 0:
+            return None
+        terms = []
+        for layer in context.topology.layers:
+            weight = layer.parameter
+            for own in (0, 1):
+                norms = _group_norms(weight, own)
+                terms.append(norms.sum() * (weight.numel() / len(norms)) ** 0.5)
+        return self.penalty * torch.stack(terms).sum()
+
+    def update(self, context: Context) -> UpdateReport:
+        topology = context.topology
+        scores = []
+        for weight in topology.weights():
+            sizes = _group_norms(weight, 1)
+            scores.append(sizes.view(1, -1, *[1] * (weight.dim() - 2)).expand(weight.shape).contiguous())
+        kept = topology.select(topology.active, context.target_counts, Scores(scores))
+        return topology.commit(topology.active - kept, topology.empty(), zero_all_inactive=context.zero_all_inactive)
+
+    def options(self) -> dict[str, Any]:
+        return {"penalty": self.penalty, "prune_at": self.prune_at}
+
+
+def _group_norms(weight: Tensor, dimension: int) -> Tensor:
+    """The norm of each slice along a dimension, differentiable at zero."""
+    squares = weight.square().transpose(0, dimension).flatten(1).sum(1)
+    return (squares + 1e-12).sqrt()

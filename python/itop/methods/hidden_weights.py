@@ -1,0 +1,325 @@
+"""The frame of every rule that changes which weights the forward pass sees.
+
+The model's parameters hold the *effective* weights, exactly zero where inactive: any forward pass, evaluation, export,
+compilation or deep copy sees an ordinary sparse model, and ``model.state_dict()`` keeps its keys. The *hidden* weights,
+from which the effective ones are computed, lie in ``context.state`` (as many bytes as the weights). Around each optimiser
+step they change places::
+
+    before the step   gradients of the effective weights become, by the chain rule, those of the hidden weights and of
+                      the method's own parameters (thresholds, gates); the parameters now hold the hidden weights
+    the step          trains them, with whatever optimiser
+    after the step    the effective weights are computed anew and put back; the active set is where they are not zero
+
+Rules that sample (gates, dropout) put a sample in place when a training forward pass of the model begins and the mean
+when one in evaluation mode does. The sample is a pure function of seed and step.
+
+The density such a rule ends with depends on its penalties. So that runs can be compared, the rule ends at a fraction of
+the run (``finish``): the target number of weights with the largest saliency stays, over all layers, the hidden weights
+are forgotten, and what is left of the run trains those. ``finish=None`` lets the rule go on to the end, with the density
+that it learned.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from itop.analysis.training_flops import DenseTraining, TopKASTTraining, TrainingFlops
+from itop.context import Context
+from itop.methods.method import Method
+from itop.schedules import AtFractions, EitherOf, Every, UpdateSchedule, step_at
+from itop.topology import BitSet, Scores, UpdateReport
+
+_HIDDEN = "hidden weights"
+_REPORTED = "reported masks"
+_MASKS = "masks"
+_SAMPLED = "sampled"
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenWeights(Method):
+    """A rule whose forward pass sees a function of the trained weights.
+
+    Args:
+        finish: Fraction of the run after which the masks are fixed at the target density, in (0, 1]; None: never.
+        report_every: Steps between two reports of how the masks changed, at least 1; they change at every step.
+    """
+
+    finish: float | None = 0.75
+    report_every: int = 100
+
+    def __post_init__(self) -> None:
+        if self.finish is not None and not 0.0 < self.finish <= 1.0:
+            raise ValueError(f"finish must be a fraction of the run in (0, 1], or None, got {self.finish!r}")
+        Every(self.report_every)
+        self.check_options()
+
+    def check_options(self) -> None:
+        """Raises ValueError where an option of the subclass is out of range."""
+
+    # --- what a subclass says -----------------------------------------------------------------------------------------
+
+    def add_parameters(self, context: Context) -> None:
+        """Adds what the rule trains beside the weights: ``context.add_parameter``."""
+
+    @abstractmethod
+    def effective(self, context: Context, layer: int, weight: Tensor, training: bool) -> Tensor:
+        """What the forward pass sees of a layer, differentiable in ``weight`` and in the layer's own parameters.
+
+        Args:
+            weight: The hidden weights of the layer, in its shape.
+            training: Whether a sampling rule samples; otherwise the value to evaluate with, zero where inactive.
+        """
+
+    def active(self, context: Context, layer: int, effective: Tensor) -> Tensor:
+        """Which weights of a layer are active, bool: by default those whose effective value is not zero."""
+        return effective != 0
+
+    def saliency(self, context: Context, layer: int, weight: Tensor) -> Tensor:
+        """What ranks weights when the rule finishes; the largest stay. By default ``abs(w)``."""
+        return weight.abs()
+
+    @property
+    def differs_in_training(self) -> bool:
+        """Whether training sees other weights than evaluation: a sample of them, or soft gates."""
+        return False
+
+    @property
+    def speed(self) -> float:
+        """Gradients of the method's own parameters are multiplied by it: with SGD, their learning rate is.
+
+        Gates see the loss through ``g w``, which is far smaller than the g that weights see.
+        """
+        return 1.0
+
+    @property
+    def decays(self) -> bool:
+        """Whether the optimiser's weight decay acts on the method's own parameters."""
+        return False
+
+    def parameters_of(self, context: Context, layer: int) -> list[nn.Parameter]:
+        """The method's own parameters that a layer's effective weights depend on."""
+        suffix = f"/{context.topology.layers[layer].name}"
+        return [value for name, value in context.parameters.items() if name.endswith(suffix)]
+
+    def parameter(self, context: Context, name: str, layer: int) -> nn.Parameter:
+        """One of the method's own parameters: that of a layer."""
+        return context.parameters[f"{name}/{context.topology.layers[layer].name}"]
+
+    def add_to_layers(self, context: Context, name: str, values: Sequence[Tensor]) -> None:
+        """Adds a parameter to each layer."""
+        for layer, value in zip(context.topology.layers, values, strict=True):
+            context.add_parameter(f"{name}/{layer.name}", value)
+
+    def after_optimizer(self, context: Context, weights: Sequence[Tensor]) -> None:
+        """Called at the start and after each optimiser step, to choose masks, project or reset what the rule trains.
+
+        Args:
+            weights: The hidden weights.
+        """
+
+    # --- the frame -----------------------------------------------------------------------------------------------------
+
+    @property
+    def schedule(self) -> UpdateSchedule:
+        reports = Every(self.report_every)
+        return reports if self.finish is None else EitherOf((reports, AtFractions((self.finish,))))
+
+    @property
+    def acts_before_step(self) -> bool:
+        return True
+
+    def hides_weights(self, context: Context) -> bool:
+        return _HIDDEN in context.state
+
+    def hidden_weights(self, context: Context) -> list[Tensor]:
+        """The trained weights behind what the model holds; outside the optimiser's step."""
+        hidden: list[Tensor] = context.state[_HIDDEN]
+        return hidden
+
+    def initialise(self, context: Context) -> None:
+        topology = context.topology
+        context.state[_HIDDEN] = [weight.clone() for weight in topology.weights()]
+        self.add_parameters(context)
+        self.after_optimizer(context, topology.weights())
+        effective = self._effective(context)
+        topology.initialise(self._active(context, effective))
+        for weight, value in zip(topology.weights(), effective, strict=True):
+            weight.copy_(value)
+        context.state[_REPORTED] = topology.active.to_tensors()
+
+    def before_step(self, context: Context) -> None:
+        if not self.hides_weights(context):
+            return
+        sampled = self.differs_in_training and _is_sampled(context)
+        for i, (layer, hidden) in enumerate(zip(context.topology.layers, self.hidden_weights(context), strict=True)):
+            gradient = layer.parameter.grad
+            if gradient is not None:
+                self._pass_back(context, i, hidden, gradient, sampled)
+            context.topology.local(i).copy_(hidden)
+        if not self.decays:
+            context.shield_from_decay(list(context.parameters))
+
+    def _pass_back(self, context: Context, layer: int, hidden: Tensor, gradient: Tensor, sampled: bool) -> None:
+        own = self.parameters_of(context, layer)
+        leaf = hidden.detach().requires_grad_()
+        with torch.enable_grad():
+            effective = self.effective(context, layer, leaf, training=sampled)
+        inner, *others = torch.autograd.grad(effective, [leaf, *own], gradient, allow_unused=True)
+        gradient.copy_(inner if inner is not None else torch.zeros_like(gradient))
+        for parameter, part in zip(own, others, strict=True):
+            if part is not None:
+                part = part * self.speed
+                parameter.grad = part if parameter.grad is None else parameter.grad + part
+
+    def after_step(self, context: Context) -> None:
+        if not self.hides_weights(context):
+            return
+        topology = context.topology
+        self.after_optimizer(context, topology.weights())
+        for hidden, weight in zip(self.hidden_weights(context), topology.weights(), strict=True):
+            hidden.copy_(weight)
+        effective = self._effective(context)
+        topology.replace(self._active(context, effective))
+        for weight, value in zip(topology.weights(), effective, strict=True):
+            weight.copy_(value)
+
+    def update(self, context: Context) -> UpdateReport | None:
+        if not self.hides_weights(context):
+            return None
+        if (
+            self.finish is not None
+            and context.total_steps is not None
+            and context.step >= step_at(self.finish, context.total_steps)
+        ):
+            self.fix_masks(context)
+        before = context.topology.from_tensors(context.state[_REPORTED])
+        report = context.topology.changes_since(before)
+        if self.hides_weights(context):
+            context.state[_REPORTED] = context.topology.active.to_tensors()
+        else:
+            del context.state[_REPORTED]
+        return report
+
+    def fix_masks(self, context: Context) -> None:
+        """Ends the rule: the most salient weights stay, in the target's number; from now on they are all there is."""
+        topology = context.topology
+        final = self.final_masks(context)
+        for weight, value, hidden in zip(
+            topology.weights(), self._effective(context), self.hidden_weights(context), strict=True
+        ):
+            # What the rule had switched off but the target has room for goes on with its hidden value.
+            weight.copy_(torch.where(value != 0, value, hidden))
+        topology.replace(final)
+        del context.state[_HIDDEN]
+        context.state.pop(_SAMPLED, None)
+        topology.apply()
+        for parameter in context.parameters.values():
+            parameter.grad = None
+
+    def final_masks(self, context: Context) -> BitSet:
+        """The masks that stay."""
+        with torch.no_grad():
+            scores = [
+                self.saliency(context, i, hidden).detach().float()
+                for i, hidden in enumerate(self.hidden_weights(context))
+            ]
+        return context.topology.select(context.topology.full(), context.target_total, Scores(scores, signed=True))
+
+    def _active(self, context: Context, effective: Sequence[Tensor]) -> BitSet:
+        return context.topology.from_tensors([self.active(context, i, value) for i, value in enumerate(effective)])
+
+    def _effective(self, context: Context, training: bool = False) -> list[Tensor]:
+        with torch.no_grad():
+            return [
+                self.effective(context, i, hidden, training).to(hidden.dtype)
+                for i, hidden in enumerate(self.hidden_weights(context))
+            ]
+
+    def hooks(self, context: Context) -> Iterable[RemovableHandle]:
+        if not self.differs_in_training:
+            return ()
+
+        @torch.compiler.disable  # type: ignore[untyped-decorator]
+        def present(model: nn.Module, inputs: Any) -> None:
+            if self.hides_weights(context) and model.training != _is_sampled(context):
+                with torch.no_grad():
+                    for weight, value in zip(
+                        context.topology.weights(), self._effective(context, model.training), strict=True
+                    ):
+                        weight.copy_(value)
+                _mark_sampled(context, model.training)
+
+        return (context.model.register_forward_pre_hook(present),)
+
+    def training_flops(self, sparse: float, dense: float) -> TrainingFlops:
+        # Forward and input gradient with the effective weights; every hidden weight has a gradient.
+        return TopKASTTraining(sparse, dense)
+
+
+class ChosenMasks(HiddenWeights):
+    """A rule whose forward pass sees the hidden weights through masks that it chooses itself.
+
+    The masks are kept as bool tensors, one byte a weight; gradients pass them as if they were not there, unless a
+    subclass stops them.
+    """
+
+    def choose_masks(self, context: Context, weights: Sequence[Tensor], masks: list[Tensor] | None) -> list[Tensor]:
+        """The masks of the coming step, bool, one a layer.
+
+        Args:
+            masks: Those so far; None at the start.
+        """
+        raise TypeError("a rule of chosen masks says how it chooses them")
+
+    def gradient_masks(self, context: Context, layer: int) -> Tensor | None:
+        """Where hidden weights have a gradient; None: everywhere."""
+        return None
+
+    def masks(self, context: Context) -> list[Tensor]:
+        """The masks of now."""
+        masks: list[Tensor] = context.state[_MASKS]
+        return masks
+
+    def after_optimizer(self, context: Context, weights: Sequence[Tensor]) -> None:
+        context.state[_MASKS] = self.choose_masks(context, weights, context.state.get(_MASKS))
+
+    def active(self, context: Context, layer: int, effective: Tensor) -> Tensor:
+        return self.masks(context)[layer]
+
+    def effective(self, context: Context, layer: int, weight: Tensor, training: bool) -> Tensor:
+        gradients = self.gradient_masks(context, layer)
+        through = weight if gradients is None else torch.where(gradients, weight, weight.detach())
+        return straight_through(weight * self.masks(context)[layer], through)
+
+    def fix_masks(self, context: Context) -> None:
+        HiddenWeights.fix_masks(self, context)
+        del context.state[_MASKS]
+
+
+class DenselyTrained(HiddenWeights):
+    """A rule whose gates are soft while it trains: forward and backward passes are dense."""
+
+    def training_flops(self, sparse: float, dense: float) -> TrainingFlops:
+        return DenseTraining(dense)
+
+
+def _is_sampled(context: Context) -> bool:
+    """Whether the model holds this step's sample; anything that wrote to the weights since then replaced it."""
+    mark = context.state.get(_SAMPLED)
+    return mark is not None and list(mark) == [context.step, context.topology.layers[0].parameter._version]
+
+
+def _mark_sampled(context: Context, sampled: bool) -> None:
+    context.state[_SAMPLED] = [context.step, context.topology.layers[0].parameter._version] if sampled else None
+
+
+def straight_through(value: Tensor, through: Tensor) -> Tensor:
+    """``value`` in the forward pass, the gradient of ``through`` in the backward pass."""
+    return through + (value - through).detach()

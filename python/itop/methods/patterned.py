@@ -1,0 +1,68 @@
+"""RigL's rules on active weights that have a shape: N of M, blocks."""
+
+from __future__ import annotations
+
+from itop.allocation import AllocationLike
+from itop.criteria.grow import GradientGrowth, GrowCriterion, RandomGrowth
+from itop.criteria.patterns import Blocks, NofM
+from itop.methods.method import DropAndGrow
+from itop.schedules import CosineDropFraction, Every
+
+
+def NMDynamic(
+    update_every: int = 100,
+    m: int = 16,
+    drop_fraction: float = 0.3,
+    until: float = 0.75,
+    by_gradient: bool = True,
+    allocation: AllocationLike = "uniform",
+) -> DropAndGrow:
+    """Dynamic N:M sparsity: n of each m consecutive weights are active; each group grows what it dropped.
+
+    n is the density of a layer times m, rounded, at least 1.
+
+    Args:
+        update_every: dT in steps.
+        m: Weights in a group.
+        drop_fraction: Annealed to 0 by a half cosine at ``until`` of the run.
+        by_gradient: Grow by gradient magnitude; otherwise at random.
+    """
+    return DropAndGrow(
+        label="nm",
+        update_schedule=Every(update_every, until=until),
+        drop_fraction=CosineDropFraction(drop_fraction, 0.0, until=until),
+        grow=_growth(by_gradient),
+        pattern=NofM(m),
+        allocation=allocation,
+    )
+
+
+def BlockDynamic(
+    update_every: int = 100,
+    rows: int = 4,
+    columns: int = 4,
+    drop_fraction: float = 0.3,
+    until: float = 0.75,
+    by_gradient: bool = True,
+    allocation: AllocationLike = "erk",
+) -> DropAndGrow:
+    """Dynamic block sparsity: blocks of weights are dropped and grown as a whole, by the sums of their magnitudes.
+
+    Args:
+        update_every: dT in steps.
+        rows, columns: Of a block, in the matrix ``[out, in * kernel]``.
+        drop_fraction: Annealed to 0 by a half cosine at ``until`` of the run.
+        by_gradient: Grow by gradient magnitude; otherwise at random.
+    """
+    return DropAndGrow(
+        label="block",
+        update_schedule=Every(update_every, until=until),
+        drop_fraction=CosineDropFraction(drop_fraction, 0.0, until=until),
+        grow=_growth(by_gradient),
+        pattern=Blocks(rows, columns),
+        allocation=allocation,
+    )
+
+
+def _growth(by_gradient: bool) -> GrowCriterion:
+    return GradientGrowth() if by_gradient else RandomGrowth()

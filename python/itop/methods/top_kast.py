@@ -1,0 +1,90 @@
+"""Top-KAST (Jayakumar et al., Top-KAST: top-K always sparse training, NeurIPS 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from itop.allocation import AllocationLike
+from itop.analysis.training_flops import TopKASTTraining, TrainingFlops
+from itop.context import Context
+from itop.methods.hidden_weights import ChosenMasks
+from itop.topology import Scores
+
+_BACKWARD = "backward sets"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TopKAST(ChosenMasks):
+    """Forward with the D largest weights of each layer (set A), backward into the D + M largest (set B).
+
+    The penalty is L2 on A and L2 / D on the rest of B (the density D of the layer), so that newcomers have to earn
+    their place. The number of active weights of each layer is exact at every step.
+
+    Args:
+        update_every: Steps between two choices of the sets (?).
+        extra_density: M: the density of B less that of A (?).
+        penalty: Of L2 on A (?).
+    """
+
+    update_every: int = 100
+    extra_density: float = 0.1
+    penalty: float = 1e-4
+    allocation: AllocationLike = "erk"
+    finish: float | None = None
+
+    def check_options(self) -> None:
+        if not self.extra_density >= 0.0 or not self.penalty >= 0.0:
+            raise ValueError(
+                f"extra_density and penalty must not be negative, got {self.extra_density!r} and {self.penalty!r}"
+            )
+
+    @property
+    def name(self) -> str:
+        return "top-kast"
+
+    @property
+    def default_allocation(self) -> AllocationLike:
+        return self.allocation
+
+    def backward_counts(self, context: Context) -> list[int]:
+        """Weights of each layer in set B."""
+        return [
+            min(layer.numel, count + round(self.extra_density * layer.numel))
+            for layer, count in zip(context.topology.layers, context.target_counts, strict=True)
+        ]
+
+    def choose_masks(self, context: Context, weights: Sequence[Tensor], masks: list[Tensor] | None) -> list[Tensor]:
+        if masks is not None and context.step % self.update_every != 0:
+            return masks
+        topology = context.topology
+        scores = Scores(weights)
+        forward = topology.select(topology.full(), context.target_counts, scores)
+        # B holds A whatever the ties.
+        extra = [b - a for a, b in zip(context.target_counts, self.backward_counts(context), strict=True)]
+        context.state[_BACKWARD] = (forward | topology.select(~forward, extra, scores)).to_tensors()
+        return forward.to_tensors()
+
+    def gradient_masks(self, context: Context, layer: int) -> Tensor | None:
+        sets: list[Tensor] = context.state[_BACKWARD]
+        return sets[layer]
+
+    def regulariser(self, context: Context) -> Tensor | None:
+        if not self.hides_weights(context) or self.penalty == 0.0:
+            return None
+        total = torch.zeros((), device=context.topology.device)
+        for i, (layer, forward) in enumerate(zip(context.topology.layers, self.masks(context), strict=True)):
+            density = max(context.target_counts[i] / layer.numel, 1e-12)
+            backward = self.gradient_masks(context, i)
+            assert backward is not None  # weights are hidden, so the sets exist
+            squares = layer.parameter.square()
+            total = total + (squares * forward).sum() + (squares * (backward & ~forward)).sum() / density
+        return self.penalty / 2 * total
+
+    def training_flops(self, sparse: float, dense: float) -> TrainingFlops:
+        return TopKASTTraining(sparse, min(dense, sparse + self.extra_density * dense))

@@ -1,0 +1,56 @@
+"""What a call of ``optimizer.step`` is: with a closure or without, a step of the training or none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from itop.distributed.shards import local_part
+
+
+def in_eager_mode(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """The hook as it is, also where ``optimizer.step`` is compiled: the compiler steps around it."""
+    disabled: Callable[..., Any] = torch.compiler.disable(hook)  # type: ignore[no-untyped-call]
+    return disabled
+
+
+def owner_of(hook: Callable[..., Any]) -> object:
+    """The object whose method a hook is, also behind :func:`in_eager_mode`."""
+    return getattr(getattr(hook, "__wrapped__", hook), "__self__", None)
+
+
+def was_skipped_by_scaler(optimizer: Optimizer) -> bool:
+    """Whether a fused optimiser is about to skip this step because the gradient scaler found an overflow."""
+    found_inf = getattr(optimizer, "found_inf", None)
+    return isinstance(found_inf, Tensor) and bool(found_inf.item() != 0)
+
+
+def only_makes_state(optimizer: Optimizer) -> bool:
+    """Whether this is no step of the training but ``torch.distributed.checkpoint`` making an optimiser's state.
+
+    It steps an optimiser that has no state yet with all learning rates and gradients at zero.
+    """
+    if optimizer.state:
+        return False
+    for group in optimizer.param_groups:
+        if group.get("lr") is None or float(group["lr"]) != 0.0:
+            return False
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    return all(not local_part(gradient).count_nonzero() for gradient in gradients)
+
+
+def find_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Callable[[], Any] | None, int | None]:
+    """The closure given to ``optimizer.step`` and its place in ``args`` (None: a keyword).
+
+    Hooks see ``args`` as the optimiser's wrapper does: with or without the optimiser itself in front.
+    """
+    if callable(kwargs.get("closure")):
+        return kwargs["closure"], None
+    for place, argument in enumerate(args):
+        if callable(argument) and not isinstance(argument, Optimizer):
+            return argument, place
+    return None, None

@@ -1,0 +1,205 @@
+"""Sharded checkpoints continue on any number of ranks as if nothing had happened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import nn
+
+from itop import SparseEngine
+from itop.distributed.checkpoint import ModelAndOptimizer, latest, load, save
+from rank_models import LAYOUTS, attach, data_parallel, fsdp, make_model, masks, train
+from rank_pool import RankPool
+
+
+@pytest.fixture(scope="module")
+def pools() -> Iterator[dict[int, RankPool]]:
+    pools = {2: RankPool(2), 4: RankPool(4)}
+    yield pools
+    for pool in pools.values():
+        pool.stop()
+
+
+def build(layout: str | None) -> tuple[nn.Module, SparseEngine, int]:
+    model: nn.Module = make_model()
+    parts = 1
+    if layout is not None:
+        wrap, _, parts = LAYOUTS[layout]
+        model = wrap(model)
+    return model, attach(model, "rigl"), parts
+
+
+def train_and_save(layout: str | None, steps: int, folder: str) -> None:
+    model, engine, parts = build(layout)
+    train(model, engine, steps, parts)
+    save(folder, engine.steps, {"training": ModelAndOptimizer(model, engine.optimizer), "engine": engine})
+
+
+def load_and_train(layout: str | None, steps: int, folder: str) -> dict[str, Any]:
+    model, engine, parts = build(layout)
+    newest = latest(folder)
+    assert newest is not None
+    load(newest, {"training": ModelAndOptimizer(model, engine.optimizer), "engine": engine})
+    train(model, engine, steps, parts)
+    return {"masks": masks(engine), "layers": engine.layers, "steps": engine.steps, "updates": engine.num_updates}
+
+
+def never_stopped(steps: int) -> dict[str, Any]:
+    model, engine, _ = build(None)
+    train(model, engine, steps)
+    return {"masks": masks(engine), "layers": engine.layers, "steps": engine.steps, "updates": engine.num_updates}
+
+
+def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
+    assert {key: a[key] for key in ("layers", "steps", "updates")} == {
+        key: b[key] for key in ("layers", "steps", "updates")
+    }
+    for name, mask in a["masks"].items():
+        assert np.array_equal(mask, b["masks"][name]), name
+
+
+def test_four_ranks_continue_as_two_and_as_one(pools: dict[int, RankPool], tmp_path: Path) -> None:
+    expected = never_stopped(6)
+    pools[4].run(train_and_save, "FSDP2 on 4", 3, str(tmp_path))
+    for result in pools[2].run(load_and_train, "FSDP2 on 2", 3, str(tmp_path)):
+        assert_same(result, expected)
+    assert_same(load_and_train(None, 3, str(tmp_path)), expected)
+    for result in pools[2].run(load_and_train, "DDP on 2", 3, str(tmp_path)):
+        assert_same(result, expected)
+
+
+def test_one_process_continues_as_two_by_two(pools: dict[int, RankPool], tmp_path: Path) -> None:
+    train_and_save(None, 3, str(tmp_path))
+    expected = never_stopped(6)
+    for result in pools[4].run(load_and_train, "FSDP2 x tensor parallel 2x2", 3, str(tmp_path)):
+        assert_same(result, expected)
+
+
+def save_engine_itself(folder: str) -> None:
+    model = make_model()
+    fsdp(model)
+    engine = attach(model, "set")
+    train(model, engine, 2, parts=2)
+    dcp.save({"engine": engine}, checkpoint_id=folder)
+
+
+def test_the_engine_is_stateful_by_itself(pools: dict[int, RankPool], tmp_path: Path) -> None:
+    pools[2].run(save_engine_itself, str(tmp_path / "by-dcp"))
+    alone = attach(make_model(), "set")
+    train_model = make_model()
+    reference = attach(train_model, "set")
+    train(train_model, reference, 2)
+    dcp.load({"engine": alone}, checkpoint_id=str(tmp_path / "by-dcp"), no_dist=True)
+    assert alone.steps == 2
+    assert alone.topology.digest() == reference.topology.digest()
+
+
+def save_whole_state(path: str) -> None:
+    model = make_model()
+    fsdp(model)
+    engine = attach(model)
+    train(model, engine, 2, parts=2)
+    state = engine.state_dict(full=True)
+    if dist.get_rank() == 0:
+        torch.save(state, path)
+    engine.load_state_dict(state)
+
+
+def test_a_whole_state_of_a_sharded_engine_loads_anywhere_from_one_file(
+    pools: dict[int, RankPool], tmp_path: Path
+) -> None:
+    pools[2].run(save_whole_state, str(tmp_path / "engine.pt"))
+    engine = attach(make_model())
+    engine.load_state_dict(torch.load(tmp_path / "engine.pt", weights_only=True))
+    model = make_model()
+    reference = attach(model)
+    train(model, reference, 2)
+    assert engine.topology.digest() == reference.topology.digest()
+
+
+def load_another_sharding() -> None:
+    model = make_model()
+    fsdp(model)
+    engine = attach(model)
+    other = make_model()
+    from rank_models import tensor_parallel
+
+    tensor_parallel(other)
+    engine.load_state_dict(attach(other).state_dict())
+
+
+def test_a_state_of_another_sharding_is_refused_on_every_rank(pools: dict[int, RankPool]) -> None:
+    for error in pools[2].errors(load_another_sharding):
+        assert "of another sharding: layer '" in error
+        assert "torch.distributed.checkpoint" in error
+
+
+class Wider(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(12, 30, bias=False)
+
+
+def load_into_another_model(folder: str) -> None:
+    model = Wider()
+    fsdp(model)
+    engine = attach(model)
+    newest = latest(folder)
+    assert newest is not None
+    load(newest, {"training": ModelAndOptimizer(model, engine.optimizer), "engine": engine})
+
+
+def test_a_checkpoint_of_another_model_is_refused_on_every_rank(pools: dict[int, RankPool], tmp_path: Path) -> None:
+    pools[2].run(train_and_save, "DDP on 2", 1, str(tmp_path))
+    for error in pools[2].errors(load_into_another_model, str(tmp_path)):
+        assert "does not fit this model, optimiser and engine" in error
+
+
+def test_saving_before_the_first_step_counts_no_step(tmp_path: Path) -> None:
+    """torch.distributed.checkpoint steps an optimiser that has no state yet, to make it."""
+    model = make_model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    engine = SparseEngine(model, optimizer, "static", sparsity=0.5, total_steps=10)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    save(tmp_path, 0, {"training": ModelAndOptimizer(model, optimizer), "engine": engine})
+    assert optimizer.state
+    assert engine.steps == 0
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_an_unfinished_checkpoint_is_not_seen_and_is_cleared_away(tmp_path: Path) -> None:
+    (tmp_path / ".step-0000000009.partial").mkdir()
+    assert latest(tmp_path) is None
+    assert latest(tmp_path / "nowhere") is None
+    engine = attach(make_model())
+    for step in (1, 2, 3):
+        save(tmp_path, step, {"engine": engine}, keep=2)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-0000000002", "step-0000000003"]
+    assert latest(tmp_path) == tmp_path / "step-0000000003"
+
+
+def test_a_folder_without_metadata_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is not a complete checkpoint"):
+        load(tmp_path, {"engine": attach(make_model())})
+
+
+def save_while_training_in_parallel(folder: str) -> bool:
+    model = data_parallel(make_model())
+    engine = attach(model)
+    train(model, engine, 1, parts=2)
+    save(folder, 1, {"engine": engine})
+    before = engine.topology.digest()
+    train(model, engine, 2, parts=2)
+    load(latest(folder) or "", {"engine": engine})
+    return engine.topology.digest() == before and engine.steps == 1
+
+
+def test_loading_back_in_the_middle_of_a_run(pools: dict[int, RankPool], tmp_path: Path) -> None:
+    assert pools[2].run(save_while_training_in_parallel, str(tmp_path)) == [True, True]

@@ -1,0 +1,155 @@
+"""Masks are the same bits for one process and for every way to cut a model over several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rank_models import LAYOUTS, attach, fsdp, make_model, masks, train
+from rank_pool import RankPool
+
+METHODS_TO_COMPARE = ["set", "set-itop", "rigl", "rigl-itop"]
+
+
+def num_updates(layout: str, method: str) -> int:
+    """Fifty, but few where four processes share two cores and all scores tie: every round of a selection is a meeting."""
+    return 50 if LAYOUTS[layout][1] == 2 or method == "rigl" else 8
+
+
+@pytest.fixture(scope="module")
+def pools() -> Iterator[dict[int, RankPool]]:
+    pools = {2: RankPool(2), 4: RankPool(4)}
+    yield pools
+    for pool in pools.values():
+        pool.stop()
+
+
+def train_layout(layout: str | None, method: str, steps: int, hidden: tuple[int, int] = (28, 24)) -> dict[str, Any]:
+    model = make_model(hidden)
+    parts = 1
+    if layout is not None:
+        wrap, _, parts = LAYOUTS[layout]
+        model = wrap(model)  # type: ignore[assignment]
+    engine = attach(model, method)
+    initial = masks(engine)
+    train(model, engine, steps, parts)
+    engine.check_sync()
+    result = {
+        "initial": initial,
+        "masks": masks(engine),
+        "layers": engine.layers,
+        "updates": engine.num_updates,
+        "bytes": engine.topology.traffic.num_bytes,
+        "reductions": engine.topology.traffic.num_reductions,
+        "topology bytes": engine.num_topology_bytes(),
+        "local weights": [weight.numel() for weight in engine.topology.weights()],
+        "outside": sum(
+            int(weight[~mask].count_nonzero())
+            for weight, mask in zip(engine.topology.weights(), engine.topology.active.to_tensors(), strict=True)
+        ),
+    }
+    engine.detach()
+    return result
+
+
+def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
+    for key in ("initial", "masks"):
+        assert a[key].keys() == b[key].keys()
+        for name in a[key]:
+            assert np.array_equal(a[key][name], b[key][name]), f"{key} of {name}"
+    assert a["layers"] == b["layers"]
+    assert a["updates"] == b["updates"]
+
+
+@pytest.mark.parametrize("method", METHODS_TO_COMPARE)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_masks_after_many_updates_are_those_of_one_process(
+    pools: dict[int, RankPool], layout: str, method: str
+) -> None:
+    steps = num_updates(layout, method)
+    alone = train_layout(None, method, steps)
+    assert alone["updates"] == steps
+    for result in pools[LAYOUTS[layout][1]].run(train_layout, layout, method, steps, timeout=240):
+        assert_same(result, alone)
+        assert result["outside"] == 0
+
+
+def test_the_exact_training_moves_the_masks(pools: dict[int, RankPool]) -> None:
+    """A comparison of masks that never change would show nothing."""
+    for method in METHODS_TO_COMPARE:
+        result = train_layout(None, method, 50)
+        for name, mask in result["masks"].items():
+            assert (mask != result["initial"][name]).sum() > 0, (method, name)
+
+
+@pytest.mark.parametrize(("layout", "hidden"), [("FSDP2 on 4", (29, 3)), ("FSDP2 on 2", (1, 23)), ("HSDP 2x2", (5, 1))])
+def test_uneven_and_empty_shards_have_the_masks_of_one_process(
+    pools: dict[int, RankPool], layout: str, hidden: tuple[int, int]
+) -> None:
+    alone = train_layout(None, "rigl", 10, hidden)
+    results = pools[LAYOUTS[layout][1]].run(train_layout, layout, "rigl", 10, hidden)
+    for result in results:
+        assert_same(result, alone)
+    assert any(0 in result["local weights"] for result in results) or min(hidden) >= 2
+
+
+def test_a_rank_keeps_three_bits_for_each_weight_it_holds(pools: dict[int, RankPool]) -> None:
+    for result in pools[4].run(train_layout, "FSDP2 on 4", "set", 1):
+        words = sum(-(-numel // 64) for numel in result["local weights"])
+        assert result["topology bytes"] == 3 * 8 * words
+
+
+def test_data_parallel_updates_put_nothing_on_the_wire(pools: dict[int, RankPool]) -> None:
+    for result in pools[2].run(train_layout, "DDP on 2", "rigl", 5):
+        assert result["bytes"] == 0
+
+
+@pytest.mark.parametrize("hidden", [(64, 64), (1024, 1024)])
+def test_a_sharded_update_reduces_kilobytes_whatever_the_layers_size(
+    pools: dict[int, RankPool], hidden: tuple[int, int]
+) -> None:
+    before = pools[2].run(train_layout, "FSDP2 on 2", "rigl", 1, hidden)[0]
+    after = pools[2].run(train_layout, "FSDP2 on 2", "rigl", 3, hidden)[0]
+    updates = after["updates"] - before["updates"]
+    per_layer = (after["bytes"] - before["bytes"]) / updates / len(after["layers"])
+    assert 0 < per_layer < 16 * 1024
+
+
+class TwoKinds(nn.Module):
+    """One sharded layer, one that FSDP2 was told to leave whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sharded = nn.Linear(16, 32, bias=False)
+        self.whole = nn.Linear(32, 16, bias=False)
+
+
+def select_across_layers(is_sharded: bool) -> list[Any]:
+    torch.manual_seed(0)
+    model = TwoKinds()
+    if is_sharded:
+        fsdp(model.sharded)
+    engine = attach(model)
+    topology = engine.topology
+    generator = torch.Generator().manual_seed(3)
+    scores = [torch.randint(-9, 10, layer.shape, generator=generator).float() for layer in topology.layers]
+    from itop.topology import Scores
+
+    chosen = topology.select(topology.full(), 500, Scores([topology.part(i, score) for i, score in enumerate(scores)]))
+    result = [topology.whole(i, mask).numpy().copy() for i, mask in enumerate(chosen.to_tensors())]
+    engine.detach()
+    return [*result, chosen.counts()]
+
+
+def test_layers_that_are_cut_differently_compete_as_in_one_process(pools: dict[int, RankPool]) -> None:
+    alone = select_across_layers(False)
+    assert sum(alone[-1]) == 500
+    for result in pools[2].run(select_across_layers, True):
+        assert result[-1] == alone[-1]
+        for mine, expected in zip(result[:-1], alone[:-1], strict=True):
+            assert np.array_equal(mine, expected)
