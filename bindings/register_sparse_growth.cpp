@@ -31,7 +31,8 @@ py::array_t<T> to_numpy(std::vector<T>&& values) {
 DType floating_type(const std::string& name) {
   if (name == "float32") return DType::kFloat32;
   if (name == "float64") return DType::kFloat64;
-  throw py::type_error("growth compares float32 or float64, got " + name);
+  if (name == "bfloat16") return DType::kBFloat16;
+  throw py::type_error("sparse layers compare float32, float64 or bfloat16, got " + name);
 }
 
 }  // namespace
@@ -80,6 +81,25 @@ void register_sparse_growth(py::module_& module) {
       },
       py::arg("taken"), py::arg("k"), py::arg("seed"), py::arg("layer"), py::arg("update"), py::arg("draw"),
       py::arg("max_streamed"));
+  module.def(
+      "sparse_drop_smallest",
+      [](const PositionList& pattern, Address values, const std::string& type, std::int64_t k, std::uint64_t seed,
+         std::uint32_t layer, std::uint32_t update, std::uint32_t draw, Address keep) {
+        const DType floating = floating_type(type);
+        const py::gil_scoped_release no_gil;
+        drop_smallest(pattern, at<const void>(values), floating, k, KeyStream{seed, layer, update, draw},
+                      at<std::uint8_t>(keep), ThreadPool::global());
+      },
+      py::arg("pattern"), py::arg("values"), py::arg("type"), py::arg("k"), py::arg("seed"), py::arg("layer"),
+      py::arg("update"), py::arg("draw"), py::arg("keep"));
+  module.def(
+      "sparse_carry_values",
+      [](Address from, Address sources, std::int64_t count, std::size_t element_size, Address to) {
+        carry_values(at<const void>(from), at<const std::int32_t>(sources), count, element_size, at<void>(to),
+                     ThreadPool::global());
+      },
+      py::arg("source"), py::arg("sources"), py::arg("count"), py::arg("element_size"), py::arg("target"),
+      py::call_guard<py::gil_scoped_release>());
   module.def(
       "sparse_update_pattern",
       [](const PositionList& pattern, Address keep, Address grown, std::int64_t num_grown, bool regrown_keeps_value) {

@@ -98,32 +98,28 @@ void StreamedGrowth::offer(std::int64_t first_row, std::int64_t num_rows, const 
 }
 
 void StreamedGrowth::keep_best() {
-  const auto size = static_cast<std::int64_t>(candidates_.size());
-  if (size <= k_) return;
-  const auto boundary = candidates_.begin() + k_;
-  std::nth_element(candidates_.begin(), boundary - 1, candidates_.end(),
-                   [](const Candidate& a, const Candidate& b) { return a.key < b.key; });
-  limit_ = candidates_[static_cast<std::size_t>(k_ - 1)].key;
-  // Equal keys at the boundary: tie keys are drawn for these few only.
-  const auto first_tied =
-      std::partition(candidates_.begin(), boundary, [&](const Candidate& candidate) { return candidate.key < limit_; });
-  const auto last_tied =
-      std::partition(boundary, candidates_.end(), [&](const Candidate& candidate) { return candidate.key == limit_; });
-  if (last_tied != boundary) {
-    struct Tied {
-      std::uint64_t key;
-      std::int64_t index;
-    };
-    std::vector<Tied> tied;
-    for (auto candidate = first_tied; candidate != last_tied; ++candidate) {
-      tied.push_back({tie_key(stream_, static_cast<std::uint64_t>(candidate->index)), candidate->index});
-    }
-    const auto wanted = boundary - first_tied;
-    std::nth_element(tied.begin(), tied.begin() + (wanted - 1), tied.end(),
-                     [](const Tied& a, const Tied& b) { return std::tie(a.key, a.index) < std::tie(b.key, b.index); });
-    for (std::ptrdiff_t i = 0; i < wanted; ++i) first_tied[i].index = tied[static_cast<std::size_t>(i)].index;
+  if (static_cast<std::int64_t>(candidates_.size()) <= k_) return;
+  std::vector<std::int64_t> keys;
+  keys.reserve(candidates_.size());
+  for (const Candidate& candidate : candidates_) keys.push_back(candidate.key);
+  const auto last = keys.begin() + (k_ - 1);
+  std::nth_element(keys.begin(), last, keys.end());
+  limit_ = *last;
+  const auto wanted = 1 + std::count(keys.begin(), last, limit_);
+  // Equal keys at the limit: tie keys are drawn for these few only.
+  using Tie = std::pair<std::uint64_t, std::int64_t>;
+  std::vector<Tie> ties;
+  for (const Candidate& candidate : candidates_) {
+    if (candidate.key != limit_) continue;
+    ties.emplace_back(tie_key(stream_, static_cast<std::uint64_t>(candidate.index)), candidate.index);
   }
-  candidates_.resize(static_cast<std::size_t>(k_));
+  std::nth_element(ties.begin(), ties.begin() + (wanted - 1), ties.end());
+  const Tie last_tie = ties[static_cast<std::size_t>(wanted - 1)];
+  // In their order: candidates of rows offered in order stay sorted.
+  std::erase_if(candidates_, [&](const Candidate& candidate) {
+    if (candidate.key != limit_) return candidate.key > limit_;
+    return Tie{tie_key(stream_, static_cast<std::uint64_t>(candidate.index)), candidate.index} > last_tie;
+  });
 }
 
 std::vector<std::int64_t> StreamedGrowth::finish() {
@@ -131,7 +127,7 @@ std::vector<std::int64_t> StreamedGrowth::finish() {
   std::vector<std::int64_t> chosen;
   chosen.reserve(candidates_.size());
   for (const Candidate& candidate : candidates_) chosen.push_back(candidate.index);
-  std::sort(chosen.begin(), chosen.end());
+  if (!std::is_sorted(chosen.begin(), chosen.end())) std::sort(chosen.begin(), chosen.end());
   return chosen;
 }
 
@@ -204,8 +200,10 @@ std::vector<std::int64_t> smallest_tie_keys(const PositionList& taken, std::int6
       keyed.emplace_back(tie_key(stream, static_cast<std::uint64_t>(index)), index);
     }
     std::nth_element(keyed.begin(), keyed.begin() + static_cast<std::ptrdiff_t>(wanted) - 1, keyed.end());
+    const auto num_sorted = static_cast<std::ptrdiff_t>(drawn.chosen.size());
     for (std::size_t i = 0; i < wanted; ++i) drawn.chosen.push_back(keyed[i].second);
-    std::sort(drawn.chosen.begin(), drawn.chosen.end());
+    std::sort(drawn.chosen.begin() + num_sorted, drawn.chosen.end());
+    std::inplace_merge(drawn.chosen.begin(), drawn.chosen.begin() + num_sorted, drawn.chosen.end());
   }
   return drawn.chosen;
 }
@@ -270,39 +268,209 @@ UpdatedPattern update_pattern(const PositionList& pattern, const std::uint8_t* k
     }
   }
   UpdatedPattern result;
-  const auto num_kept = static_cast<std::size_t>(num_old - std::count(keep, keep + num_old, std::uint8_t{0}));
-  result.row_pointers.reserve(static_cast<std::size_t>(pattern.num_rows) + 1);
-  result.columns.reserve(num_kept + static_cast<std::size_t>(num_grown));
-  result.sources.reserve(num_kept + static_cast<std::size_t>(num_grown));
-  result.row_pointers.push_back(0);
-  const auto append = [&](std::int64_t column, std::int64_t source) {
-    result.columns.push_back(static_cast<std::int32_t>(column));
-    result.sources.push_back(static_cast<std::int32_t>(source));
-  };
+  const auto num_kept = num_old - std::count(keep, keep + num_old, std::uint8_t{0});
+  const auto num_new = static_cast<std::size_t>(num_kept + num_grown);
+  // One element more: an entry is written before it is known whether it stays.
+  result.row_pointers.resize(static_cast<std::size_t>(pattern.num_rows) + 1);
+  result.columns.resize(num_new + 1);
+  result.sources.resize(num_new + 1);
+  std::int32_t* const columns = result.columns.data();
+  std::int32_t* const sources = result.sources.data();
+  std::int64_t written = 0;
   std::int64_t next = 0;
   for (std::int64_t row = 0; row < pattern.num_rows; ++row) {
     const std::int64_t row_start = row * pattern.num_columns;
     std::int64_t entry = pattern.row_pointers[row];
     const std::int64_t end = pattern.row_pointers[row + 1];
+    const auto copy_entry = [&] {
+      columns[written] = pattern.columns[entry];
+      sources[written] = static_cast<std::int32_t>(entry);
+      written += keep[entry] != 0 ? 1 : 0;
+      ++entry;
+    };
     for (; next < num_grown && grown[next] < row_start + pattern.num_columns; ++next) {
-      const std::int64_t column = grown[next] - row_start;
-      for (; entry < end && pattern.columns[entry] < column; ++entry) {
-        if (keep[entry] != 0) append(pattern.columns[entry], entry);
-      }
+      const auto column = static_cast<std::int32_t>(grown[next] - row_start);
+      while (entry < end && pattern.columns[entry] < column) copy_entry();
       const bool was_active = entry < end && pattern.columns[entry] == column;
       if (was_active && keep[entry] != 0) {
         throw std::invalid_argument("position (" + std::to_string(row) + ", " + std::to_string(column) +
                                     ") is active and kept, it cannot be grown");
       }
-      append(column, was_active && regrown_keeps_value ? entry : -1);
+      columns[written] = column;
+      sources[written] = was_active && regrown_keeps_value ? static_cast<std::int32_t>(entry) : -1;
+      ++written;
       if (was_active) ++entry;
     }
-    for (; entry < end; ++entry) {
-      if (keep[entry] != 0) append(pattern.columns[entry], entry);
-    }
-    result.row_pointers.push_back(static_cast<std::int64_t>(result.columns.size()));
+    while (entry < end) copy_entry();
+    result.row_pointers[static_cast<std::size_t>(row) + 1] = written;
   }
+  result.columns.resize(num_new);
+  result.sources.resize(num_new);
   return result;
+}
+
+namespace {
+
+std::int64_t magnitude_key(const void* values, DType type, std::int64_t index) {
+  constexpr auto kSmallest = SelectionOrder::kSmallest;
+  const auto narrow = [](std::uint32_t bits) {
+    return std::int64_t{OrderedKey32::from_bits(bits, ScoreTransform::kMagnitude, kSmallest)};
+  };
+  switch (type) {
+    case DType::kFloat32:
+      return narrow(static_cast<const std::uint32_t*>(values)[index]);
+    case DType::kBFloat16:
+      return narrow(float32_bits_of_bfloat16(static_cast<const std::uint16_t*>(values)[index]));
+    case DType::kFloat16:
+      return narrow(float32_bits_of_float16(static_cast<const std::uint16_t*>(values)[index]));
+    case DType::kFloat64:
+      return OrderedKey64::from_bits(static_cast<const std::uint64_t*>(values)[index], ScoreTransform::kMagnitude,
+                                     kSmallest);
+  }
+  return 0;
+}
+
+/// Keys between which the k-th smallest of `values` surely or nearly surely lies, from an evenly spaced sample.
+std::pair<std::int64_t, std::int64_t> sampled_bracket(const void* values, DType type, std::int64_t count,
+                                                      std::int64_t k) {
+  constexpr std::int64_t kSample = 4096;
+  std::vector<std::int64_t> sample;
+  const std::int64_t size = std::min(count, kSample);
+  sample.reserve(static_cast<std::size_t>(size));
+  for (std::int64_t i = 0; i < size; ++i) sample.push_back(magnitude_key(values, type, count / size * i));
+  std::sort(sample.begin(), sample.end());
+  const double share = static_cast<double>(k) / static_cast<double>(count);
+  const double spread =
+      6 * std::sqrt(share * (1 - share) / static_cast<double>(size)) + 2.0 / static_cast<double>(size);
+  const auto rank = [&](double at) { return static_cast<std::int64_t>(std::floor(at * static_cast<double>(size))); };
+  const std::int64_t low = rank(share - spread);
+  const std::int64_t high = rank(share + spread) + 1;
+  constexpr auto kNone = std::numeric_limits<std::int64_t>::min();
+  constexpr auto kAll = std::numeric_limits<std::int64_t>::max();
+  return {low < 0 ? kNone : sample[static_cast<std::size_t>(low)],
+          high >= size ? kAll : sample[static_cast<std::size_t>(high)]};
+}
+
+struct BelowAndInside {
+  std::int64_t num_below = 0;
+  std::vector<cpu::InsideCandidate> inside;
+};
+
+/// Marks entries with a key below `low` as dropped, and lists those from `low` to `high`.
+BelowAndInside drop_below(const void* values, DType type, std::int64_t count, std::int64_t low, std::int64_t high,
+                          std::uint8_t* keep, ThreadPool& pool) {
+  const std::int64_t bits_per_chunk = kWordsPerChunk * kWordBits;
+  const std::int64_t num_chunks = divide_up(count, bits_per_chunk);
+  std::vector<cpu::PassResult> results(static_cast<std::size_t>(num_chunks));
+  pool.parallel_for(num_chunks, [&](std::int64_t chunk) {
+    const std::int64_t first = chunk * bits_per_chunk;
+    const std::int64_t num_bits = std::min(bits_per_chunk, count - first);
+    const std::int64_t num_words = divide_up(num_bits, kWordBits);
+    std::vector<Word> candidates(static_cast<std::size_t>(num_words), ~Word{0});
+    if (num_bits % kWordBits != 0) candidates.back() = (Word{1} << (num_bits % kWordBits)) - 1;
+    std::vector<Word> chosen(static_cast<std::size_t>(num_words), 0);
+    cpu::ScorePass pass;
+    pass.scores = static_cast<const std::byte*>(values) + first * static_cast<std::int64_t>(size_of(type));
+    pass.format = {type, ScoreTransform::kMagnitude, SelectionOrder::kSmallest, type == DType::kFloat64};
+    pass.candidates = candidates.data();
+    pass.chosen = chosen.data();
+    pass.low = low;
+    pass.high = high;
+    pass.capacity = num_bits;
+    cpu::kernels().score_pass(pass, {0, num_words, num_bits}, results[static_cast<std::size_t>(chunk)]);
+    for (std::int64_t bit = 0; bit < num_bits; ++bit) {
+      keep[first + bit] =
+          static_cast<std::uint8_t>(~chosen[static_cast<std::size_t>(bit / kWordBits)] >> (bit % kWordBits)) & 1U;
+    }
+  });
+  BelowAndInside found;
+  for (std::int64_t chunk = 0; chunk < num_chunks; ++chunk) {
+    const cpu::PassResult& result = results[static_cast<std::size_t>(chunk)];
+    if (!result.all_finite) throw NonFiniteError("", "the values of a sparse layer hold NaN or infinity");
+    found.num_below += result.num_below;
+    for (cpu::InsideCandidate candidate : result.inside) {
+      candidate.position += chunk * bits_per_chunk;
+      found.inside.push_back(candidate);
+    }
+  }
+  return found;
+}
+
+}  // namespace
+
+void drop_smallest(const PositionList& pattern, const void* values, DType type, std::int64_t k, const KeyStream& stream,
+                   std::uint8_t* keep, ThreadPool& pool) {
+  const std::int64_t count = pattern.count();
+  if (k < 0 || k > count) {
+    throw std::invalid_argument("k must be between 0 and the " + std::to_string(count) + " active weights, got " +
+                                std::to_string(k));
+  }
+  if (count == 0) return;
+  const auto [low, high] = sampled_bracket(values, type, count, k);
+  BelowAndInside found = drop_below(values, type, count, low, high, keep, pool);
+  const auto num_found = [&] { return found.num_below + static_cast<std::int64_t>(found.inside.size()); };
+  if (found.num_below > k || num_found() < k) {  // the sample misled: all are candidates
+    found = drop_below(values, type, count, std::numeric_limits<std::int64_t>::min(),
+                       std::numeric_limits<std::int64_t>::max(), keep, pool);
+  }
+  const std::int64_t wanted = k - found.num_below;
+  if (wanted == 0) return;
+  const auto boundary = found.inside.begin() + (wanted - 1);
+  std::nth_element(found.inside.begin(), boundary, found.inside.end(),
+                   [](const auto& a, const auto& b) { return a.key < b.key; });
+  const std::int64_t last_key = boundary->key;
+  struct Tied {
+    std::uint64_t key;
+    std::int64_t position;
+    std::int64_t entry;
+  };
+  std::vector<Tied> tied;
+  std::int64_t left = wanted;
+  for (const cpu::InsideCandidate& candidate : found.inside) {
+    if (candidate.key < last_key) {
+      keep[candidate.position] = 0;
+      --left;
+    } else if (candidate.key == last_key) {
+      const std::int64_t row =
+          std::upper_bound(pattern.row_pointers, pattern.row_pointers + pattern.num_rows + 1, candidate.position) -
+          pattern.row_pointers - 1;
+      const std::int64_t position = row * pattern.num_columns + pattern.columns[candidate.position];
+      tied.push_back({tie_key(stream, static_cast<std::uint64_t>(position)), position, candidate.position});
+    }
+  }
+  std::nth_element(tied.begin(), tied.begin() + (left - 1), tied.end(), [](const Tied& a, const Tied& b) {
+    return std::tie(a.key, a.position) < std::tie(b.key, b.position);
+  });
+  for (std::int64_t i = 0; i < left; ++i) keep[tied[static_cast<std::size_t>(i)].entry] = 0;
+}
+
+namespace {
+
+template <class Element>
+void carry(const void* from, const std::int32_t* sources, std::int64_t count, void* to, ThreadPool& pool) {
+  constexpr std::int64_t kPerChunk = 65536;
+  const auto* const old = static_cast<const Element*>(from);
+  auto* const out = static_cast<Element*>(to);
+  pool.parallel_for(divide_up(count, kPerChunk), [&](std::int64_t chunk) {
+    const std::int64_t last = std::min(count, (chunk + 1) * kPerChunk);
+    for (std::int64_t i = chunk * kPerChunk; i < last; ++i) out[i] = sources[i] < 0 ? Element{0} : old[sources[i]];
+  });
+}
+
+}  // namespace
+
+void carry_values(const void* from, const std::int32_t* sources, std::int64_t count, std::size_t element_size, void* to,
+                  ThreadPool& pool) {
+  switch (element_size) {
+    case 2:
+      return carry<std::uint16_t>(from, sources, count, to, pool);
+    case 4:
+      return carry<std::uint32_t>(from, sources, count, to, pool);
+    case 8:
+      return carry<std::uint64_t>(from, sources, count, to, pool);
+    default:
+      throw std::invalid_argument("values have 2, 4 or 8 bytes, got " + std::to_string(element_size));
+  }
 }
 
 }  // namespace itop

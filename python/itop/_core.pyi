@@ -163,6 +163,18 @@ class StreamedGrowth:
 def grow_uniformly(
     taken: PositionList, k: int, seed: int, layer: int, update: int, draw: int, max_streamed: int
 ) -> npt.NDArray[np.int64]: ...
+def sparse_drop_smallest(
+    pattern: PositionList,
+    values: int,
+    type: str,
+    k: int,
+    seed: int,
+    layer: int,
+    update: int,
+    draw: int,
+    keep: int,
+) -> None: ...
+def sparse_carry_values(source: int, sources: int, count: int, element_size: int, target: int) -> None: ...
 def sparse_update_pattern(
     pattern: PositionList, keep: int, grown: int, num_grown: int, regrown_keeps_value: bool
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int32]]: ...

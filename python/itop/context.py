@@ -143,11 +143,12 @@ class Context:
 
     def release_parameters(self) -> None:
         """The optimiser forgets the method's parameters."""
+        members = self.optimizer.members if isinstance(self.optimizer, OptimizerGroup) else (self.optimizer,)
         for parameter in self.parameters.values():
-            members = self._group_of(parameter)["params"]
-            members[:] = [member for member in members if member is not parameter]
-            state: dict[Tensor, Any] = self.optimizer.state  # type: ignore[assignment]
-            state.pop(parameter, None)
+            parameters = self._group_of(parameter)["params"]
+            parameters[:] = [other for other in parameters if other is not parameter]
+            for optimizer in members:
+                optimizer.state.pop(parameter, None)
         self.parameters.clear()
 
     def shield_from_decay(self, names: Sequence[str]) -> None:

@@ -57,7 +57,7 @@ def test_a_sparsity_outside_0_to_1_is_refused(sparsity: object) -> None:
     ("name", "nearest"), [("set_itop", "set-itop"), ("RigL", "rigl"), ("sett", "set"), ("riglitop", "rigl-itop")]
 )
 def test_an_unknown_method_is_refused_with_the_nearest_name(name: str, nearest: str) -> None:
-    refuse(ValueError, rf"^unknown method '{name}'; did you mean '{nearest}'\? Known: dense, static", method=name)
+    refuse(ValueError, rf"^unknown method '{name}'; did you mean '{nearest}'\? Known: dense, ", method=name)
 
 
 def test_something_that_is_no_method_is_refused() -> None:
@@ -68,8 +68,8 @@ def test_something_that_is_no_model_or_optimiser_is_refused() -> None:
     optimizer = torch.optim.SGD(small_mlp().parameters(), 0.1)
     with pytest.raises(TypeError, match=r"^model must be a torch\.nn\.Module, got dict$"):
         SparseEngine({}, optimizer, "static")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"^optimizer must be a torch\.optim\.Optimizer, got list$"):
-        SparseEngine(small_mlp(), [optimizer], "static")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^optimizer must be a torch\.optim\.Optimizer or a list of them, got dict$"):
+        SparseEngine(small_mlp(), {"sgd": optimizer}, "static")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("total_steps", [0, -3, 1.5, "many", True])

@@ -115,6 +115,26 @@ def test_random_growth_in_a_huge_matrix_needs_memory_of_what_grows_only() -> Non
     assert not torch.isin(grown, pattern.positions()).any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("size", [12, 300])
+def test_dropping_the_smallest_is_exact_and_breaks_ties_by_the_keys_of_positions(dtype, size: int) -> None:
+    layer = SparseLinear(size, size, sparsity=0.6, seed=2, dtype=dtype)
+    with torch.no_grad():  # few distinct magnitudes of both signs
+        layer.values.copy_(torch.randint(-3, 4, layer.values.shape))
+    keys = TieKeys(5, 1, 3, 0)
+    positions = layer.pattern.positions().tolist()
+    order = sorted(zip(layer.values.abs().tolist(), tie_keys(keys, positions), range(layer.num_active), strict=True))
+    for k in (0, 1, layer.num_active // 3, layer.num_active):
+        dropped = (~layer.keep_all_but_smallest(k, keys)).nonzero().flatten().tolist()
+        assert dropped == sorted(entry for *_, entry in order[:k])
+    with pytest.raises(ValueError, match="active weights"):
+        layer.keep_all_but_smallest(layer.num_active + 1, keys)
+    with torch.no_grad():
+        layer.values[3] = float("nan")
+    with pytest.raises(_core.NonFiniteError):
+        layer.keep_all_but_smallest(1, keys)
+
+
 def best_positions(gradient: Tensor, pattern: SparsePattern, k: int, keys: TieKeys) -> list[int]:
     """The rule by sorting: larger magnitude, smaller tie key, lower index."""
     free = (~pattern.to_mask()).flatten().nonzero().flatten().tolist()

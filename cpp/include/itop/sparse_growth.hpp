@@ -65,6 +65,21 @@ class StreamedGrowth {
 std::vector<std::int64_t> grow_uniformly(const PositionList& taken, std::int64_t k, const KeyStream& stream,
                                          std::int64_t max_streamed, ThreadPool& pool);
 
+/// Sets keep[e] to 0 for the `k` entries with the smallest magnitudes and to 1 for all others, exactly. Equal
+/// magnitudes: the smaller tie key of the position (row * num_columns + column) is dropped first, then the lower
+/// position.
+/// @param values [pattern.count()] of any floating type
+/// @param keep   [pattern.count()], written
+/// @throws std::invalid_argument if k is negative or larger than the number of entries
+/// @throws NonFiniteError (of no layer) if a value is NaN or infinite; `keep` is undefined then
+void drop_smallest(const PositionList& pattern, const void* values, DType type, std::int64_t k, const KeyStream& stream,
+                   std::uint8_t* keep, ThreadPool& pool);
+
+/// to[i] = from[sources[i]], zero where the source is negative.
+/// @param element_size bytes: 2, 4 or 8
+void carry_values(const void* from, const std::int32_t* sources, std::int64_t count, std::size_t element_size, void* to,
+                  ThreadPool& pool);
+
 /// A pattern after a topology update, and where its values come from.
 struct UpdatedPattern {
   std::vector<std::int64_t> row_pointers;

@@ -19,6 +19,7 @@ constexpr std::int64_t kSmallSelection = 1 << 14;  // up to here every candidate
 constexpr double kBracketDeviations = 4.0;         // a miss costs a second pass, never exactness
 constexpr double kMinSample = 256.0;
 constexpr double kSampleScale = kBracketDeviations;  // a sampled key costs about what a candidate in the bracket does
+constexpr std::int64_t kSampleLookahead = 16;
 constexpr std::int64_t kLowestKey = std::numeric_limits<std::int64_t>::min();
 constexpr std::int64_t kHighestKey = std::numeric_limits<std::int64_t>::max();
 constexpr int kHistogramDigitBits = 11;
@@ -300,17 +301,28 @@ class Rounds {
     keys.reserve(static_cast<std::size_t>(1.2 * sample_size(problem) + 16.0));
     std::size_t s = 0;
     std::int64_t first_word = 0;
-    for (std::int64_t i = 0; i < wanted; ++i) {
+    const auto group_at = [&](std::int64_t i) {
       const double jitter =
           static_cast<double>((static_cast<std::uint64_t>(i) * 0x9E3779B97F4A7C15ULL) >> 40) / 16777216.0;
-      const auto group =
-          std::min(num_groups - 1, static_cast<std::int64_t>((static_cast<double>(i) + jitter) * stride));
+      return std::min(num_groups - 1, static_cast<std::int64_t>((static_cast<double>(i) + jitter) * stride));
+    };
+    for (std::int64_t i = 0; i < wanted; ++i) {
+      const std::int64_t group = group_at(i);
       const std::int64_t word = group / groups_per_word;
       while (word - first_word >= words_for(problem.selection->segments[s].numel)) {
         first_word += words_for(problem.selection->segments[s].numel);
         ++s;
       }
       const auto& segment = problem.selection->segments[s];
+      // Scattered places are cache misses: ask for those to come while these are compared.
+      const std::int64_t group_ahead = group_at(i + kSampleLookahead);
+      const std::int64_t word_ahead = group_ahead / groups_per_word - first_word;
+      if (word_ahead < words_for(segment.numel)) {
+        __builtin_prefetch(segment.candidates + word_ahead);
+        __builtin_prefetch(static_cast<const char*>(segment.scores.data) +
+                           (word_ahead * kWordBits + group_ahead % groups_per_word * group_weights) *
+                               static_cast<std::int64_t>(size_of(segment.scores.dtype)));
+      }
       const Word in_group = ones << (group % groups_per_word * group_weights);
       for (Word left = segment.candidates[word - first_word] & in_group; left != 0; left &= left - 1) {
         const std::int64_t position = (word - first_word) * kWordBits + std::countr_zero(left);

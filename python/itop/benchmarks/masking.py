@@ -130,7 +130,7 @@ def overhead_row() -> Row:
     times: dict[bool, list[float]] = {}
     for sparse in (False, True):
         model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(layers)))
-        optimizer = SGD(model.parameters(), lr=0.0)
+        optimizer = SGD(model.parameters(), lr=0.1)
         engine = SparseEngine(model, optimizer, "static", sparsity=0.5) if sparse else None
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)

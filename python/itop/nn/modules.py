@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from itop import _core
 from itop.allocation import target_count
 from itop.nn import kernels
 from itop.nn.kernels import ConvolutionGeometry
@@ -96,6 +97,29 @@ class SparseLayer(nn.Module):
 
     # --- changing -----------------------------------------------------------------------------------------------------
 
+    def keep_all_but_smallest(self, k: int, keys: TieKeys) -> Tensor:
+        """Which weights stay when the ``k`` of the smallest magnitude are dropped: bool ``[active]``.
+
+        Equal magnitudes go by the tie keys of their positions, as in the masked execution.
+
+        Raises:
+            NonFiniteError: If a value is NaN or infinite.
+        """
+        keep = torch.empty(self.num_active, dtype=torch.bool)
+        values = self.values.detach().contiguous()
+        _core.sparse_drop_smallest(
+            self._pattern.native(),
+            values.data_ptr(),
+            str(values.dtype).removeprefix("torch."),
+            k,
+            keys.seed,
+            keys.layer,
+            keys.update,
+            keys.draw,
+            keep.data_ptr(),
+        )
+        return keep
+
     def update_topology(
         self, keep: Tensor, grown: Tensor, optimizer: Optimizer | None = None, *, regrown_keeps_value: bool = False
     ) -> PatternUpdate:
@@ -123,13 +147,15 @@ class SparseLayer(nn.Module):
         """Takes a new pattern; entry ``i`` goes on with the value and state of the old entry ``sources[i]``, -1 is zero."""
         if update.pattern.shape != self._pattern.shape:
             raise ValueError(f"the pattern must be {self._pattern.shape}, got {update.pattern.shape}")
-        grown = update.sources < 0
-        sources = update.sources.clamp(min=0)
+        sources = update.sources
 
         def carried(old: Tensor) -> Tensor:
-            if old.numel() == 0:
-                return old.new_zeros(grown.shape)
-            return old.index_select(0, sources).masked_fill_(grown, 0)
+            new = old.new_empty(sources.shape)
+            old = old.contiguous()
+            _core.sparse_carry_values(
+                old.data_ptr(), sources.data_ptr(), sources.numel(), old.element_size(), new.data_ptr()
+            )
+            return new
 
         old_shape = self.values.shape
         if optimizer is not None and self.values in optimizer.state:
