@@ -37,7 +37,7 @@ void find_members(const PositionList& all, const PositionList& set, std::uint8_t
 
 /// A set over [0, numel) that grows, in the smaller of two forms for every 65536 indices: ascending 16-bit offsets or
 /// one bit each (as in Chambi et al., Better bitmap performance with Roaring bitmaps, 2016). A layer explored to 1 %
-/// costs two bytes an explored weight, one explored to 50 % a bit a weight, and an empty stretch eight bytes.
+/// costs two bytes an explored weight, one explored to 50 % a bit a weight, and an empty stretch 32 bytes.
 class CompressedSet {
  public:
   /// @throws std::invalid_argument if numel is negative
