@@ -141,7 +141,7 @@ class BitSet:
         return BitSet(self._topology, self.native.symmetric_difference(other.native, self._topology.stream))
 
     def __invert__(self) -> BitSet:
-        return self._topology.full() - self
+        return BitSet(self._topology, self.native.complement(self._topology.stream))
 
     def copy(self) -> BitSet:
         return BitSet(self._topology, self.native.copy(self._topology.stream))
