@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from itop.methods import METHODS, Method
@@ -53,8 +54,6 @@ def train_layout(layout: str | None, method: str, steps: int, hidden: tuple[int,
         "masks": masks(engine),
         "layers": engine.layers,
         "updates": engine.num_updates,
-        "bytes": engine.topology.traffic.num_bytes,
-        "reductions": engine.topology.traffic.num_reductions,
         "topology bytes": engine.num_topology_bytes(),
         "local weights": [weight.numel() for weight in engine.topology.weights()],
         "outside": sum(
@@ -100,8 +99,10 @@ def test_the_exact_training_moves_the_masks(alone: dict[str, dict[str, Any]]) ->
     for method, result in alone.items():
         assert result["updates"] == NUM_UPDATES[method]
         if method == "snip":
-            assert 0 < sum(mask.sum() for mask in result["masks"].values()) < 0.31 * sum(
-                mask.size for mask in result["masks"].values()
+            assert (
+                0
+                < sum(mask.sum() for mask in result["masks"].values())
+                < 0.31 * sum(mask.size for mask in result["masks"].values())
             )
             continue
         for name, mask in result["masks"].items():
@@ -125,20 +126,50 @@ def test_a_rank_keeps_three_bits_for_each_weight_it_holds(pools: dict[int, RankP
         assert result["topology bytes"] == 3 * 8 * words
 
 
+def update_and_count(layout: str, hidden: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+    """Of each update: reductions and bytes by the engine's report, then by who watches torch.distributed."""
+    seen = [0, 0]
+    all_reduce = dist.all_reduce
+
+    def watched(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        seen[0] += 1
+        seen[1] += tensor.nbytes
+        return all_reduce(tensor, *args, **kwargs)
+
+    model = LAYOUTS[layout][0](make_model(hidden))
+    engine = attach(model, METHODS["rigl"](update_every=100))
+    counts = []
+    dist.all_reduce = watched
+    try:
+        for _ in range(3):
+            engine.optimizer.zero_grad()
+            model(samples_of(1, LAYOUTS[layout][2])).backward()
+            seen[:] = 0, 0
+            report = engine.update()
+            assert report is not None
+            counts.append((report.num_reductions, report.num_wire_bytes, *seen))
+            engine.optimizer.step()
+    finally:
+        dist.all_reduce = all_reduce
+        engine.detach()
+    return counts
+
+
 def test_data_parallel_updates_put_nothing_on_the_wire(pools: dict[int, RankPool]) -> None:
-    for result in pools[2].run(train_layout, "DDP on 2", "rigl", 5):
-        assert result["bytes"] == 0
+    for counts in pools[2].run(update_and_count, "DDP on 2", (28, 24)):
+        assert counts == [(0, 0, 0, 0)] * 3
 
 
 @pytest.mark.parametrize("hidden", [(64, 64), (1024, 1024)])
-def test_a_sharded_update_reduces_kilobytes_whatever_the_layers_size(
-    pools: dict[int, RankPool], hidden: tuple[int, int]
+@pytest.mark.parametrize("layout", ["FSDP2 on 2", "tensor parallel on 2"])
+def test_a_sharded_update_reports_its_kilobytes_and_they_do_not_grow_with_the_layers(
+    pools: dict[int, RankPool], layout: str, hidden: tuple[int, int]
 ) -> None:
-    before = pools[2].run(train_layout, "FSDP2 on 2", "rigl", 1, hidden)[0]
-    after = pools[2].run(train_layout, "FSDP2 on 2", "rigl", 3, hidden)[0]
-    updates = after["updates"] - before["updates"]
-    per_layer = (after["bytes"] - before["bytes"]) / updates / len(after["layers"])
-    assert 0 < per_layer < 16 * 1024
+    for counts in pools[2].run(update_and_count, layout, hidden):
+        for reductions, num_bytes, seen_reductions, seen_bytes in counts:
+            assert (reductions, num_bytes) == (seen_reductions, seen_bytes)
+            assert 0 < num_bytes < 3 * 4096  # of three layers
+            assert reductions < 100
 
 
 class TwoKinds(nn.Module):
