@@ -107,8 +107,7 @@ def main() -> None:
     folder, layout, moment, rank = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
     torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
-    first_try = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
-    train(folder, layout, moment if first_try and dist.get_rank() == rank else None)
+    train(folder, layout, moment if dist.get_rank() == rank else None)
     dist.destroy_process_group()
 
 
