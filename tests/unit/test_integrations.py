@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
@@ -33,7 +35,7 @@ def test_a_loaded_model_goes_on_as_if_it_had_never_stopped() -> None:
     train(model, optimizer, range(7))
     weights, moments, state = (
         {name: value.clone() for name, value in model.state_dict().items()},
-        optimizer.state_dict(),
+        deepcopy(optimizer.state_dict()),
         engine.state_dict(),
     )
     again, optimizer_again = make(1)
