@@ -86,7 +86,8 @@ TEST(OrderStatistics, OfScatteredValuesNeedFewRounds) {
     testing::Parts parts(2);
     parts.run([&](std::size_t part, Reduction& reduction) {
       ThreadPool threads(1);
-      std::vector<OrderStatisticQuery> queries{{&of_part[part], rank, kLowest, kHighest, 0}};
+      auto values = scratch_of(of_part[part]);
+      std::vector<OrderStatisticQuery> queries{{&values, rank, kLowest, kHighest, 0}};
       answer(queries, reduction, threads);
       EXPECT_EQ(queries[0].result, sorted[static_cast<std::size_t>(rank - 1)]);
     });

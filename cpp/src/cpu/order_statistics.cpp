@@ -77,7 +77,7 @@ void answer_all_of(std::span<OrderStatisticQuery> queries) {
 }
 
 /// What one part says of a range: the one value that is left if it holds it, or values up to each pivot and to the end.
-void append_counts(const std::vector<std::int64_t>& sorted, const SearchRange& range,
+void append_counts(const ScratchArray<std::int64_t>& sorted, const SearchRange& range,
                    std::vector<std::int64_t>& counts) {
   const auto first_above = [&](std::uint64_t key) {
     return std::upper_bound(sorted.begin(), sorted.end(), to_signed(key));
