@@ -75,5 +75,25 @@ TEST(OrderStatistics, AreFoundOverPartsOfWhichSomeAreEmpty) {
   }
 }
 
+TEST(OrderStatistics, OfScatteredValuesNeedFewRounds) {
+  testing::Draws draws(53);
+  std::vector<std::vector<std::int64_t>> of_part{values_of(draws, 500, std::int64_t{1} << 62),
+                                                 values_of(draws, 500, std::int64_t{1} << 62)};
+  std::vector<std::int64_t> sorted;
+  for (const auto& values : of_part) sorted.insert(sorted.end(), values.begin(), values.end());
+  std::sort(sorted.begin(), sorted.end());
+  for (const std::int64_t rank : {1, 400, 1'000}) {
+    testing::Parts parts(2);
+    parts.run([&](std::size_t part, Reduction& reduction) {
+      ThreadPool threads(1);
+      auto values = scratch_of(of_part[part]);
+      std::vector<OrderStatisticQuery> queries{{&values, rank, kLowest, kHighest, 0}};
+      answer(queries, reduction, threads);
+      EXPECT_EQ(queries[0].result, sorted[static_cast<std::size_t>(rank - 1)]);
+    });
+    EXPECT_LE(parts.num_sums(), 6);  // a thousand values stand apart after three or four cuts into sixteen
+  }
+}
+
 }  // namespace
 }  // namespace itop::cpu

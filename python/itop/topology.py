@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -82,12 +82,19 @@ class LayerUpdate:
 
 @dataclass(frozen=True, slots=True)
 class UpdateReport:
-    """One topology update: which, when, and what it did to each layer."""
+    """One topology update: which, when, what it did to each layer, and what it put on the wire.
+
+    Attributes:
+        num_reductions: All-reduces between the ranks that hold parts of layers; 0 where no layer is sharded.
+        num_wire_bytes: The bytes of counts that this process put into them.
+    """
 
     update: int
     step: int
     drop_fraction: float | None
     layers: tuple[LayerUpdate, ...]
+    num_reductions: int = 0
+    num_wire_bytes: int = 0
 
     def __getitem__(self, name: str) -> LayerUpdate:
         for layer in self.layers:
@@ -218,6 +225,7 @@ class Topology:
         self.num_updates = 0
         self.step = 0
         self._draw = 0
+        self._traffic_before = Traffic()
         self._next_swept = 0
         self._sweep_credit = 0
         self.store = self._make_store(seed)
@@ -508,6 +516,7 @@ class Topology:
         self.num_updates += 1
         self.step = step
         self._draw = 0
+        self._traffic_before = replace(self.traffic)
 
     def commit(
         self,
@@ -580,6 +589,8 @@ class Topology:
                 LayerUpdate(layer.name, layer.numel, *(int(count) for count in row))
                 for layer, row in zip(self.layers, counts, strict=True)
             ),
+            num_reductions=self.traffic.num_reductions - self._traffic_before.num_reductions,
+            num_wire_bytes=self.traffic.num_bytes - self._traffic_before.num_bytes,
         )
 
     def _commit(

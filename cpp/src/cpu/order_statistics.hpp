@@ -20,7 +20,8 @@ struct OrderStatisticQuery {
 };
 
 /// Answers all queries. In one process by counting and partial sorting; over several parts by a search in which every
-/// round sums fifteen counts a query, so that bytes on the wire do not grow with the number of values.
+/// round sums sixteen counts a query, so that bytes on the wire do not grow with the number of values, and which ends
+/// where one value is left.
 void answer(std::span<OrderStatisticQuery> queries, Reduction& reduction, ThreadPool& threads);
 
 }  // namespace itop::cpu
