@@ -102,10 +102,22 @@ def build_method(config: RunConfig) -> Method:
     for key in config.method_options:
         if key not in options:
             raise ValueError(unknown_name(f"option of method {config.method}:", key, options))
+        _check_kind(config.method, key, options[key].default, config.method_options[key])
     try:
         return METHODS[config.method](**config.method_options)
     except TypeError as error:
         raise ValueError(f"method {config.method!r} refuses its options: {error}") from None
+
+
+def _check_kind(method: str, name: str, default: object, value: object) -> None:
+    """Refuses text where the default is a number, and numbers where it is yes or no."""
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise ValueError(f"option {name} of method {method} must be true or false, got {value!r}")
+    elif isinstance(default, (int, float)) and (
+        isinstance(value, bool) or not isinstance(value, (int, float, type(None)))
+    ):
+        raise ValueError(f"option {name} of method {method} must be a number, got {value!r}")
 
 
 @dataclass(slots=True)
