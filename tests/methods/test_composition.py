@@ -33,7 +33,9 @@ from itop.methods import METHODS, DropAndGrow
 from itop.schedules import ConstantDropFraction, DensityRamp, Every
 
 DYNAMIC = [
-    name for name in ("set-itop", "rigl", "rigl-itop", "mest", "dst-ee", "selfish-rnn", "nm", "block") if name in METHODS
+    name
+    for name in ("set-itop", "rigl", "rigl-itop", "mest", "dst-ee", "selfish-rnn", "nm", "block")
+    if name in METHODS
 ]
 
 

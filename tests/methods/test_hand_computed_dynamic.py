@@ -315,9 +315,7 @@ def test_snt_asgd_averages_each_weight_over_the_steps_since_it_was_grown() -> No
 
 @pins("nest")
 def test_nest_grows_by_averaged_gradient_at_one_gradient_step_and_prunes_all_layers_by_magnitude() -> None:
-    method = preset(
-        "nest", update_every=2, seed_density=0.5, growth=0.25, neurons=0, grow_until=0.4, prune_until=0.8
-    )
+    method = preset("nest", update_every=2, seed_density=0.5, growth=0.25, neurons=0, grow_until=0.4, prune_until=0.8)
     mask = [[[1, 0, 0, 0]], [[1, 0, 0, 0]]]
     run = ByHand(method, [[4.0, 0, 0, 0]], [[3.0, 0, 0, 0]], masks=mask, lr=0.5)
     run.step([[0.0, 2.0, 0.0, -1.0]], [[0.0, 0.0, 0.0, 1.0]])

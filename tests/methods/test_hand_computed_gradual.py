@@ -98,9 +98,7 @@ def test_group_lasso_pulls_each_weight_by_its_share_of_the_groups_norms() -> Non
 
 @pins("early-bird")
 def test_early_bird_draws_the_channels_of_largest_gamma_once_masks_agree() -> None:
-    model = nn.Sequential(
-        nn.Conv2d(1, 4, 1, bias=False), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2, bias=False)
-    )
+    model = nn.Sequential(nn.Conv2d(1, 4, 1, bias=False), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2, bias=False))
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-30)
     method = preset("early-bird", check_every=1, window=2, penalty=0.0)
     engine = SparseEngine(model, optimizer, method, sparsity=0.5, total_steps=10)

@@ -56,9 +56,7 @@ def test_snip_keeps_the_largest_products_of_weight_and_gradient_over_all_layers(
 def test_snip_averages_gradients_not_products_over_batches() -> None:
     # Gradients of the two batches: (1, 2) and (-1, 1): the mean (0, 1.5) of two, the first alone (1, 2).
     batches = [(torch.tensor([[1.0, 2.0]]), torch.ones(1, 1)), (torch.tensor([[-1.0, 1.0]]), torch.ones(1, 1))]
-    one, two = (
-        ByHand(METHODS["snip"](num_batches=n), [[3.0, 1.0]], batches=batches, loss=linear_loss) for n in (1, 2)
-    )
+    one, two = (ByHand(METHODS["snip"](num_batches=n), [[3.0, 1.0]], batches=batches, loss=linear_loss) for n in (1, 2))
     assert (one.active(), two.active()) == ([[1, 0]], [[0, 1]])
 
 
@@ -67,9 +65,7 @@ def test_snip_isometry_starts_orthogonal_and_ends_nearer_to_an_isometry() -> Non
     torch.manual_seed(0)
     batches = [(torch.randn(16, 8), torch.randn(16, 8))]
     rough, smooth = (
-        ByHand(
-            METHODS["snip-isometry"](isometry_steps=steps), [[7.0] * 8] * 8, batches=batches, loss=half_square
-        )
+        ByHand(METHODS["snip-isometry"](isometry_steps=steps), [[7.0] * 8] * 8, batches=batches, loss=half_square)
         for steps in (0, 500)
     )
     assert rough.active() == smooth.active()
@@ -77,8 +73,9 @@ def test_snip_isometry_starts_orthogonal_and_ends_nearer_to_an_isometry() -> Non
     def distance(weight: Tensor) -> float:
         return float((weight @ weight.t() - torch.eye(8)).square().sum())
 
-    full = ByHand(METHODS["snip-isometry"](isometry_steps=0), [[7.0] * 8] * 8, sparsity=0.0, batches=batches,
-                  loss=half_square)
+    full = ByHand(
+        METHODS["snip-isometry"](isometry_steps=0), [[7.0] * 8] * 8, sparsity=0.0, batches=batches, loss=half_square
+    )
     assert distance(full.weights()) == pytest.approx(0.0, abs=1e-9)
     assert distance(smooth.weights()) < distance(rough.weights()) / 2
 
@@ -122,9 +119,7 @@ def test_synflow_keeps_the_paths_of_largest_flow_round_by_round_without_data() -
 
 
 @pins("force", "iter-snip")
-@pytest.mark.parametrize(
-    ("name", "left"), [("force", [[1, 1, 0], [0, 0, 0]]), ("iter-snip", [[1, 0, 0], [0, 0, 1]])]
-)
+@pytest.mark.parametrize(("name", "left"), [("force", [[1, 1, 0], [0, 0, 0]]), ("iter-snip", [[1, 0, 0], [0, 0, 1]])])
 def test_what_was_removed_returns_with_force_and_stays_away_with_iter_snip(name: str, left: list[list[int]]) -> None:
     # Outputs 3 - 2.9 = 0.1 and 1, both to be 0: these are the gradients too. Products of weight and gradient: 0.3, 0.29, 1.
     # Five rounds leave 6 * 3^(-k/5): 5, 4, 3, 2 and 2 weights: after the fourth, the 3 and the 1. Now the first output is 3,

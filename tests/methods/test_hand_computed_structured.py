@@ -62,7 +62,9 @@ def test_srigl_ablates_a_unit_without_salient_weights_and_shares_its_connections
     # Fan-in 2 in a layer of three units; the second layer's is dense and, as the last, never ablated.
     first = [[9.0, 8.0, 0.0, 0.0], [7.0, 6.0, 0.0, 0.0], [0.2, 0.1, 0.0, 0.0]]
     mask = [[1, 1, 0, 0]] * 3
-    run = ByHand(method, first, [[1.0, 1.0, 1.0]], masks=[mask, [[1, 1, 1]]], sparsity=0.4, allocation={"0.weight": 0.5})
+    run = ByHand(
+        method, first, [[1.0, 1.0, 1.0]], masks=[mask, [[1, 1, 1]]], sparsity=0.4, allocation={"0.weight": 0.5}
+    )
     run.step([[0.0, 0.0, 5.0, 1.0], [0.0, 0.0, 4.0, 3.0], [0.0, 0.0, 0.1, 0.2]])
     # P = 0.25 (1 + cos(pi / 7.5)) = 0.478: of six, 2.87 -> 3 are dropped: 0.1, 0.2 and 6. The three largest gradients of what
     # is not kept are 5, 4 and 3. Salient: three of unit 0, three of unit 1, none of unit 2, fewer than 0.75 * 2: it is

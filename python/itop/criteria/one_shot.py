@@ -277,7 +277,9 @@ class _Iterative(DataMasks):
         weights = _copies(context)
         active = topology.full()
         for t in range(1, self.rounds + 1):
-            active = self.narrowed(context, active, weights, geometric_count(numel, context.target_total, t / self.rounds))
+            active = self.narrowed(
+                context, active, weights, geometric_count(numel, context.target_total, t / self.rounds)
+            )
         return active
 
 

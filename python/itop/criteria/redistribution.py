@@ -63,7 +63,7 @@ class MomentumRedistribution(Redistribution):
     ) -> list[int]:
         topology = context.topology
         totals = topology.sums(
-            scores.abs()[mask]
+            scores[mask].abs()
             for scores, mask in zip(momentum_scores(context).tensors, topology.active.to_tensors(), strict=True)
         )
         means = [total / max(1, count) for total, count in zip(totals, topology.num_active, strict=True)]

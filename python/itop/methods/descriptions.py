@@ -32,14 +32,18 @@ _HIDDEN = "hidden weights"
 DESCRIPTIONS: Mapping[str, Description] = MappingProxyType(
     {
         "dense": Description("m = 1", "all weights"),
-        "small-dense": Description("m[i, j] = 1 for i < ⌊f·out⌋, j < ⌊f·in⌋, the largest f with |m| ≤ d N", "first units"),
+        "small-dense": Description(
+            "m[i, j] = 1 for i < ⌊f·out⌋, j < ⌊f·in⌋, the largest f with |m| ≤ d N", "first units"
+        ),
         "static": Description("m ~ uniform over masks of |m_l| = d_l N_l", "random masks"),
         "fixed": Description("m = (w ≠ 0), or as given", "given masks"),
         "set": Description(
             "drop ζ of {w > 0} by smallest w and ζ of {w < 0} by largest w", "random; signed magnitude; random growth"
         ),
         "set-itop": Description(f"drop min |w|, {_COSINE}", "random; magnitude; random growth"),
-        "rigl": Description("drop min |w|, grow max |g|, P(t) = α/2 · (1 + cos(π t/T_end))", "random; magnitude; gradient"),
+        "rigl": Description(
+            "drop min |w|, grow max |g|, P(t) = α/2 · (1 + cos(π t/T_end))", "random; magnitude; gradient"
+        ),
         "rigl-itop": Description(f"drop min |w|, grow max |g|, {_COSINE}", "random; magnitude; gradient"),
         "snfs": Description(
             "m ← β m + (1 − β) g; grow max |m|; layer l gets Σk · mean|m_l| / Σ mean|m|",
@@ -58,9 +62,12 @@ DESCRIPTIONS: Mapping[str, Description] = MappingProxyType(
             "grow P first, drop min |w| + λ|g| at the next update", "random; magnitude and gradient; random growth"
         ),
         "dst-ee": Description(
-            "grow max |g| + c ln t / (n + ε), n updates active so far", "random; magnitude; gradient and exploration bonus"
+            "grow max |g| + c ln t / (n + ε), n updates active so far",
+            "random; magnitude; gradient and exploration bonus",
         ),
-        "granet": Description(f"{_RAMP}, then drop min |w| and grow max |g|", "ramp; magnitude; gradient; global pruning"),
+        "granet": Description(
+            f"{_RAMP}, then drop min |w| and grow max |g|", "ramp; magnitude; gradient; global pruning"
+        ),
         "selfish-rnn": Description(
             "drop min |w| over the gates of a cell; averaged weights w̄ over steps since growth (SNT-ASGD)",
             "random; magnitude; random growth; between gates",
@@ -70,10 +77,12 @@ DESCRIPTIONS: Mapping[str, Description] = MappingProxyType(
             "random seed; magnitude; averaged gradient; neuron growth",
         ),
         "top-kast": Description(
-            "A = top-D |w| forward, B = top-(D + M) |w| backward; penalty Σ_A w² + Σ_(B−A) w²/D", f"{_HIDDEN}; magnitude sets"
+            "A = top-D |w| forward, B = top-(D + M) |w| backward; penalty Σ_A w² + Σ_(B−A) w²/D",
+            f"{_HIDDEN}; magnitude sets",
         ),
         "swat": Description(
-            "y = top-K(w) x, ∂L/∂w = ∂L/∂y · top-K(x), ∂L/∂x = top-K(w)ᵀ ∂L/∂y", f"{_HIDDEN}; magnitude; sparse activations"
+            "y = top-K(w) x, ∂L/∂w = ∂L/∂y · top-K(x), ∂L/∂x = top-K(w)ᵀ ∂L/∂y",
+            f"{_HIDDEN}; magnitude; sparse activations",
         ),
         "srigl": Description(
             "drop min |w|, grow max |g|, k per unit; ablate units with fewer than γ k salient weights",
@@ -89,7 +98,9 @@ DESCRIPTIONS: Mapping[str, Description] = MappingProxyType(
         ),
         "grasp": Description("keep max w · (H g), loss on logits/200", "gradient-flow masks"),
         "synflow": Description("R = 1ᵀ Π|w| 1; keep max |∂R/∂w · w|, d^(k/n) after round k", "synaptic-flow masks"),
-        "force": Description("keep max |g(m∘w) · w|, exp(k/T ln d) after round k; removed may return", "sensitivity in rounds"),
+        "force": Description(
+            "keep max |g(m∘w) · w|, exp(k/T ln d) after round k; removed may return", "sensitivity in rounds"
+        ),
         "iter-snip": Description(
             "keep max |g(m∘w) · m∘w|, exp(k/T ln d) after round k; removed stays away", "sensitivity in rounds"
         ),
@@ -99,7 +110,9 @@ DESCRIPTIONS: Mapping[str, Description] = MappingProxyType(
         "obs": Description(
             "drop min w²/(2 [H⁻¹]_ii), δw = −H⁻¹[:, q] (H⁻¹[q, q])⁻¹ w_q, along a cubic ramp", "ramp; curvature blocks"
         ),
-        "group-lasso": Description("L + λ Σ √|G| ‖w_G‖₂ over rows and columns; keep max ‖w_G‖", "dense; group norms, once"),
+        "group-lasso": Description(
+            "L + λ Σ √|G| ‖w_G‖₂ over rows and columns; keep max ‖w_G‖", "dense; group norms, once"
+        ),
         "early-bird": Description(
             "channels by |γ|; drawn when the last 5 masks differ by less than 0.1", "dense; channel masks, once"
         ),
