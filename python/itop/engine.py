@@ -18,9 +18,9 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from itop import _core
+from itop.allocation import Allocation, AllocationLike, LayerShape, as_allocation, target_count
 from itop.analysis.flops import count_macs, forward_flops
 from itop.analysis.training_flops import SparseTraining, TrainingFlops, TrainingPhase, VaryingTraining
-from itop.allocation import Allocation, AllocationLike, LayerShape, as_allocation, target_count
 from itop.context import Context, TrainingData
 from itop.distributed.agreement import Ranks, check_same, check_same_topology, describe_options
 from itop.distributed.shards import is_sharded, like_parameter, local_part, reshard
