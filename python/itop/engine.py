@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from torch.utils.hooks import RemovableHandle
 
 from itop import _core
 from itop.allocation import Allocation, AllocationLike, LayerShape, as_allocation, target_count
+from itop.analysis.flops import count_macs, forward_flops
+from itop.analysis.training_flops import SparseTraining, TrainingFlops, TrainingPhase, VaryingTraining
 from itop.context import Context, TrainingData
 from itop.distributed.agreement import Ranks, check_same, check_same_topology, describe_options
 from itop.distributed.shards import is_sharded, like_parameter, local_part, reshard
@@ -201,6 +204,8 @@ class SparseEngine:
         self._context = Context(self.topology, unwrap(model), stepper, counts, total_steps, chosen, data, self._ranks)
         self.method.check(self._context)
         self._active_step_sums = np.zeros(len(layers), dtype=np.int64)
+        self._acting_step_sums = np.zeros(len(layers), dtype=np.int64)
+        self._acting_steps = 0
         self._callbacks: list[Callable[[UpdateReport], object]] = []
         self._handles: list[RemovableHandle] = []
         self._last_update: UpdateReport | None = None
@@ -389,8 +394,6 @@ class SparseEngine:
         Raises:
             RuntimeError: If the input's shape is not known yet.
         """
-        from itop.analysis.flops import count_macs, forward_flops
-
         example = ExampleInput.of(example_inputs, {}) if example_inputs else self._example
         if example is None:
             raise RuntimeError(
@@ -404,19 +407,33 @@ class SparseEngine:
         macs = {name: count for name, count in counted.items() if name in names}
         dense = forward_flops(macs)
         sparse = forward_flops(macs, {layer.name: layer.density for layer in self.layers})
+        return Flops(sparse, dense, self._training_flops(macs, dense).per_sample_step)
+
+    def _training_flops(self, macs: Mapping[str, float], dense: float) -> TrainingFlops:
         # Forward FLOPs are linear in the layers' densities: the mean over steps follows from the mean densities.
-        average = forward_flops(macs, self.mean_densities)
-        return Flops(sparse, dense, self.method.training_flops(average, dense).per_sample_step)
+        if self._acting_steps == self.steps:
+            return self.method.training_flops(forward_flops(macs, self.mean_densities), dense)
+        acting = self._densities_over(self._acting_step_sums, max(1, self._acting_steps))
+        resting_steps = self.steps - self._acting_steps
+        resting = self._densities_over(self._active_step_sums - self._acting_step_sums, resting_steps)
+        phases = (
+            TrainingPhase(self._acting_steps, self.method.training_flops(forward_flops(macs, acting), dense)),
+            TrainingPhase(resting_steps, SparseTraining(forward_flops(macs, resting))),
+        )
+        return VaryingTraining(phases)
+
+    def _densities_over(self, sums: npt.NDArray[np.int64], steps: int) -> dict[str, float]:
+        return {
+            layer.name: int(total) / (steps * layer.numel)
+            for layer, total in zip(self.topology.layers, sums, strict=True)
+        }
 
     @property
     def mean_densities(self) -> dict[str, float]:
         """The density of each layer averaged over the optimiser steps so far; the present one before the first."""
         if self.steps == 0:
             return {layer.name: layer.density for layer in self.layers}
-        return {
-            layer.name: int(total) / (self.steps * layer.numel)
-            for layer, total in zip(self.topology.layers, self._active_step_sums, strict=True)
-        }
+        return self._densities_over(self._active_step_sums, self.steps)
 
     def _keep_example(self, example: ExampleInput) -> None:
         self._example = example
@@ -484,6 +501,9 @@ class SparseEngine:
     def _count_step(self) -> None:
         self._context.step += 1
         self._active_step_sums += self.topology.active_counts
+        if self.method.acts(self._context):
+            self._acting_step_sums += self.topology.active_counts
+            self._acting_steps += 1
 
     def _move_if_needed(self) -> None:
         before = self.topology.device
@@ -769,6 +789,8 @@ class SparseEngine:
             "total_steps": self._context.total_steps,
             "layers": layers,
             "active_step_sums": self._active_step_sums.tolist(),
+            "acting_step_sums": self._acting_step_sums.tolist(),
+            "acting_steps": self._acting_steps,
             "method_state": pack_method_state(self._context.state, topology),
             "method_parameters": {name: value.detach() for name, value in self._context.parameters.items()},
             **({} if self._young is None else {"ages": self._ages(self._young, full)}),
@@ -805,6 +827,8 @@ class SparseEngine:
         )
         self._context.step = state["steps"]
         self._active_step_sums = np.array(state.get("active_step_sums", [0] * len(codes)), dtype=np.int64)
+        self._acting_step_sums = np.array(state.get("acting_step_sums", self._active_step_sums), dtype=np.int64)
+        self._acting_steps = int(state.get("acting_steps", self._context.step))
         if self._young is not None and isinstance(ages := state.get("ages"), Mapping):
             self._young.load(
                 local_part(ages[layer.name])

@@ -172,7 +172,7 @@ class ExplorationBonusGrowth(ScoreGrowth):
         scores = []
         for i, (count, gradient) in enumerate(zip(counts, context.gradients(), strict=True)):
             count += topology.active.to_tensor(i)
-            scores.append(gradient.float().abs() + bonus / (count + self.epsilon))
+            scores.append(count.add(self.epsilon).reciprocal_().mul_(bonus).add_(gradient.abs()))
         return Scores(scores)
 
 

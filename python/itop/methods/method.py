@@ -107,6 +107,10 @@ class Method(ABC):
         """
         return False
 
+    def acts(self, context: Context) -> bool:
+        """Whether the rule still acts; once it has ended, fixed masks are trained, which costs ``3 f_S``."""
+        return True
+
     def for_loop(self, steps_per_epoch: int) -> Method:
         """The method with what it leaves open until the training loop is known; itself by default."""
         return self
@@ -154,7 +158,7 @@ class Method(ABC):
         """What a training step costs (PAPER section 4), given the forward FLOPs of one sample.
 
         Args:
-            sparse: At the layers' densities averaged over the run.
+            sparse: At the layers' densities averaged over the steps in which the rule acted.
             dense: With every weight.
         """
         return SparseTraining(sparse)

@@ -166,7 +166,7 @@ class _Loop:
     def _learning_rate_of(self, step: int) -> float:
         """Of the step after `step` others."""
         session = self._session
-        progress = step / session.total_steps
+        progress = session.engine.method.schedule_progress(step, session.total_steps)
         return session.config.learning_rate * self._schedule.factor(progress)
 
     def _end_epoch(self) -> None:
@@ -181,7 +181,6 @@ class _Loop:
         validated = self._validate()
         position.epoch += 1
         position.batch = 0
-        session.flops.settle(position.step)
         if validated is not None:
             session.keep_best(validated.accuracy)
         self._record_epoch(trained, validated)

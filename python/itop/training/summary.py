@@ -66,7 +66,7 @@ def summarise_run(session: Session, result: RunResult) -> dict[str, Any]:
         "reliable_rate": engine.reliable_rate,
         "num_updates": engine.num_updates,
         "steps": session.position.step,
-        "train_flops_ratio": session.flops.training_factor,
+        "train_flops_ratio": engine.flops().training_factor,
         "test_flops_ratio": engine.flops().forward_factor,
         "seconds": session.seconds,
         "layers": [
