@@ -40,8 +40,9 @@ LAYERS = {
     "export": 10,
     "integrations": 10,
     "training": 11,
-    "cli": 12,
-    "__main__": 13,
+    "studies": 12,
+    "cli": 13,
+    "__main__": 14,
 }
 # Beside the order: the networks and data sets are the training's and the command line's business only.
 ONLY_FOR = {"models": {"models", "training", "cli", "benchmarks"}, "data": {"data", "training", "cli"}}

@@ -38,7 +38,9 @@ FORMATS: dict[str, tuple[Callable[..., ExportReport], Callable[..., dict[str, Te
 
 def sparse_model(sparsity: float = 0.9) -> nn.Module:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 11, 3), nn.BatchNorm2d(11), nn.Flatten(), nn.Linear(11 * 16, 13), nn.Linear(13, 5))
+    model = nn.Sequential(
+        nn.Conv2d(3, 11, 3), nn.BatchNorm2d(11), nn.Flatten(), nn.Linear(11 * 16, 13), nn.Linear(13, 5)
+    )
     SparseEngine(model, torch.optim.SGD(model.parameters(), 0.1), "static", sparsity=sparsity, allocation="uniform")
     return model
 
@@ -91,7 +93,13 @@ def test_other_types_come_back_too(kind: str, dtype: torch.dtype, tmp_path: Path
 def test_tied_and_dense_and_empty_weights_are_kept(kind: str, tmp_path: Path) -> None:
     save, load = FORMATS[kind]
     tied = torch.randn(4, 6)
-    state = {"a": tied, "b": tied, "rows": torch.zeros(0, 5), "columns": torch.zeros(5, 0), "zeros": torch.zeros(64, 64)}
+    state = {
+        "a": tied,
+        "b": tied,
+        "rows": torch.zeros(0, 5),
+        "columns": torch.zeros(5, 0),
+        "zeros": torch.zeros(64, 64),
+    }
     save(state, tmp_path / "model")
     assert_same_bits(load(tmp_path / "model"), state)
 

@@ -23,6 +23,7 @@ from itop.training.config import RunConfig
 from itop.training.data_source import DataSource
 from itop.training.execution import Precision, resolve_device, resolve_precision
 from itop.training.flops_account import FlopsAccount
+from itop.training.instruments import Instruments
 from itop.training.meter import Batch, Meter
 from itop.training.names import unknown_name
 from itop.training.optimizers import build_optimizer
@@ -127,6 +128,7 @@ class Session:
     loss: Callable[[Tensor, Tensor], Tensor]
     meter: Meter
     flops: FlopsAccount
+    instruments: Instruments
     position: Position = field(default_factory=Position)
     best: BestModel | None = None
     seconds: float = 0.0
@@ -168,6 +170,11 @@ class Session:
             batches=functools.partial(_endless, loader),
             loss=loss,
         )
+
+        def batch_loss(images: Tensor, labels: Tensor) -> Tensor:
+            with precision.autocast():
+                return loss(model(images), labels)
+
         return cls(
             config=config,
             device=device,
@@ -183,6 +190,9 @@ class Session:
             loss=loss,
             meter=Meter(device),
             flops=FlopsAccount(engine, torch.zeros(1, *data.input_shape, device=device)),
+            instruments=Instruments(
+                engine, model, method, batch_loss, total_steps=total_steps, num_probes=config.probes
+            ),
         )
 
     @property
@@ -209,6 +219,7 @@ class Session:
             "random": random_state(),
             "meter": self.meter.state_dict(),
             "flops": self.flops.state_dict(),
+            "instruments": self.instruments.state_dict(),
             "best": None if self.best is None else self.best.state_dict(),
             "seconds": self.seconds,
             "metrics_bytes": metrics_bytes,
@@ -246,6 +257,7 @@ class Session:
             self.scaler.load_state_dict(states["scaler"])
             self.meter.load_state_dict(states["meter"])
             self.flops.load_state_dict(states["flops"])
+            self.instruments.load_state_dict(states.get("instruments", {}))
             self.position = Position(**checkpoint.position)
             self.best = None if states["best"] is None else BestModel.from_state_dict(states["best"])
             self.seconds = float(states["seconds"])
