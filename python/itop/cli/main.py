@@ -7,12 +7,12 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from itop.cli import bench, inspect, methods, report, sweep, train
+from itop.cli import advise, bench, inspect, methods, report, sweep, train
 from itop.cli.parser import CommandParser, UsageError
 
 __all__ = ["COMMANDS", "main"]
 
-COMMANDS = (train, sweep, methods, inspect, report, bench)
+COMMANDS = (train, sweep, advise, methods, inspect, report, bench)
 """Modules of commands: each adds its own parser with ``add_parser(subparsers)`` and sets ``run`` to its function."""
 
 _DESCRIPTION = """\

@@ -96,7 +96,16 @@ def _draw(axes: Any, line: Series, x_scale: float, y_scale: float) -> None:
     colour = _COLOURS[line.colour % len(_COLOURS)]
     x, y = [value * x_scale for value in line.x], [value * y_scale for value in line.y]
     marker = "o" if line.has_dots or line.style is LineStyle.POINTS else None
-    axes.plot(x, y, linestyle=_STYLES[line.style] or "none", color=colour, marker=marker, markersize=3, linewidth=1.2, label=line.label)
+    axes.plot(
+        x,
+        y,
+        linestyle=_STYLES[line.style] or "none",
+        color=colour,
+        marker=marker,
+        markersize=3,
+        linewidth=1.2,
+        label=line.label,
+    )
     if line.spread is not None:
         spread = [value * y_scale for value in line.spread]
         low = [value - by for value, by in zip(y, spread, strict=True)]

@@ -19,7 +19,7 @@ from itop.studies.grid import axis_named, grid_cells
 from itop.studies.study import Axis, Study
 from itop.training.config import JsonValue, RunConfig
 
-__all__ = ["STUDIES", "NamedStudy", "Setting", "scaled", "steps_of"]
+__all__ = ["STUDIES", "NamedStudy", "Setting", "scaled", "steps_of", "training_samples"]
 
 _TRAINING_SAMPLES = {
     "digits": 1438,
@@ -136,13 +136,25 @@ def steps_of(config: RunConfig, samples: int | None = None) -> int:
     Raises:
         ValueError: If the size is not known.
     """
+    return -(-training_samples(config, samples) // config.batch_size) * config.num_epochs
+
+
+def training_samples(config: RunConfig, samples: int | None = None) -> int:
+    """Samples of an epoch: what is left of the training set after validation and ``train_fraction``.
+
+    Args:
+        config: Of the run.
+        samples: The whole training set; None takes the known size of a published data set.
+
+    Raises:
+        ValueError: If the size is not known.
+    """
     if samples is None:
         if config.data not in _TRAINING_SAMPLES:
             raise ValueError(f"the number of training samples of {config.data!r} must be given: it is no published set")
         samples = _TRAINING_SAMPLES[config.data]
     held_out = max(1, round(samples * config.validation_fraction)) if config.validation_fraction > 0 else 0
-    used = round((samples - held_out) * config.train_fraction)
-    return -(-used // config.batch_size) * config.num_epochs
+    return round((samples - held_out) * config.train_fraction)
 
 
 def _typical_time(setting: Setting) -> tuple[Cell, ...]:
