@@ -15,7 +15,7 @@ __all__ = ["write_figures"]
 
 _COLOURS = ("#1f6fd6", "#d9742b", "#178a6b", "#8a4fd3", "#c2326b", "#0f8ea3", "#8f7a12", "#6b7686", "#9aa4b2")
 _STYLES = {LineStyle.SOLID: "-", LineStyle.DASHED: "--", LineStyle.DOTTED: ":", LineStyle.POINTS: ""}
-_STYLE = {
+_STYLE: Any = {
     "font.size": 8,
     "axes.spines.top": False,
     "axes.spines.right": False,

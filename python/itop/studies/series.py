@@ -68,8 +68,14 @@ class Line:
             for result in point.complete
             if (x := result.number(name)) is not None and (y := result.number("test_accuracy")) is not None
         )
-        x, y = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-        return Series(self.label, f"{self.label} runs", self.colour, x, y, style=LineStyle.POINTS)
+        return Series(
+            self.label,
+            f"{self.label} runs",
+            self.colour,
+            [pair[0] for pair in pairs],
+            [pair[1] for pair in pairs],
+            style=LineStyle.POINTS,
+        )
 
     def _drawn(
         self,

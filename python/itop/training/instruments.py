@@ -210,7 +210,9 @@ def read_snapshots(folder: RunFolder) -> Snapshots:
 def _curve(survival: SurvivalCurve) -> dict[str, Any]:
     """The curve at no more than 200 ages, evenly spaced among them."""
     count = len(survival.ages)
-    kept = np.unique(np.linspace(0, count - 1, min(count, _MAX_CURVE_POINTS)).round().astype(np.int64)) if count else []
+    kept: Any = (
+        np.unique(np.linspace(0, count - 1, min(count, _MAX_CURVE_POINTS)).round().astype(np.int64)) if count else []
+    )
     return {
         "ages": [int(survival.ages[i]) for i in kept],
         "survival": [float(survival.survival[i]) for i in kept],

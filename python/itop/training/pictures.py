@@ -43,7 +43,7 @@ def mask_picture(mask: PackedMask, *, label: str, caption: str) -> str:
     Densities are drawn relative to the densest block, so that a sparse layer is not a black square.
     """
     active = mask.unpack().flatten(1).float() if len(mask.shape) > 1 else mask.unpack()[None].float()
-    size = tuple(min(side, _MAX_SIDE) for side in active.shape)
+    size = min(active.shape[0], _MAX_SIDE), min(active.shape[1], _MAX_SIDE)
     blocks = F.adaptive_avg_pool2d(active[None], size)[0]
     largest = float(blocks.max()) or 1.0
     return picture((blocks / largest * 255).round().to(torch.uint8).numpy(), label=label, caption=caption)

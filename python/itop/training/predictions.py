@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ def predict(model: nn.Module, batches: Iterable[Batch], precision: Precision) ->
 
 def write_predictions(path: Path, probabilities: Tensor, labels: Tensor) -> None:
     """Replaces `path` in one step; probabilities are kept to 16 bits."""
-    content = {"probabilities": probabilities.numpy().astype(np.float16), "labels": labels.numpy()}
+    content: dict[str, Any] = {"probabilities": probabilities.numpy().astype(np.float16), "labels": labels.numpy()}
     write_atomically(path, lambda file: np.savez_compressed(file, **content))
 
 
