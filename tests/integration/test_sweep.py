@@ -132,8 +132,10 @@ def test_what_is_advised_explores_what_was_predicted(
     options = {name: advice[name] for name in ("update_every", "drop_fraction")}
     assert (
         main(
-            ["train", *setting, "--method", "set-itop", "--update-every", str(options["update_every"])]
-            + ["--drop-fraction", str(options["drop_fraction"]), "--out", str(tmp_path / "run"), "--quiet"]
+            [
+                *("train", *setting, "--method", "set-itop", "--update-every", str(options["update_every"])),
+                *("--drop-fraction", str(options["drop_fraction"]), "--out", str(tmp_path / "run"), "--quiet"),
+            ]
         )
         == 0
     )
