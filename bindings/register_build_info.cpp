@@ -1,6 +1,9 @@
 #include "itop/build_info.hpp"
 
+#include <dlfcn.h>
 #include <pybind11/stl.h>
+
+#include <string>
 
 #include "itop/thread_pool.hpp"
 #include "registers.hpp"
@@ -8,6 +11,20 @@
 namespace py = pybind11;
 
 namespace itop::bindings {
+namespace {
+
+/// Runs the core's jobs on the OpenMP threads that a loaded library depends on; false where there are none.
+bool share_threads_with(const std::string& library) {
+  void* const handle = dlopen(library.c_str(), RTLD_LAZY | RTLD_NOLOAD);
+  if (handle == nullptr) return false;
+  // Searches the library's dependencies as well: several OpenMP runtimes may be loaded, this is the one it uses.
+  const auto team = reinterpret_cast<ThreadPool::HostTeam>(dlsym(handle, "GOMP_parallel"));
+  dlclose(handle);
+  if (team != nullptr) ThreadPool::set_host_team(team);
+  return team != nullptr;
+}
+
+}  // namespace
 
 void register_build_info(py::module_& module) {
   module.def("build_info", [] {
@@ -26,6 +43,7 @@ void register_build_info(py::module_& module) {
   });
   module.def("num_threads", [] { return ThreadPool::global().num_threads(); });
   module.def("set_num_threads", &ThreadPool::set_global_num_threads, py::arg("num_threads"));
+  module.def("share_threads_with", &share_threads_with, py::arg("library"));
 }
 
 }  // namespace itop::bindings

@@ -38,33 +38,6 @@ cpu::EntryRuns runs_of(const SparsePattern& pattern, std::int64_t block, std::in
           pattern.block_starts + (block + 1) * pattern.num_rows + first_row, last_row - first_row, pattern.columns};
 }
 
-/// The values in a pattern's order as Scalar; a copy only where order or type differ.
-template <class Scalar>
-class OrderedValues {
- public:
-  OrderedValues(const SparsePattern& pattern, const void* values, ValueType type, ThreadPool& pool)
-      : copied_(pattern.permutation != nullptr || type == ValueType::kBFloat16),
-        copy_(copied_ ? static_cast<std::size_t>(pattern.num_entries()) * sizeof(Scalar) : 0),
-        values_(values) {
-    if (!copied_) return;
-    constexpr std::int64_t kEntriesPerChunk = 16384;
-    const std::int64_t count = pattern.num_entries();
-    pool.parallel_for(divide_up(count, kEntriesPerChunk), [&](std::int64_t chunk) {
-      const std::int64_t first = chunk * kEntriesPerChunk;
-      gather_values(values, type, pattern.permutation, first, std::min(kEntriesPerChunk, count - first),
-                    copy_.template as<Scalar>() + first);
-    });
-  }
-  const Scalar* data() const noexcept {
-    return copied_ ? copy_.template as<Scalar>() : static_cast<const Scalar*>(values_);
-  }
-
- private:
-  bool copied_;
-  ScratchLease copy_;
-  const void* values_;
-};
-
 /// Runs `body(first, last)` on pieces of [0, count): at once where the caller already is one of many, else in parallel.
 template <class Body>
 void in_pieces(std::int64_t count, bool alone, ThreadPool& pool, Body&& body) {

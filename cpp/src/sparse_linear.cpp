@@ -23,6 +23,19 @@ void check_types(ValueType values, ValueType activations) {
   }
 }
 
+/// Samples that pass through a product together: as many as leave a block of the dense operand in half of the second
+/// level, so that wide blocks, in which a row is summed at one go, come with narrow tiles.
+template <class Scalar>
+int max_tile_log2(const SparsePattern& pattern) {
+  constexpr std::int64_t kBlockBytes = std::int64_t{512} << 10;
+  constexpr std::int64_t kMinTileBytes = 128;  // below, an entry's index and value cost as much as its samples
+  const std::int64_t width = std::max<std::int64_t>(1, std::min(pattern.block_width, pattern.num_columns));
+  int log2 = cpu::sparse_kernels<Scalar>().max_tile_log2;
+  const auto tile_bytes = [&] { return static_cast<std::int64_t>(sizeof(Scalar)) << log2; };
+  while (tile_bytes() * width > kBlockBytes && tile_bytes() > kMinTileBytes) --log2;
+  return log2;
+}
+
 template <class Scalar>
 std::int64_t group_samples(std::int64_t num_features, int max_log2) {
   const std::int64_t tile = std::int64_t{1} << max_log2;
@@ -35,54 +48,6 @@ cpu::EntryRuns runs_of(const SparsePattern& pattern, std::int64_t block, std::in
   return {pattern.block_starts + block * pattern.num_rows + first_row,
           pattern.block_starts + (block + 1) * pattern.num_rows + first_row, last_row - first_row, pattern.columns};
 }
-
-std::int64_t first_entry(const SparsePattern& pattern, std::int64_t row) { return pattern.block_starts[row]; }
-
-std::int64_t end_of_row(const SparsePattern& pattern, std::int64_t row) {
-  return pattern.block_starts[pattern.num_blocks() * pattern.num_rows + row];
-}
-
-/// The values of rows [first_row, last_row) as Scalar, in the pattern's order.
-template <class Scalar>
-class PanelValues {
- public:
-  PanelValues(const SparsePattern& pattern, const void* values, ValueType type, std::int64_t first_row,
-              std::int64_t last_row)
-      : pattern_(pattern),
-        values_(values),
-        type_(type),
-        copied_(pattern.permutation != nullptr || type == ValueType::kBFloat16),
-        first_row_(first_row),
-        last_row_(last_row),
-        base_(copied_ ? first_entry(pattern, first_row) : 0),
-        copy_(copied_ ? static_cast<std::size_t>(end_of_row(pattern, last_row - 1) - base_) * sizeof(Scalar) : 0) {}
-
-  /// Makes the entries of a block of columns ready: gathered just before use, they are still in the cache then.
-  void prepare(std::int64_t block) {
-    if (!copied_) return;
-    const cpu::EntryRuns runs = runs_of(pattern_, block, first_row_, last_row_);
-    for (std::int64_t row = 0; row < runs.num_rows; ++row) {
-      gather_values(values_, type_, pattern_.permutation, runs.begin[row],
-                    static_cast<std::int64_t>(runs.end[row]) - runs.begin[row],
-                    copy_.template as<Scalar>() + (runs.begin[row] - base_));
-    }
-  }
-
-  const Scalar* data() const noexcept {
-    return copied_ ? copy_.template as<Scalar>() : static_cast<const Scalar*>(values_);
-  }
-  std::uint32_t base() const noexcept { return static_cast<std::uint32_t>(base_); }
-
- private:
-  const SparsePattern& pattern_;
-  const void* values_;
-  ValueType type_;
-  bool copied_;
-  std::int64_t first_row_;
-  std::int64_t last_row_;
-  std::int64_t base_;
-  ScratchLease copy_;
-};
 
 /// A group of samples of one dense operand, packed in tiles.
 template <class Scalar>
@@ -113,30 +78,24 @@ std::vector<std::int64_t> panels_for(const SparsePattern& pattern, const std::ve
 
 /// out = W in + bias for one group; `out` has the rows of the pattern as features.
 template <class Scalar>
-void multiply(const SparsePattern& pattern, const void* values, ValueType value_type, const PackedGroup<Scalar>& in,
+void multiply(const SparsePattern& pattern, const Scalar* values, const PackedGroup<Scalar>& in,
               const std::vector<SampleTile>& tiles, const Scalar* bias, void* out, ValueType out_type,
               ThreadPool& pool) {
   const auto& kernels = cpu::sparse_kernels<Scalar>();
   const auto panels = panels_for<Scalar>(pattern, tiles, pool);
-  pool.parallel_for(static_cast<std::int64_t>(panels.size()) - 1, [&](std::int64_t panel) {
-    const std::int64_t first_row = panels[panel];
-    const std::int64_t num_rows = panels[panel + 1] - first_row;
-    if (num_rows == 0) return;
-    PanelValues<Scalar> panel_values(pattern, values, value_type, first_row, first_row + num_rows);
-    const ScratchLease results(static_cast<std::size_t>(num_rows * packed_samples(tiles)) * sizeof(Scalar));
+  const auto num_panels = static_cast<std::int64_t>(panels.size()) - 1;
+  // One tile after the other: while the rows pass, its samples stay in the cache.
+  pool.parallel_for(static_cast<std::int64_t>(tiles.size()) * num_panels, [&](std::int64_t chunk) {
+    const SampleTile& tile = tiles[static_cast<std::size_t>(chunk / num_panels)];
+    const std::int64_t first_row = panels[chunk % num_panels];
+    const std::int64_t last_row = panels[chunk % num_panels + 1];
+    const ScratchLease results(static_cast<std::size_t>((last_row - first_row) * tile.size()) * sizeof(Scalar));
     for (std::int64_t block = 0; block < pattern.num_blocks(); ++block) {
-      panel_values.prepare(block);
-      for (const SampleTile& tile : tiles) {
-        kernels.multiply_columns[tile.log2](runs_of(pattern, block, first_row, first_row + num_rows),
-                                            panel_values.data(), panel_values.base(), in.tile(tile),
-                                            results.as<Scalar>() + tile.packed_before * num_rows, tile.size(),
-                                            bias == nullptr ? nullptr : bias + first_row, block > 0);
-      }
+      kernels.multiply_columns[tile.log2](runs_of(pattern, block, first_row, last_row), values, 0, in.tile(tile),
+                                          results.as<Scalar>(), tile.size(), bias == nullptr ? nullptr : bias + first_row,
+                                          block > 0);
     }
-    for (const SampleTile& tile : tiles) {
-      unpack_features(results.as<Scalar>() + tile.packed_before * num_rows, tile, first_row, num_rows, out, out_type,
-                      pattern.num_rows);
-    }
+    unpack_features(results.as<Scalar>(), tile, first_row, last_row - first_row, out, out_type, pattern.num_rows);
   });
 }
 
@@ -168,11 +127,11 @@ void dot(const SparsePattern& pattern, const PackedGroup<Scalar>& x, const Packe
          ThreadPool& pool) {
   const auto& kernels = cpu::sparse_kernels<Scalar>();
   const auto panels = panels_for<Scalar>(pattern, tiles, pool);
-  pool.parallel_for(static_cast<std::int64_t>(panels.size()) - 1, [&](std::int64_t panel) {
-    const std::int64_t first_row = panels[panel];
-    const std::int64_t last_row = panels[panel + 1];
-    for (const SampleTile& tile : tiles) {
-      const bool accumulate = accumulate_first || tile.packed_before > 0;
+  for (const SampleTile& tile : tiles) {
+    const bool accumulate = accumulate_first || tile.packed_before > 0;
+    pool.parallel_for(static_cast<std::int64_t>(panels.size()) - 1, [&](std::int64_t panel) {
+      const std::int64_t first_row = panels[panel];
+      const std::int64_t last_row = panels[panel + 1];
       const Scalar* const rows = output_gradient.tile(tile) + first_row * tile.size();
       for (std::int64_t block = 0; value_gradient != nullptr && block < pattern.num_blocks(); ++block) {
         kernels.dot_columns[tile.log2](runs_of(pattern, block, first_row, last_row), rows, tile.size(), x.tile(tile),
@@ -182,21 +141,22 @@ void dot(const SparsePattern& pattern, const PackedGroup<Scalar>& x, const Packe
         kernels.sum_rows(rows, tile.size(), last_row - first_row, tile.num_samples, bias_gradient + first_row,
                          accumulate);
       }
-    }
-  });
+    });
+  }
 }
 
 template <class Scalar>
 void forward(const SparsePattern& pattern, const void* values, ValueType value_type, const ActivationView& x,
              const void* bias, void* y, ThreadPool& pool) {
-  const int max_log2 = cpu::sparse_kernels<Scalar>().max_tile_log2;
+  const int max_log2 = max_tile_log2<Scalar>(pattern);
+  const OrderedValues<Scalar> ordered(pattern, values, value_type, pool);
   const ScratchLease wide_bias(bias == nullptr ? 0 : static_cast<std::size_t>(pattern.num_rows) * sizeof(Scalar));
   if (bias != nullptr) gather_values(bias, value_type, nullptr, 0, pattern.num_rows, wide_bias.as<Scalar>());
   const std::int64_t group = group_samples<Scalar>(pattern.num_columns, max_log2);
   for (std::int64_t first = 0; first < x.batch; first += group) {
     const auto tiles = tile_samples(first, std::min(group, x.batch - first), max_log2);
     const PackedGroup<Scalar> packed(x, pattern.num_columns, tiles, pool);
-    multiply(pattern, values, value_type, packed, tiles, wide_bias.as<const Scalar>(), y, x.type, pool);
+    multiply(pattern, ordered.data(), packed, tiles, wide_bias.as<const Scalar>(), y, x.type, pool);
   }
 }
 
@@ -230,26 +190,24 @@ template <class Scalar>
 void backward(const SparsePattern& pattern, const SparsePattern* transposed, const void* values, ValueType value_type,
               const ActivationView& x, const ActivationView& output_gradient, const LinearGradients& gradients,
               ThreadPool& pool) {
-  const int max_log2 = cpu::sparse_kernels<Scalar>().max_tile_log2;
+  const int max_log2 = max_tile_log2<Scalar>(pattern);
   const std::int64_t num_entries = pattern.num_entries();
   const bool is_empty = output_gradient.batch == 0;
   const WideGradient<Scalar> value_gradient(gradients.values, num_entries, value_type, is_empty);
   const WideGradient<Scalar> bias_gradient(gradients.bias, pattern.num_rows, value_type, is_empty);
   const bool scatters = gradients.input != nullptr && transposed == nullptr;
-  const bool widens = scatters && value_type == ValueType::kBFloat16;
-  const ScratchLease wide_values(widens ? static_cast<std::size_t>(num_entries) * sizeof(Scalar) : 0);
-  if (widens) gather_values(values, value_type, nullptr, 0, num_entries, wide_values.as<Scalar>());
+  const SparsePattern& input_order = transposed == nullptr ? pattern : *transposed;
+  const OrderedValues<Scalar> ordered(gradients.input == nullptr ? SparsePattern{} : input_order, values, value_type,
+                                      pool);
 
   const std::int64_t group = group_samples<Scalar>(std::max(pattern.num_columns, pattern.num_rows), max_log2);
   for (std::int64_t first = 0; first < output_gradient.batch; first += group) {
     const auto tiles = tile_samples(first, std::min(group, output_gradient.batch - first), max_log2);
     const PackedGroup<Scalar> packed(output_gradient, pattern.num_rows, tiles, pool);
     if (scatters) {
-      scatter(pattern, widens ? wide_values.as<const Scalar>() : static_cast<const Scalar*>(values), packed, tiles,
-              gradients.input, output_gradient.type, pool);
+      scatter(pattern, ordered.data(), packed, tiles, gradients.input, output_gradient.type, pool);
     } else if (gradients.input != nullptr) {
-      multiply<Scalar>(*transposed, values, value_type, packed, tiles, nullptr, gradients.input, output_gradient.type,
-                       pool);
+      multiply<Scalar>(*transposed, ordered.data(), packed, tiles, nullptr, gradients.input, output_gradient.type, pool);
     }
     if (gradients.values != nullptr) {
       const PackedGroup<Scalar> packed_x(x, pattern.num_columns, tiles, pool);

@@ -1,11 +1,14 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
 #include "cpu/sparse_kernels.hpp"
 #include "itop/sparse_linear.hpp"
 #include "itop/sparse_matrix.hpp"
+#include "itop/thread_pool.hpp"
+#include "sparse_scratch.hpp"
 
 namespace itop {
 
@@ -43,6 +46,33 @@ void gather_values(const void* values, ValueType type, const std::uint32_t* perm
 /// to[i] = from[i], rounded to nearest even where `type` is narrower.
 template <class Scalar>
 void write_values(const Scalar* from, std::int64_t count, void* to, ValueType type, std::int64_t first);
+
+/// The values in a pattern's order as Scalar; a copy only where order or type differ.
+template <class Scalar>
+class OrderedValues {
+ public:
+  OrderedValues(const SparsePattern& pattern, const void* values, ValueType type, ThreadPool& pool)
+      : copied_(pattern.permutation != nullptr || type == ValueType::kBFloat16),
+        copy_(copied_ ? static_cast<std::size_t>(pattern.num_entries()) * sizeof(Scalar) : 0),
+        values_(values) {
+    if (!copied_) return;
+    constexpr std::int64_t kEntriesPerChunk = 16384;
+    const std::int64_t count = pattern.num_entries();
+    pool.parallel_for((count + kEntriesPerChunk - 1) / kEntriesPerChunk, [&](std::int64_t chunk) {
+      const std::int64_t first = chunk * kEntriesPerChunk;
+      gather_values(values, type, pattern.permutation, first, std::min(kEntriesPerChunk, count - first),
+                    copy_.template as<Scalar>() + first);
+    });
+  }
+  const Scalar* data() const noexcept {
+    return copied_ ? copy_.template as<Scalar>() : static_cast<const Scalar*>(values_);
+  }
+
+ private:
+  bool copied_;
+  ScratchLease copy_;
+  const void* values_;
+};
 
 /// First rows of panels of about equal work, with `num_rows` at the end.
 /// @param row_bytes bytes of one row of the dense result, a tile wide

@@ -35,6 +35,13 @@ int default_num_threads() {
   return hardware > 0 ? static_cast<int>(hardware) : 1;
 }
 
+/// The host's threads, and the process they live in.
+struct Host {
+  ThreadPool::HostTeam team = nullptr;
+  pid_t process = 0;
+};
+Host host;
+
 }  // namespace
 
 struct ThreadPool::State {
@@ -53,8 +60,17 @@ struct ThreadPool::State {
   std::atomic<std::int64_t> next_chunk{0};
   std::exception_ptr error;
 
+  int num_threads = 1;
   std::vector<std::thread> workers;
   pid_t owner = getpid();
+
+  void set_job(std::int64_t chunks, Function job, void* job_context) {
+    function = job;
+    context = job_context;
+    num_chunks = chunks;
+    next_chunk.store(0, std::memory_order_relaxed);
+    error = nullptr;
+  }
 
   void work() {
     inside_job = true;
@@ -92,7 +108,7 @@ ThreadPool::ThreadPool(int num_threads) : state_(std::make_unique<State>()) {
   if (num_threads < 1) {
     throw std::invalid_argument("num_threads must be at least 1, got " + std::to_string(num_threads));
   }
-  for (int i = 1; i < num_threads; ++i) state_->workers.emplace_back([state = state_.get()] { state->serve(); });
+  state_->num_threads = num_threads;
 }
 
 ThreadPool::~ThreadPool() {
@@ -109,26 +125,33 @@ ThreadPool::~ThreadPool() {
   for (auto& worker : state_->workers) worker.join();
 }
 
-int ThreadPool::num_threads() const noexcept { return static_cast<int>(state_->workers.size()) + 1; }
+int ThreadPool::num_threads() const noexcept { return state_->num_threads; }
 
 void ThreadPool::run(std::int64_t num_chunks, Function function, void* context) {
   State& state = *state_;
   // A forked child has no workers; one chunk or a nested call is not worth waking them.
-  if (num_chunks <= 1 || inside_job || state.workers.empty() || getpid() != state.owner) {
+  const pid_t process = getpid();
+  if (num_chunks <= 1 || inside_job || state.num_threads == 1 || process != state.owner) {
     for (std::int64_t chunk = 0; chunk < num_chunks; ++chunk) function(context, chunk);
     return;
   }
   const std::lock_guard only_job(state.one_job_at_a_time);
+  if (host.team != nullptr && host.process == process) {
+    state.set_job(num_chunks, function, context);
+    host.team([](void* pool) { static_cast<State*>(pool)->work(); }, &state,
+              static_cast<unsigned>(state.num_threads), 0);  // a team of another size would be built anew
+    if (auto error = std::exchange(state.error, nullptr)) std::rethrow_exception(error);
+    return;
+  }
+  while (static_cast<int>(state.workers.size()) + 1 < state.num_threads) {
+    state.workers.emplace_back([&state] { state.serve(); });
+  }
   {
     std::unique_lock lock(state.mutex);
     // A worker that woke late for the previous job may still be leaving it; the job's fields are its to read until
     // then.
     state.job_done.wait(lock, [&] { return state.workers_inside == 0; });
-    state.function = function;
-    state.context = context;
-    state.num_chunks = num_chunks;
-    state.next_chunk.store(0, std::memory_order_relaxed);
-    state.error = nullptr;
+    state.set_job(num_chunks, function, context);
     ++state.job_number;
   }
   state.job_ready.notify_all();
@@ -155,5 +178,7 @@ void ThreadPool::set_global_num_threads(int num_threads) {
   auto replacement = std::make_unique<ThreadPool>(num_threads);
   global_pool() = std::move(replacement);
 }
+
+void ThreadPool::set_host_team(HostTeam team) { host = {team, getpid()}; }
 
 }  // namespace itop

@@ -12,6 +12,9 @@ from itop._core import BackendUnavailableError, CudaError
 from itop.engine import Flops, LayerState, SparseEngine
 from itop.topology import LayerUpdate, UpdateReport
 
+# Torch's idle OpenMP threads spin; threads of our own would fight them for the cores.
+_core.share_threads_with("libtorch_cpu.so")
+
 __version__ = str(_core.build_info()["version"])
 
 

@@ -30,7 +30,8 @@ from itop.optim import MaskedOptimizer
 from itop.optimizer_calls import find_closure, in_eager_mode, only_makes_state, owner_of, was_skipped_by_scaler
 from itop.optimizer_group import OptimizerGroup, StepRound
 from itop.optimizer_state import OptimizerState
-from itop.topology import Topology, UpdateReport
+from itop.sparse_topology import make_topology
+from itop.topology import UpdateReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +171,14 @@ class SparseEngine:
                     f"method '{chosen_method.name}' looks at whole layers and does not work on sharded ones (FSDP2, tensor "
                     "parallelism); use DistributedDataParallel"
                 )
+            compressed = next((layer for layer in layers if layer.is_compressed), None)
+            if compressed is not None and not chosen_method.works_truly_sparse:
+                raise ValueError(
+                    f"method '{chosen_method.name}' looks at inactive weights, which the truly sparse layer "
+                    f"'{compressed.name}' does not hold; use dense layers, which are masked"
+                )
+            if compressed is not None and grown_state.horizon > 0:
+                raise ValueError("grown_state does not follow truly sparse layers; use dense layers, which are masked")
             state = OptimizerState(stepper, layers)
             if grown_state.horizon > 0:
                 if not isinstance(stepper, Optimizer) or not attach:
@@ -187,7 +196,7 @@ class SparseEngine:
         )
 
         self.optimizer = stepper
-        self.topology = Topology(layers, state, seed)
+        self.topology = make_topology(layers, state, seed, is_collective=self._ranks.is_collective)
         data = None if batches is None else TrainingData(_starting_anew(batches), loss)
         self._context = Context(self.topology, unwrap(model), stepper, counts, total_steps, chosen, data, self._ranks)
         self.method.check(self._context)
@@ -211,6 +220,8 @@ class SparseEngine:
         self.method.initialise(self._context)
         self._handles_of_example = record_example(model, self._keep_example)
         self._handles_of_method = list(self.method.hooks(self._context))
+        if self.method.needs_gradient or self.method.needs_gradient_every_step:
+            self._handles_of_method += self.topology.record_gradients(self._looks_at_gradients)
         self._young: YoungWeights | None = None
         if grown_state.horizon > 0:
             self._young = YoungWeights(grown_state, self.topology)
@@ -491,6 +502,10 @@ class SparseEngine:
 
     def _is_update_step(self, step: int) -> bool:
         return self.method.schedule.is_update_step(step, self._context.total_steps)
+
+    def _looks_at_gradients(self) -> bool:
+        """Whether the method looks at the gradients of inactive weights in the step that comes."""
+        return self.method.needs_gradient_every_step or self._is_update_step(self._context.step + 1)
 
     def _update(self) -> UpdateReport | None:
         topology = self.topology

@@ -16,11 +16,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from itop import _core
 from itop.distributed.agreement import LayerDigest
@@ -28,9 +30,7 @@ from itop.distributed.reduction import LayerReductions, Reduction, Traffic
 from itop.distributed.shards import has_layout_of, in_layout_of, is_sharded, like_parameter, local_part, shard_start
 from itop.layers import Layer, has_same_memory_order, index_map
 from itop.optimizer_state import OptimizerState
-
-ACTIVE, EXPLORED, RELIABLE = 1, 2, 4
-"""The bits of a weight's code in a saved state."""
+from itop.saved_codes import ACTIVE, EXPLORED, RELIABLE, read_codes
 
 _SWEPT_WEIGHTS = 1 << 18
 _SWEPT_LAYERS = 16
@@ -141,7 +141,7 @@ class BitSet:
         return BitSet(self._topology, self.native.symmetric_difference(other.native, self._topology.stream))
 
     def __invert__(self) -> BitSet:
-        return self._topology.full() - self
+        return BitSet(self._topology, self.native.complement(self._topology.stream))
 
     def copy(self) -> BitSet:
         return BitSet(self._topology, self.native.copy(self._topology.stream))
@@ -251,6 +251,11 @@ class Topology:
         return self._starts[layer]
 
     @property
+    def masked_layer_of_parameter(self) -> dict[int, int]:
+        """The place of each layer whose weights the store masks, by the identity of its parameter."""
+        return self.layer_of_parameter
+
+    @property
     def traffic(self) -> Traffic:
         """What selections over shards put on the wire so far."""
         return self.reductions.traffic
@@ -279,6 +284,21 @@ class Topology:
             else self.in_storage_order(i, in_layout_of(gradient, layer.parameter))
             for i, (layer, gradient) in enumerate(zip(self.layers, gradients, strict=True))
         ]
+
+    def gradient_scores(self) -> Scores:
+        """The gradients to select by; where they are not held, they are formed as they are compared.
+
+        Raises:
+            RuntimeError: If no layer has one.
+        """
+        return Scores(self.gradients())
+
+    def record_gradients(self, is_wanted: Callable[[], bool]) -> list[RemovableHandle]:
+        """Sees to it that gradients of inactive weights are there after passes that ``is_wanted()`` answers True to.
+
+        Dense layers have theirs in any case.
+        """
+        return []
 
     def in_storage_order(self, layer: int, tensor: Tensor) -> Tensor:
         """A tensor of a layer's shape laid out in memory as its weights are: itself where it is already."""
@@ -705,7 +725,7 @@ class Topology:
         size = self.local(layer).shape
         return whole[tuple(slice(begin, begin + length) for begin, length in zip(start, size, strict=True))]
 
-    def layer_codes(self, layer: int) -> Tensor:
+    def layer_codes(self, layer: int) -> Any:
         """A byte for each weight of a layer: :data:`ACTIVE`, :data:`EXPLORED` and :data:`RELIABLE`, in its shape.
 
         A DTensor where the layer is one.
@@ -714,6 +734,14 @@ class Topology:
         codes |= self.explored.to_tensor(layer).to(torch.uint8) * EXPLORED
         codes |= self.reliable.to_tensor(layer).to(torch.uint8) * RELIABLE
         return like_parameter(codes.contiguous(), self.layers[layer].parameter)
+
+    def read_codes(self, layer: int, saved: object) -> Any:
+        """What :meth:`load_codes` takes of a layer, from what :meth:`layer_codes` of either execution gave.
+
+        Raises:
+            ValueError: If it is of another model or sharding, or damaged.
+        """
+        return read_codes(self, layer, saved)
 
     def load_codes(self, codes: Sequence[Tensor], num_updates: int, *, touches_values: bool = True) -> None:
         """Replaces all sets by the codes of the parts held here; zeroes what is now inactive unless told not to."""

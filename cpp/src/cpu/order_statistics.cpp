@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <vector>
 
 namespace itop::cpu {
 namespace {
@@ -26,38 +27,52 @@ struct SearchRange {
   }
 };
 
-/// Answers one query, values untouched: count by equal steps between the ends, then sort out one step.
-std::int64_t nth_smallest(const OrderStatisticQuery& query) {
-  const std::vector<std::int64_t>& values = *query.values;
-  std::int64_t rank = query.rank;
+std::int64_t nth_element_of(std::vector<std::int64_t>& values, std::int64_t rank) {
+  const auto wanted = values.begin() + (rank - 1);
+  std::nth_element(values.begin(), wanted, values.end());
+  return *wanted;
+}
+
+/// Answers the queries of one array, values untouched: count by equal steps between the ends, then sort out one step a
+/// query.
+void answer_all_of(std::span<OrderStatisticQuery> queries) {
+  const ScratchArray<std::int64_t>& values = *queries.front().values;
   constexpr int kBinBits = 10;
   constexpr std::size_t num_bins = std::size_t{1} << kBinBits;
   std::vector<std::int64_t> left;
   if (values.size() <= num_bins) {
-    left = values;
-  } else {
-    const auto [least, greatest] = std::minmax_element(values.begin(), values.end());
-    const std::uint64_t low = to_unsigned(*least);
-    const int shift = std::max(0, static_cast<int>(std::bit_width(to_unsigned(*greatest) - low)) - kBinBits);
-    const auto bin_of = [&](std::int64_t value) {
-      return static_cast<std::size_t>((to_unsigned(value) - low) >> shift);
-    };
-    std::array<std::int64_t, num_bins> bins{};
-    for (const std::int64_t value : values) ++bins[bin_of(value)];
+    for (auto& query : queries) {
+      left.assign(values.begin(), values.end());
+      query.result = nth_element_of(left, query.rank);
+    }
+    return;
+  }
+  std::int64_t least = values[0];
+  std::int64_t greatest = values[0];
+  for (const std::int64_t value : values) {
+    least = std::min(least, value);
+    greatest = std::max(greatest, value);
+  }
+  const std::uint64_t low = to_unsigned(least);
+  const int shift = std::max(0, static_cast<int>(std::bit_width(to_unsigned(greatest) - low)) - kBinBits);
+  const auto bin_of = [&](std::int64_t value) { return static_cast<std::size_t>((to_unsigned(value) - low) >> shift); };
+  std::array<std::int64_t, num_bins> bins{};
+  for (const std::int64_t value : values) ++bins[bin_of(value)];
+  for (auto& query : queries) {
+    std::int64_t rank = query.rank;
     std::size_t bin = 0;
     while (rank > bins[bin]) rank -= bins[bin++];
+    left.clear();
     left.reserve(static_cast<std::size_t>(bins[bin]));
     for (const std::int64_t value : values) {
       if (bin_of(value) == bin) left.push_back(value);
     }
+    query.result = nth_element_of(left, rank);
   }
-  const auto wanted = left.begin() + (rank - 1);
-  std::nth_element(left.begin(), wanted, left.end());
-  return *wanted;
 }
 
 void answer_merged(std::span<OrderStatisticQuery> queries, Reduction& reduction, ThreadPool& threads) {
-  std::vector<std::vector<std::int64_t>*> arrays;
+  std::vector<ScratchArray<std::int64_t>*> arrays;
   for (const auto& query : queries) arrays.push_back(query.values);
   std::sort(arrays.begin(), arrays.end());
   arrays.erase(std::unique(arrays.begin(), arrays.end()), arrays.end());
@@ -105,10 +120,15 @@ void answer(std::span<OrderStatisticQuery> queries, Reduction& reduction, Thread
     answer_merged(queries, reduction, threads);
     return;
   }
-  threads.parallel_for(static_cast<std::int64_t>(queries.size()), [&](std::int64_t i) {
-    auto& query = queries[static_cast<std::size_t>(i)];
-    query.result = nth_smallest(query);
-  });
+  std::vector<std::span<OrderStatisticQuery>> groups;
+  for (std::size_t begin = 0; begin < queries.size();) {
+    std::size_t end = begin + 1;
+    while (end < queries.size() && queries[end].values == queries[begin].values) ++end;
+    groups.push_back(queries.subspan(begin, end - begin));
+    begin = end;
+  }
+  threads.parallel_for(static_cast<std::int64_t>(groups.size()),
+                       [&](std::int64_t i) { answer_all_of(groups[static_cast<std::size_t>(i)]); });
 }
 
 }  // namespace itop::cpu

@@ -33,6 +33,11 @@ class Pattern(ABC):
         """Whether it can be kept where each rank holds a part of a layer: groups and blocks may be cut."""
         return False
 
+    @property
+    def works_truly_sparse(self) -> bool:
+        """Whether it can be kept in layers that hold their active weights only."""
+        return False
+
     @abstractmethod
     def initial(self, context: Context, rule: InitialMasks) -> BitSet:
         """The initial masks of a rule, in this pattern."""
@@ -50,6 +55,10 @@ class Pattern(ABC):
 @dataclass(frozen=True, slots=True)
 class Unstructured(Pattern):
     """Any weights."""
+
+    @property
+    def works_truly_sparse(self) -> bool:
+        return True
 
     @property
     def works_on_shards(self) -> bool:

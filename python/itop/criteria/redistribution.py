@@ -35,6 +35,10 @@ class Redistribution(Part):
 class SameLayer(Redistribution):
     """Each layer grows what it dropped: every layer's density is fixed."""
 
+    @property
+    def works_truly_sparse(self) -> bool:
+        return True
+
     def grow_counts(
         self, context: Context, dropped: Sequence[int], room: Sequence[int], kept: BitSet | None = None
     ) -> list[int]:
@@ -50,6 +54,10 @@ class MomentumRedistribution(Redistribution):
     """
 
     momentum: MomentumGrowth = field(default_factory=MomentumGrowth)
+
+    @property
+    def works_truly_sparse(self) -> bool:
+        return True
 
     @property
     def needs_gradient_every_step(self) -> bool:

@@ -72,6 +72,11 @@ class Method(ABC):
         return False
 
     @property
+    def needs_gradient_every_step(self) -> bool:
+        """Whether it looks at the gradients of inactive weights before every step."""
+        return False
+
+    @property
     def acts_before_step(self) -> bool:
         """Whether it cannot do without :meth:`before_step` or :meth:`regulariser`, and so without the engine's hooks."""
         return False
@@ -87,6 +92,11 @@ class Method(ABC):
 
         What decides by selections and counts does; what looks at a layer as a whole, or runs in its forward pass, not.
         """
+        return False
+
+    @property
+    def works_truly_sparse(self) -> bool:
+        """Whether it asks nothing of inactive weights that a truly sparse layer (``itop.nn``) does not hold."""
         return False
 
     def hides_weights(self, context: Context) -> bool:
@@ -225,9 +235,19 @@ class DropAndGrow(Method):
         return any(part.needs_gradient for part in self._parts)
 
     @property
+    def needs_gradient_every_step(self) -> bool:
+        return any(part.needs_gradient_every_step for part in self._parts)
+
+    @property
     def works_on_shards(self) -> bool:
-        parts = (*self._parts, self.initial, self.pattern)
+        parts: tuple[Part | InitialMasks | Pattern, ...] = (*self._parts, self.initial, self.pattern)
         return type(self) is DropAndGrow and all(part.works_on_shards for part in parts)
+
+    @property
+    def works_truly_sparse(self) -> bool:
+        parts: tuple[Part | InitialMasks | Pattern, ...] = (*self._parts, self.initial, self.pattern)
+        fits = all(part.works_truly_sparse for part in parts)
+        return type(self) is DropAndGrow and fits and not self.shrink_across_layers
 
     @property
     def acts_before_step(self) -> bool:
@@ -293,7 +313,7 @@ class DropAndGrow(Method):
         return (self.shrink.drop_exactly(context, surplus) if any(surplus) else None), extra
 
     def training_flops(self, sparse: float, dense: float) -> TrainingFlops:
-        if any(part.needs_gradient_every_step for part in self._parts):
+        if self.needs_gradient_every_step:
             return SNFSTraining(sparse, dense)
         interval = self.update_schedule.mean_interval(None)
         if self.needs_gradient and interval is not None:

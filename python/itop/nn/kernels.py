@@ -18,11 +18,16 @@ _VALUE_TYPES = {
     torch.bfloat16: _core.ValueType.BFLOAT16,
 }
 
-_MAX_TILE = 128
 _MAX_PLANS = 8
 """Image sizes whose indices a convolution keeps."""
 
-_BLOCK_BYTES = {BlockSize.SECOND_LEVEL: 256 << 10, BlockSize.LAST_LEVEL: 2 << 20, BlockSize.WHOLE: 1 << 62}
+_BLOCK_BYTES_AND_TILE = {
+    BlockSize.SECOND_LEVEL: (256 << 10, 128),
+    BlockSize.NARROW_TILES: (512 << 10, 32),
+    BlockSize.LAST_LEVEL: (2 << 20, 32),
+    BlockSize.WHOLE: (1 << 62, 32),
+}
+"""How much of the dense operand a block reads, and how many samples at a time the core then takes."""
 
 
 def value_type(tensor: Tensor) -> _core.ValueType:
@@ -133,9 +138,9 @@ def _density_class(pattern: SparsePattern) -> str:
 
 
 def _block_width(num_columns: int, density: float, batch: int, itemsize: int, size: BlockSize) -> int:
-    tile = min(_MAX_TILE, _batch_class(batch))
+    size_in_bytes, tile = _BLOCK_BYTES_AND_TILE[size]
     # A row with fewer than eight entries in a block spends its time on beginning and ending.
-    width = max(_BLOCK_BYTES[size] // (tile * itemsize), int(8 / max(density, 1e-9)))
+    width = max(size_in_bytes // (min(tile, _batch_class(batch)) * itemsize), int(8 / max(density, 1e-9)))
     return min(width, num_columns)
 
 
@@ -242,7 +247,7 @@ def linear_backward(
     def run(way: InputGradient | None, only_input: bool = False) -> None:
         other = None
         if way is InputGradient.TRANSPOSED:
-            other = _linear_blocks(pattern, batch, wide, BlockSize.SECOND_LEVEL, True).native
+            other = _linear_blocks(pattern, batch, wide, _known_size(pattern, batch, x.dtype), True).native
         if way is InputGradient.ROW_ORDER:
             own = _scatter_blocks(pattern, batch, wide)
         else:

@@ -31,6 +31,7 @@ class BlockSize(Enum):
     """How much of the dense operand a product reads before it moves on to the next columns."""
 
     SECOND_LEVEL = "blocks of 256 KiB"
+    NARROW_TILES = "blocks of 512 KiB, 32 samples wide"
     LAST_LEVEL = "blocks of 2 MiB"
     WHOLE = "one block"
 

@@ -21,11 +21,12 @@ from itop.training.learning_rates import Constant, Cosine, LearningRateSchedule,
 from itop.training.names import require_known, unknown_name
 from itop.training.optimizers import OPTIMIZERS
 
-__all__ = ["ALLOCATIONS", "AMP_MODES", "FIELDS", "LR_SCHEDULES", "JsonValue", "RunConfig"]
+__all__ = ["ALLOCATIONS", "AMP_MODES", "EXECUTION_NAMES", "FIELDS", "LR_SCHEDULES", "JsonValue", "RunConfig"]
 
 JsonValue: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
 
 LR_SCHEDULES = ("constant", "milestones", "cosine")
+EXECUTION_NAMES = ("masked", "sparse")
 AMP_MODES = ("off", "auto", "bfloat16", "float16")
 ALLOCATIONS = ("erk", "er", "uniform")
 
@@ -71,6 +72,8 @@ class RunConfig:
         warmup_epochs: Epochs of linear warm-up; not stretched by the multiplier.
         seed: Of initial weights, masks, growth, data order and augmentation, at least 0.
         device: ``"auto"`` takes the first CUDA device, else the CPU; or any name torch knows.
+        execution: ``"masked"``: dense weights with exact zeros, on any device. ``"sparse"``: values and positions of active
+            weights only, on the CPU.
         amp: Mixed precision: ``"off"``, ``"bfloat16"``, ``"float16"``, or ``"auto"`` for what suits the device.
         compile: Whether the forward pass goes through ``torch.compile``.
         workers: Processes that load images, for data sets that do not fit into memory.
@@ -117,6 +120,7 @@ class RunConfig:
     warmup_epochs: float = 0.0
     seed: int = 0
     device: str = "auto"
+    execution: str = "masked"
     amp: str = "off"
     compile: bool = False
     workers: int = 0
@@ -131,6 +135,7 @@ class RunConfig:
         require_known("optimizer", self.optimizer, OPTIMIZERS)
         require_known("lr_schedule", self.lr_schedule, LR_SCHEDULES)
         require_known("amp", self.amp, AMP_MODES)
+        require_known("execution", self.execution, EXECUTION_NAMES)
         self._check_numbers()
         self._check_types()
         self._check_allocation()

@@ -34,6 +34,11 @@ _MAX_PREDICTIONS = 4_000_000
 _MAX_TRAINING_SAMPLES = 10_000
 
 
+def _evaluation_batch(config: RunConfig) -> int:
+    """Truly sparse networks may be so wide that activations are most of their memory: the batch training takes, then."""
+    return config.batch_size if config.execution == "sparse" else _EVALUATION_BATCH
+
+
 @final
 class DivergedError(RuntimeError):
     """The loss is no longer a number."""
@@ -117,7 +122,7 @@ class _Loop:
         self._validation: BatchLoader | None = None
         if session.data.num_validation > 0:
             self._validation = session.data.validation(
-                _EVALUATION_BATCH, device=session.device, workers=session.config.workers
+                _evaluation_batch(session.config), device=session.device, workers=session.config.workers
             )
 
     def run(self) -> dict[str, Any]:
@@ -273,7 +278,7 @@ class _Loop:
 
     def _test(self) -> Score:
         config, data, device = self._session.config, self._session.data, self._session.device
-        return self._evaluate(data.test(_EVALUATION_BATCH, device=device, workers=config.workers))
+        return self._evaluate(data.test(_evaluation_batch(config), device=device, workers=config.workers))
 
     def _evaluate(self, loader: BatchLoader) -> Score:
         session = self._session

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from itop import SparseEngine
 from itop.data import BatchLoader, DataSet
 from itop.methods import METHODS, Method
-from itop.models import build_model
 from itop.training.checkpoint import Checkpoint, CheckpointError, LayerSummary
 from itop.training.config import RunConfig
 from itop.training.data_source import DataSource
 from itop.training.execution import Precision, resolve_device, resolve_precision
+from itop.training.executions import EXECUTIONS
 from itop.training.flops_account import FlopsAccount
 from itop.training.instruments import Instruments
 from itop.training.meter import Batch, Meter
@@ -140,12 +140,14 @@ class Session:
         Raises:
             ValueError: If something in it cannot be had; nothing has been written then.
         """
-        device = resolve_device(config.device)
+        device = resolve_device("cpu" if config.execution == "sparse" and config.device == "auto" else config.device)
+        if config.execution == "sparse" and device.type != "cpu":
+            raise ValueError(f"execution 'sparse' computes on the CPU, got device {config.device!r}")
         precision = resolve_precision(config.amp, device)
         method = build_method(config)
         data = source.get(config)
         seed_everything(config.seed)
-        model = build_model(config.model, num_classes=data.num_classes, input_shape=data.input_shape).to(device)
+        model = EXECUTIONS[config.execution](config, method, data).to(device)
         if device.type == "cuda" and any(parameter.ndim == 4 for parameter in model.parameters()):
             model = model.to(memory_format=torch.channels_last)
         loader = data.train(
