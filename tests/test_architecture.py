@@ -43,8 +43,9 @@ LAYERS = {
     "export": 11,
     "integrations": 11,
     "training": 12,
-    "cli": 13,
-    "__main__": 14,
+    "studies": 13,
+    "cli": 14,
+    "__main__": 15,
 }
 # Beside the order: the networks and data sets are the training's and the command line's business only.
 ONLY_FOR = {"models": {"models", "training", "cli", "benchmarks"}, "data": {"data", "training", "cli"}}

@@ -207,6 +207,7 @@ class SparseEngine:
         self._acting_step_sums = np.zeros(len(layers), dtype=np.int64)
         self._acting_steps = 0
         self._callbacks: list[Callable[[UpdateReport], object]] = []
+        self._callbacks_before: list[Callable[[int], object]] = []
         self._handles: list[RemovableHandle] = []
         self._last_update: UpdateReport | None = None
         self._skips_step = False
@@ -445,6 +446,14 @@ class SparseEngine:
         self._callbacks.append(callback)
         return functools.partial(self._callbacks.remove, callback)
 
+    def before_update(self, callback: Callable[[int], object]) -> Callable[[], None]:
+        """Calls ``callback(step)`` just before every topology update. Returns a function that ends it.
+
+        The callback may look at everything and change nothing.
+        """
+        self._callbacks_before.append(callback)
+        return functools.partial(self._callbacks_before.remove, callback)
+
     def update(self) -> UpdateReport | None:
         """One topology update now, whatever the schedule says.
 
@@ -520,6 +529,8 @@ class SparseEngine:
 
     def _update(self) -> UpdateReport | None:
         topology = self.topology
+        for observe in tuple(self._callbacks_before):
+            observe(self._context.step)
         before = topology.num_updates, topology.step
         topology.begin_update(self._context.step)
         try:

@@ -51,6 +51,8 @@ class RunConfig:
         image_size: Side in pixels to which the images of a folder are resized; None keeps them.
         validation_fraction: Share of the training set held out to choose the best epoch, in [0, 1). At 0 there is no
             validation and only the last model is reported.
+        train_fraction: Share of what is left for training that is used, in (0, 1]: a smaller training set of the same
+            classes, scored on the same validation and test images.
         augment: Whether training images are augmented as the data set's recipe says.
         epochs: Passes over the training set before the multiplier, at least 1.
         multiplier: Extended training (PAPER section 2): stretches epochs, learning-rate milestones and the horizon of
@@ -79,6 +81,8 @@ class RunConfig:
             because torch's sums depend on it in their last bits, and because one is fastest for small networks.
         checkpoint_seconds: A checkpoint is written at the first epoch's end after so many seconds, and always at the
             end and on interruption; 0 writes one every epoch.
+        probes: Moments of the run, evenly spaced, at which its topology is kept and the gradient flow around the next
+            update is measured; 0 looks at nothing but losses and rates.
         recipe: The recipe this came from, for the record.
 
     Raises:
@@ -97,6 +101,7 @@ class RunConfig:
     download: bool = False
     image_size: int | None = None
     validation_fraction: float = 0.1
+    train_fraction: float = 1.0
     augment: bool = True
     epochs: int = 10
     multiplier: float = 1.0
@@ -121,6 +126,7 @@ class RunConfig:
     workers: int = 0
     threads: int | None = None
     checkpoint_seconds: float = 30.0
+    probes: int = 8
     recipe: str | None = None
 
     def __post_init__(self) -> None:
@@ -145,6 +151,7 @@ class RunConfig:
     def _check_numbers(self) -> None:
         self._number("sparsity", low=0, below=1)
         self._number("validation_fraction", low=0, below=1)
+        self._number("train_fraction", above=0, high=1)
         self._number("multiplier", above=0)
         self._number("learning_rate", above=0)
         self._number("momentum", low=0, below=1)
@@ -155,7 +162,7 @@ class RunConfig:
         self._number("checkpoint_seconds", low=0)
         if self.gradient_clip is not None:
             self._number("gradient_clip", above=0)
-        for name, low in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("workers", 0)):
+        for name, low in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("workers", 0), ("probes", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r}")

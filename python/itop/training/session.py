@@ -23,6 +23,7 @@ from itop.training.config import RunConfig
 from itop.training.data_source import DataSource
 from itop.training.execution import Precision, resolve_device, resolve_precision
 from itop.training.executions import EXECUTIONS
+from itop.training.instruments import Instruments
 from itop.training.meter import Batch, Meter
 from itop.training.names import unknown_name
 from itop.training.optimizers import build_optimizer
@@ -141,6 +142,7 @@ class Session:
     engine: SparseEngine
     loss: Callable[[Tensor, Tensor], Tensor]
     meter: Meter
+    instruments: Instruments
     position: Position = field(default_factory=Position)
     best: BestModel | None = None
     seconds: float = 0.0
@@ -184,6 +186,11 @@ class Session:
             batches=functools.partial(_endless, loader),
             loss=loss,
         )
+
+        def batch_loss(images: Tensor, labels: Tensor) -> Tensor:
+            with precision.autocast():
+                return loss(model(images), labels)
+
         return cls(
             config=config,
             device=device,
@@ -198,6 +205,9 @@ class Session:
             engine=engine,
             loss=loss,
             meter=Meter(device),
+            instruments=Instruments(
+                engine, model, method, batch_loss, total_steps=total_steps, num_probes=config.probes
+            ),
         )
 
     @property
@@ -223,6 +233,7 @@ class Session:
             "scaler": self.scaler.state_dict(),
             "random": random_state(),
             "meter": self.meter.state_dict(),
+            "instruments": self.instruments.state_dict(),
             "best": None if self.best is None else self.best.state_dict(),
             "seconds": self.seconds,
             "metrics_bytes": metrics_bytes,
@@ -260,6 +271,7 @@ class Session:
             self.engine.load_state_dict(states["engine"])
             self.scaler.load_state_dict(states["scaler"])
             self.meter.load_state_dict(states["meter"])
+            self.instruments.load_state_dict(states.get("instruments", {}))
             self.position = Position(**checkpoint.position)
             self.best = None if states["best"] is None else BestModel.from_state_dict(states["best"])
             self.seconds = float(states["seconds"])
