@@ -8,7 +8,7 @@
 #include "cpu/sparse_kernels.hpp"
 #include "itop/thread_pool.hpp"
 #include "sparse_operands.hpp"
-#include "sparse_scratch.hpp"
+#include "itop/sparse_scratch.hpp"
 
 namespace itop {
 namespace {

@@ -5,7 +5,7 @@
 #include <cstring>
 
 #include "itop/thread_pool.hpp"
-#include "sparse_scratch.hpp"
+#include "itop/sparse_scratch.hpp"
 
 namespace itop {
 namespace {
