@@ -9,5 +9,6 @@ PYBIND11_MODULE(_core, module) {
   itop::bindings::register_mask_store(module);
   itop::bindings::register_optimizer_step(module);
   itop::bindings::register_sparse_growth(module);
+  itop::bindings::register_position_set(module);
   itop::bindings::register_sparse_kernels(module);
 }

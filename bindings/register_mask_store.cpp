@@ -88,6 +88,7 @@ void register_bit_sets(py::module_& module) {
   };
   py::class_<BitSets>(module, "BitSets")
       .def("intersection", combine(BitOperation::kAnd), py::arg("other"), py::arg("stream"), Release())
+      .def("complement", &BitSets::complement, py::arg("stream"), Release())
       .def("union", combine(BitOperation::kOr), py::arg("other"), py::arg("stream"), Release())
       .def("difference", combine(BitOperation::kAndNot), py::arg("other"), py::arg("stream"), Release())
       .def("symmetric_difference", combine(BitOperation::kXor), py::arg("other"), py::arg("stream"), Release())

@@ -1,9 +1,8 @@
-#include <pybind11/numpy.h>
-
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "addresses.hpp"
 #include "itop/sparse_growth.hpp"
 #include "itop/thread_pool.hpp"
 #include "registers.hpp"
@@ -12,21 +11,6 @@ namespace py = pybind11;
 
 namespace itop::bindings {
 namespace {
-
-using Address = std::uintptr_t;
-
-template <class T>
-T* at(Address address) {
-  return reinterpret_cast<T*>(address);  // NOLINT(performance-no-int-to-ptr)
-}
-
-/// Hands a vector to NumPy without copying it.
-template <class T>
-py::array_t<T> to_numpy(std::vector<T>&& values) {
-  auto* const owned = new std::vector<T>(std::move(values));
-  const py::capsule owner(owned, [](void* vector) { delete static_cast<std::vector<T>*>(vector); });
-  return py::array_t<T>(static_cast<py::ssize_t>(owned->size()), owned->data(), owner);
-}
 
 DType floating_type(const std::string& name) {
   if (name == "float32") return DType::kFloat32;
@@ -82,16 +66,19 @@ void register_sparse_growth(py::module_& module) {
       py::arg("taken"), py::arg("k"), py::arg("seed"), py::arg("layer"), py::arg("update"), py::arg("draw"),
       py::arg("max_streamed"));
   module.def(
-      "sparse_drop_smallest",
-      [](const PositionList& pattern, Address values, const std::string& type, std::int64_t k, std::uint64_t seed,
-         std::uint32_t layer, std::uint32_t update, std::uint32_t draw, Address keep) {
-        const DType floating = floating_type(type);
+      "sparse_select_entries",
+      [](const PositionList& pattern, Address values, const std::string& type, bool magnitude, bool largest,
+         std::int64_t k, std::uint64_t seed, std::uint32_t layer, std::uint32_t update, std::uint32_t draw,
+         Address is_chosen) {
+        const EntryScores scores{at<const void>(values), floating_type(type),
+                                 magnitude ? ScoreTransform::kMagnitude : ScoreTransform::kSigned,
+                                 largest ? SelectionOrder::kLargest : SelectionOrder::kSmallest};
         const py::gil_scoped_release no_gil;
-        drop_smallest(pattern, at<const void>(values), floating, k, KeyStream{seed, layer, update, draw},
-                      at<std::uint8_t>(keep), ThreadPool::global());
+        select_entries(pattern, scores, k, KeyStream{seed, layer, update, draw}, at<std::uint8_t>(is_chosen),
+                       ThreadPool::global());
       },
-      py::arg("pattern"), py::arg("values"), py::arg("type"), py::arg("k"), py::arg("seed"), py::arg("layer"),
-      py::arg("update"), py::arg("draw"), py::arg("keep"));
+      py::arg("pattern"), py::arg("values"), py::arg("type"), py::arg("magnitude"), py::arg("largest"), py::arg("k"),
+      py::arg("seed"), py::arg("layer"), py::arg("update"), py::arg("draw"), py::arg("is_chosen"));
   module.def(
       "sparse_carry_values",
       [](Address from, Address sources, std::int64_t count, std::size_t element_size, Address to) {

@@ -26,7 +26,10 @@ LEARNING_RATE = 1 / 64
 
 
 class StepNet(nn.Module):
-    """Linear layers whose units pass on 0 or 1; calling it gives the loss. Each layer learns from its own output."""
+    """Linear layers whose units pass on 0 or 1; calling it gives the loss. Each layer learns from its own output.
+
+    It takes [samples, NUM_INPUTS + 1]: inputs, and the factor of each sample in the loss.
+    """
 
     def __init__(self, hidden: tuple[int, int] = (28, 24)) -> None:
         super().__init__()
@@ -34,7 +37,8 @@ class StepNet(nn.Module):
         self.second = nn.Linear(hidden[0], hidden[1], bias=False)
         self.last = nn.Linear(hidden[1], NUM_OUTPUTS, bias=False)
 
-    def forward(self, inputs: Tensor, signal: Tensor) -> Tensor:
+    def forward(self, samples: Tensor) -> Tensor:
+        inputs, signal = samples[:, :-1], samples[:, -1]
         first = self.first(inputs)
         second = self.second((first.detach() > 0).float())
         last = self.last((second.detach() > 0).float())
@@ -117,16 +121,19 @@ def attach(model: nn.Module, method: str | Method = "set", **options: Any) -> Sp
     return SparseEngine(model, optimizer, method, **{"sparsity": 0.7, "total_steps": 1000, **options})
 
 
+def samples_of(step: int, parts: int = 1) -> Tensor:
+    """This rank's part of a step's batch."""
+    part = dist.get_rank() * parts // dist.get_world_size() if parts > 1 else 0
+    generator = torch.Generator().manual_seed(step)
+    return torch.randint(-2, 3, (BATCH, NUM_INPUTS + 1), generator=generator).float().chunk(parts)[part]
+
+
 def train(model: nn.Module, engine: SparseEngine, steps: int, parts: int = 1) -> list[float]:
     """Trains on from the engine's step; losses of this rank's part of the batch."""
-    part = dist.get_rank() * parts // dist.get_world_size() if parts > 1 else 0
     losses = []
     for step in range(engine.steps, engine.steps + steps):
-        generator = torch.Generator().manual_seed(step)
-        inputs = torch.randint(-2, 3, (BATCH, NUM_INPUTS), generator=generator).float()
-        signal = torch.randint(-2, 3, (BATCH,), generator=generator).float()
         engine.optimizer.zero_grad()
-        loss = model(inputs.chunk(parts)[part], signal.chunk(parts)[part])
+        loss = model(samples_of(step, parts))
         (loss * parts).backward()  # data parallelism averages over its parts; the sum is wanted
         engine.optimizer.step()
         losses.append(loss.item())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection
@@ -26,12 +27,30 @@ class Outcome:
     trace: str = ""
 
 
-def _serve(rank: int, world: int, port: int, pipe: Connection) -> None:
+def _processes() -> Any:
+    """New processes are forked from a server that has torch imported and nothing started: they are there at once."""
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "torch.distributed.fsdp", "torch.distributed.checkpoint", "rank_models"])
+    os.environ["OMP_NUM_THREADS"] = "1"
+    return context
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _join(rank: int, world: int, port: int) -> None:
     os.environ.update(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank)
     )
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world, timeout=timedelta(seconds=60))
+
+
+def _serve(rank: int, world: int, port: int, pipe: Connection) -> None:
+    _join(rank, world, port)
     while True:
         try:
             function, args = pipe.recv()
@@ -51,11 +70,7 @@ class RankPool:
         self._workers: list[tuple[Any, Connection]] = []
 
     def _start(self) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        context = mp.get_context("spawn")
-        os.environ["OMP_NUM_THREADS"] = "1"
+        port, context = _free_port(), _processes()
         for rank in range(self.world):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(rank, self.world, port, theirs), daemon=True)
@@ -101,3 +116,45 @@ class RankPool:
             process.kill()
             process.join()
         self._workers.clear()
+
+
+def _run(rank: int, world: int, port: int, function: Callable[..., Any], args: Sequence[Any]) -> None:
+    _join(rank, world, port)
+    function(*args)
+    dist.destroy_process_group()
+
+
+class Launch:
+    """One function in ``world`` processes of one group, each with its own arguments, as a launcher would start them."""
+
+    def __init__(self, world: int, function: Callable[..., Any], args: Sequence[Sequence[Any]]) -> None:
+        port, context = _free_port(), _processes()
+        self._processes = [
+            context.Process(target=_run, args=(rank, world, port, function, args[rank]), daemon=True)
+            for rank in range(world)
+        ]
+        for process in self._processes:
+            process.start()
+
+    def kill(self, ranks: Sequence[int]) -> None:
+        """SIGKILL."""
+        for rank in ranks:
+            self._processes[rank].kill()
+
+    def are_running(self) -> bool:
+        return all(process.is_alive() for process in self._processes)
+
+    def exit_codes(self, timeout: float) -> list[int]:
+        """How each process ended; minus the signal where one ended it.
+
+        Raises:
+            TimeoutError: If one still runs after ``timeout`` seconds.
+        """
+        end = time.monotonic() + timeout
+        for process in self._processes:
+            process.join(max(0.0, end - time.monotonic()))
+        hanging = [rank for rank, process in enumerate(self._processes) if process.is_alive()]
+        self.kill(range(len(self._processes)))
+        if hanging:
+            raise TimeoutError(f"ranks {hanging} still run after {timeout} s")
+        return [process.exitcode for process in self._processes]

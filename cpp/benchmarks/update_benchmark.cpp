@@ -18,7 +18,7 @@ enum class Growth { kRandom, kGradient };
 /// Drop the smallest magnitudes, grow anywhere that was not kept, as `SparseEngine` does it.
 class Update {
  public:
-  explicit Update(MaskedModel& model) : model_(model), full_(model.store.full(0)) {
+  explicit Update(MaskedModel& model) : model_(model) {
     for (const std::int64_t active : model.num_active) {
       num_changed_.push_back(static_cast<std::int64_t>(kDropFraction * static_cast<double>(active)));
     }
@@ -38,7 +38,7 @@ class Update {
 
   BitSets grow(const BitSets& dropped, Growth growth) {
     const BitSets kept = model_.store.active().combined(BitOperation::kAndNot, dropped, 0);
-    const BitSets candidates = full_.combined(BitOperation::kAndNot, kept, 0);
+    const BitSets candidates = kept.complement(0);
     SelectRequest request;
     if (growth == Growth::kGradient) {
       request.scores = gradients_;
@@ -68,7 +68,6 @@ class Update {
 
  private:
   MaskedModel& model_;
-  BitSets full_;
   std::vector<std::int64_t> num_changed_;
   std::vector<std::optional<TensorView>> weights_, gradients_;
   std::vector<std::vector<TensorView>> changed_tensors_;

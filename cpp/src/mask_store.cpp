@@ -28,17 +28,34 @@ StoreLayout::StoreLayout(std::vector<LayerLayout> layers, Device device) : layer
   }
 }
 
-BitSets::BitSets(std::shared_ptr<const StoreLayout> layout, StreamHandle stream)
-    : layout_(std::move(layout)), buffer_(layout_->backend().allocate(layout_->num_words(), stream)) {}
+BitSets::BitSets(std::shared_ptr<const StoreLayout> layout, Contents contents, StreamHandle stream)
+    : layout_(std::move(layout)), buffer_(layout_->backend().allocate(layout_->num_words(), contents, stream)) {}
 
 BitSets BitSets::combined(BitOperation operation, const BitSets& other, StreamHandle stream) const {
   require_same_layout(other, layout_);
-  BitSets result(layout_, stream);
+  BitSets result(layout_, Contents::kUnspecified, stream);
   layout_->backend().combine(operation, data(), other.data(), result.buffer_->data(), layout_->num_words(), stream);
   return result;
 }
 
 BitSets BitSets::copy(StreamHandle stream) const { return combined(BitOperation::kOr, *this, stream); }
+
+namespace {
+
+BitSets complement_of(const BitSets* set, const std::shared_ptr<const StoreLayout>& layout, StreamHandle stream) {
+  BitSets result(layout, Contents::kUnspecified, stream);
+  std::vector<LayerComplement> layers;
+  for (std::size_t layer = 0; layer < layout->num_layers(); ++layer) {
+    layers.push_back(
+        {set == nullptr ? nullptr : set->words(layer), result.words(layer), layout->layers()[layer].numel});
+  }
+  layout->backend().complement(layers, stream);
+  return result;
+}
+
+}  // namespace
+
+BitSets BitSets::complement(StreamHandle stream) const { return complement_of(this, layout_, stream); }
 
 std::vector<std::int64_t> BitSets::count(StreamHandle stream) const {
   return layout_->backend().count(data(), layout_->word_offsets(), stream);
@@ -65,19 +82,11 @@ void BitSets::layer_from_host(std::size_t layer, std::span<const Word> host, Str
 MaskStore::MaskStore(std::vector<LayerLayout> layers, Device device, std::uint64_t seed, StreamHandle stream)
     : layout_(std::make_shared<const StoreLayout>(std::move(layers), device)),
       seed_(seed),
-      active_(layout_, stream),
-      explored_(layout_, stream),
-      reliable_(layout_, stream) {}
+      active_(layout_, Contents::kZero, stream),
+      explored_(layout_, Contents::kZero, stream),
+      reliable_(layout_, Contents::kZero, stream) {}
 
-BitSets MaskStore::full(StreamHandle stream) const {
-  BitSets result(layout_, stream);
-  std::vector<LayerBits> layers;
-  for (std::size_t layer = 0; layer < layout_->num_layers(); ++layer) {
-    layers.push_back({result.words(layer), layout_->layers()[layer].numel});
-  }
-  layout_->backend().fill(layers, stream);
-  return result;
-}
+BitSets MaskStore::full(StreamHandle stream) const { return complement_of(nullptr, layout_, stream); }
 
 void MaskStore::check_fits(const TensorView& tensor, std::size_t layer) const {
   const LayerLayout& layout = layout_->layers()[layer];
@@ -116,7 +125,7 @@ BitSets MaskStore::select(const BitSets& candidates, const SelectRequest& reques
     throw std::invalid_argument("a selection across layers needs scores for all layers or for none");
   }
 
-  BitSets chosen(layout_, stream);
+  BitSets chosen(layout_, Contents::kUnspecified, stream);
   std::vector<Selection> selections(request.across_layers ? 1 : num_layers);
   for (std::size_t layer = 0; layer < num_layers; ++layer) {
     const LayerLayout& layout = layout_->layers()[layer];

@@ -311,12 +311,11 @@ UpdatedPattern update_pattern(const PositionList& pattern, const std::uint8_t* k
 
 namespace {
 
-std::int64_t magnitude_key(const void* values, DType type, std::int64_t index) {
-  constexpr auto kSmallest = SelectionOrder::kSmallest;
-  const auto narrow = [](std::uint32_t bits) {
-    return std::int64_t{OrderedKey32::from_bits(bits, ScoreTransform::kMagnitude, kSmallest)};
+std::int64_t ordered_key(const void* values, const cpu::KeyFormat& format, std::int64_t index) {
+  const auto narrow = [&](std::uint32_t bits) {
+    return std::int64_t{OrderedKey32::from_bits(bits, format.transform, format.order)};
   };
-  switch (type) {
+  switch (format.dtype) {
     case DType::kFloat32:
       return narrow(static_cast<const std::uint32_t*>(values)[index]);
     case DType::kBFloat16:
@@ -324,20 +323,19 @@ std::int64_t magnitude_key(const void* values, DType type, std::int64_t index) {
     case DType::kFloat16:
       return narrow(float32_bits_of_float16(static_cast<const std::uint16_t*>(values)[index]));
     case DType::kFloat64:
-      return OrderedKey64::from_bits(static_cast<const std::uint64_t*>(values)[index], ScoreTransform::kMagnitude,
-                                     kSmallest);
+      return OrderedKey64::from_bits(static_cast<const std::uint64_t*>(values)[index], format.transform, format.order);
   }
   return 0;
 }
 
-/// Keys between which the k-th smallest of `values` surely or nearly surely lies, from an evenly spaced sample.
-std::pair<std::int64_t, std::int64_t> sampled_bracket(const void* values, DType type, std::int64_t count,
-                                                      std::int64_t k) {
+/// Keys between which the k-th smallest key surely or nearly surely lies, from an evenly spaced sample.
+std::pair<std::int64_t, std::int64_t> sampled_bracket(const void* values, const cpu::KeyFormat& format,
+                                                      std::int64_t count, std::int64_t k) {
   constexpr std::int64_t kSample = 4096;
   std::vector<std::int64_t> sample;
   const std::int64_t size = std::min(count, kSample);
   sample.reserve(static_cast<std::size_t>(size));
-  for (std::int64_t i = 0; i < size; ++i) sample.push_back(magnitude_key(values, type, count / size * i));
+  for (std::int64_t i = 0; i < size; ++i) sample.push_back(ordered_key(values, format, count / size * i));
   std::sort(sample.begin(), sample.end());
   const double share = static_cast<double>(k) / static_cast<double>(count);
   const double spread =
@@ -356,9 +354,9 @@ struct BelowAndInside {
   std::vector<cpu::InsideCandidate> inside;
 };
 
-/// Marks entries with a key below `low` as dropped, and lists those from `low` to `high`.
-BelowAndInside drop_below(const void* values, DType type, std::int64_t count, std::int64_t low, std::int64_t high,
-                          std::uint8_t* keep, ThreadPool& pool) {
+/// Marks entries with a key below `low` as chosen, and lists those from `low` to `high`.
+BelowAndInside choose_below(const void* values, const cpu::KeyFormat& format, std::int64_t count, std::int64_t low,
+                            std::int64_t high, std::uint8_t* is_chosen, ThreadPool& pool) {
   const std::int64_t bits_per_chunk = kWordsPerChunk * kWordBits;
   const std::int64_t num_chunks = divide_up(count, bits_per_chunk);
   std::vector<cpu::PassResult> results(static_cast<std::size_t>(num_chunks));
@@ -370,8 +368,8 @@ BelowAndInside drop_below(const void* values, DType type, std::int64_t count, st
     if (num_bits % kWordBits != 0) candidates.back() = (Word{1} << (num_bits % kWordBits)) - 1;
     std::vector<Word> chosen(static_cast<std::size_t>(num_words), 0);
     cpu::ScorePass pass;
-    pass.scores = static_cast<const std::byte*>(values) + first * static_cast<std::int64_t>(size_of(type));
-    pass.format = {type, ScoreTransform::kMagnitude, SelectionOrder::kSmallest, type == DType::kFloat64};
+    pass.scores = static_cast<const std::byte*>(values) + first * static_cast<std::int64_t>(size_of(format.dtype));
+    pass.format = format;
     pass.candidates = candidates.data();
     pass.chosen = chosen.data();
     pass.low = low;
@@ -379,14 +377,14 @@ BelowAndInside drop_below(const void* values, DType type, std::int64_t count, st
     pass.capacity = num_bits;
     cpu::kernels().score_pass(pass, {0, num_words, num_bits}, results[static_cast<std::size_t>(chunk)]);
     for (std::int64_t bit = 0; bit < num_bits; ++bit) {
-      keep[first + bit] =
-          static_cast<std::uint8_t>(~chosen[static_cast<std::size_t>(bit / kWordBits)] >> (bit % kWordBits)) & 1U;
+      is_chosen[first + bit] =
+          static_cast<std::uint8_t>(chosen[static_cast<std::size_t>(bit / kWordBits)] >> (bit % kWordBits)) & 1U;
     }
   });
   BelowAndInside found;
   for (std::int64_t chunk = 0; chunk < num_chunks; ++chunk) {
     const cpu::PassResult& result = results[static_cast<std::size_t>(chunk)];
-    if (!result.all_finite) throw NonFiniteError("", "the values of a sparse layer hold NaN or infinity");
+    if (!result.all_finite) throw NonFiniteError("", "the scores of active weights hold NaN or infinity");
     found.num_below += result.num_below;
     for (cpu::InsideCandidate candidate : result.inside) {
       candidate.position += chunk * bits_per_chunk;
@@ -398,20 +396,21 @@ BelowAndInside drop_below(const void* values, DType type, std::int64_t count, st
 
 }  // namespace
 
-void drop_smallest(const PositionList& pattern, const void* values, DType type, std::int64_t k, const KeyStream& stream,
-                   std::uint8_t* keep, ThreadPool& pool) {
+void select_entries(const PositionList& pattern, const EntryScores& scores, std::int64_t k, const KeyStream& stream,
+                    std::uint8_t* is_chosen, ThreadPool& pool) {
   const std::int64_t count = pattern.count();
   if (k < 0 || k > count) {
-    throw std::invalid_argument("k must be between 0 and the " + std::to_string(count) + " active weights, got " +
+    throw std::invalid_argument("k must be between 0 and the " + std::to_string(count) + " entries, got " +
                                 std::to_string(k));
   }
   if (count == 0) return;
-  const auto [low, high] = sampled_bracket(values, type, count, k);
-  BelowAndInside found = drop_below(values, type, count, low, high, keep, pool);
+  const cpu::KeyFormat format{scores.type, scores.transform, scores.order, scores.type == DType::kFloat64};
+  const auto [low, high] = sampled_bracket(scores.values, format, count, k);
+  BelowAndInside found = choose_below(scores.values, format, count, low, high, is_chosen, pool);
   const auto num_found = [&] { return found.num_below + static_cast<std::int64_t>(found.inside.size()); };
   if (found.num_below > k || num_found() < k) {  // the sample misled: all are candidates
-    found = drop_below(values, type, count, std::numeric_limits<std::int64_t>::min(),
-                       std::numeric_limits<std::int64_t>::max(), keep, pool);
+    found = choose_below(scores.values, format, count, std::numeric_limits<std::int64_t>::min(),
+                         std::numeric_limits<std::int64_t>::max(), is_chosen, pool);
   }
   const std::int64_t wanted = k - found.num_below;
   if (wanted == 0) return;
@@ -428,7 +427,7 @@ void drop_smallest(const PositionList& pattern, const void* values, DType type, 
   std::int64_t left = wanted;
   for (const cpu::InsideCandidate& candidate : found.inside) {
     if (candidate.key < last_key) {
-      keep[candidate.position] = 0;
+      is_chosen[candidate.position] = 1;
       --left;
     } else if (candidate.key == last_key) {
       const std::int64_t row =
@@ -441,7 +440,7 @@ void drop_smallest(const PositionList& pattern, const void* values, DType type, 
   std::nth_element(tied.begin(), tied.begin() + (left - 1), tied.end(), [](const Tied& a, const Tied& b) {
     return std::tie(a.key, a.position) < std::tie(b.key, b.position);
   });
-  for (std::int64_t i = 0; i < left; ++i) keep[tied[static_cast<std::size_t>(i)].entry] = 0;
+  for (std::int64_t i = 0; i < left; ++i) is_chosen[tied[static_cast<std::size_t>(i)].entry] = 1;
 }
 
 namespace {

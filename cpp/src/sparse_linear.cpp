@@ -92,8 +92,8 @@ void multiply(const SparsePattern& pattern, const Scalar* values, const PackedGr
     const ScratchLease results(static_cast<std::size_t>((last_row - first_row) * tile.size()) * sizeof(Scalar));
     for (std::int64_t block = 0; block < pattern.num_blocks(); ++block) {
       kernels.multiply_columns[tile.log2](runs_of(pattern, block, first_row, last_row), values, 0, in.tile(tile),
-                                          results.as<Scalar>(), tile.size(), bias == nullptr ? nullptr : bias + first_row,
-                                          block > 0);
+                                          results.as<Scalar>(), tile.size(),
+                                          bias == nullptr ? nullptr : bias + first_row, block > 0);
     }
     unpack_features(results.as<Scalar>(), tile, first_row, last_row - first_row, out, out_type, pattern.num_rows);
   });
@@ -207,7 +207,8 @@ void backward(const SparsePattern& pattern, const SparsePattern* transposed, con
     if (scatters) {
       scatter(pattern, ordered.data(), packed, tiles, gradients.input, output_gradient.type, pool);
     } else if (gradients.input != nullptr) {
-      multiply<Scalar>(*transposed, ordered.data(), packed, tiles, nullptr, gradients.input, output_gradient.type, pool);
+      multiply<Scalar>(*transposed, ordered.data(), packed, tiles, nullptr, gradients.input, output_gradient.type,
+                       pool);
     }
     if (gradients.values != nullptr) {
       const PackedGroup<Scalar> packed_x(x, pattern.num_columns, tiles, pool);

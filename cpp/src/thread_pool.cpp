@@ -138,8 +138,8 @@ void ThreadPool::run(std::int64_t num_chunks, Function function, void* context) 
   const std::lock_guard only_job(state.one_job_at_a_time);
   if (host.team != nullptr && host.process == process) {
     state.set_job(num_chunks, function, context);
-    host.team([](void* pool) { static_cast<State*>(pool)->work(); }, &state,
-              static_cast<unsigned>(state.num_threads), 0);  // a team of another size would be built anew
+    host.team([](void* pool) { static_cast<State*>(pool)->work(); }, &state, static_cast<unsigned>(state.num_threads),
+              0);  // a team of another size would be built anew
     if (auto error = std::exchange(state.error, nullptr)) std::rethrow_exception(error);
     return;
   }

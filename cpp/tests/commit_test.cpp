@@ -39,9 +39,9 @@ LayerCounts commit_reference(LayerState& layer, const Change& change) {
     const bool grown = change.grown[i];
     const bool kept = layer.active[i] && !dropped;
     const bool keeps_value = kept || (change.options.regrown_keeps_value && dropped && grown);
-    const bool touched = dropped || grown || change.options.zero_all_inactive;
+    const bool may_hold_values = dropped || change.options.zero_all_inactive;
     for (auto& tensor : layer.tensors) {
-      if (touched && !keeps_value) tensor[i] = 0.0;
+      if (may_hold_values && !keeps_value) tensor[i] = 0.0;
     }
     layer.active[i] = kept || grown;
     if (layer.active[i]) layer.explored[i] = true;
@@ -106,7 +106,8 @@ class CommitOn : public ::testing::TestWithParam<std::tuple<Device, DType>> {
     return counts;
   }
 
-  /// Six weights: kept, dropped, regrown, grown, explored before and left alone, never explored.
+  /// Six weights: kept, dropped, regrown, grown, explored before and left alone, never explored. Inactive ones hold
+  /// values here, so that one sees what a commit touches.
   static LayerState six_weights() {
     return {bits_of({1, 1, 1, 0, 0, 0}),
             bits_of({1, 1, 1, 0, 1, 0}),
@@ -116,14 +117,14 @@ class CommitOn : public ::testing::TestWithParam<std::tuple<Device, DType>> {
   static Change six_changes() { return {bits_of({0, 1, 1, 0, 0, 0}), bits_of({0, 0, 1, 1, 0, 0}), {}}; }
 };
 
-TEST_P(CommitOn, ZeroesWhatWasDroppedOrGrownAndLeavesTheRest) {
+TEST_P(CommitOn, ZeroesWhatWasDroppedAndLeavesTheRest) {
   std::vector<LayerState> layers{six_weights()};
   const auto counts = commit(layers, {six_changes()}, CommitOptions{});
   EXPECT_EQ(layers[0].active, bits_of({1, 0, 1, 1, 0, 0}));
   EXPECT_EQ(layers[0].explored, bits_of({1, 1, 1, 1, 1, 0}));
   EXPECT_EQ(layers[0].reliable, bits_of({1, 0, 0, 0, 1, 0}));  // the one that survived; what was reliable stays
-  EXPECT_EQ(layers[0].tensors[0], (std::vector<double>{1.0, 0.0, 0.0, 0.0, 5.0, 6.0}));
-  EXPECT_EQ(layers[0].tensors[1], (std::vector<double>{-1.0, 0.0, 0.0, 0.0, -5.0, -6.0}));
+  EXPECT_EQ(layers[0].tensors[0], (std::vector<double>{1.0, 0.0, 0.0, 4.0, 5.0, 6.0}));
+  EXPECT_EQ(layers[0].tensors[1], (std::vector<double>{-1.0, 0.0, 0.0, -4.0, -5.0, -6.0}));
   EXPECT_EQ(counts[0].active, 3);
   EXPECT_EQ(counts[0].explored, 5);
   EXPECT_EQ(counts[0].reliable, 2);
@@ -135,8 +136,8 @@ TEST_P(CommitOn, ZeroesWhatWasDroppedOrGrownAndLeavesTheRest) {
 TEST_P(CommitOn, LetsARegrownWeightKeepItsValueWhereTheMethodSaysSo) {
   std::vector<LayerState> layers{six_weights()};
   commit(layers, {six_changes()}, {.regrown_keeps_value = true});
-  EXPECT_EQ(layers[0].tensors[0], (std::vector<double>{1.0, 0.0, 3.0, 0.0, 5.0, 6.0}));
-  EXPECT_EQ(layers[0].tensors[1], (std::vector<double>{-1.0, 0.0, -3.0, 0.0, -5.0, -6.0}));
+  EXPECT_EQ(layers[0].tensors[0], (std::vector<double>{1.0, 0.0, 3.0, 4.0, 5.0, 6.0}));
+  EXPECT_EQ(layers[0].tensors[1], (std::vector<double>{-1.0, 0.0, -3.0, -4.0, -5.0, -6.0}));
   EXPECT_EQ(layers[0].reliable, bits_of({1, 0, 0, 0, 1, 0}));  // dropped is dropped: no survivor
 }
 
@@ -225,12 +226,12 @@ class BitOperationsOn : public ::testing::TestWithParam<Device> {
 };
 
 TEST_P(BitOperationsOn, NewWordsAreZero) {
-  auto buffer = backend().allocate(5, 0);
+  auto buffer = backend().allocate(5, Contents::kZero, 0);
   std::vector<Word> host(5, 1);
   backend().copy_to_host(buffer->data(), host, 0);
   EXPECT_EQ(host, std::vector<Word>(5, 0));
   EXPECT_EQ(buffer->size(), 5);
-  EXPECT_EQ(backend().allocate(0, 0)->size(), 0);
+  EXPECT_EQ(backend().allocate(0, Contents::kZero, 0)->size(), 0);
 }
 
 TEST_P(BitOperationsOn, CombineWordByWordAlsoInPlace) {

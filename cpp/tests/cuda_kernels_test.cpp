@@ -295,15 +295,15 @@ TEST(ChooseFromList, OrdersByKeyThenTieKeyThenIndex) {
 }
 
 TEST(LayerTable, TakesRowsUntilItIsFullAndLeavesOutEmptyLayers) {
-  std::vector<LayerBits> rows;
-  for (int i = 0; i < 400; ++i) rows.push_back({nullptr, i % 2 == 0 ? 0 : kChunkWeights * 2 + 1});
-  FillTable table;
-  std::span<const LayerBits> left = table.take(rows);
-  EXPECT_EQ(table.num_rows, 160);
-  EXPECT_EQ(table.num_chunks(), 480);
-  EXPECT_EQ(left.size(), 400u - 320u);
+  std::vector<LayerComplement> rows;
+  for (int i = 0; i < 400; ++i) rows.push_back({nullptr, nullptr, i % 2 == 0 ? 0 : kChunkWeights * 2 + 1});
+  ComplementTable table;
+  std::span<const LayerComplement> left = table.take(rows);
+  EXPECT_EQ(table.num_rows, 120);
+  EXPECT_EQ(table.num_chunks(), 360);
+  EXPECT_EQ(left.size(), 400u - 240u);
   left = table.take(left);
-  EXPECT_EQ(table.num_rows, 40);
+  EXPECT_EQ(table.num_rows, 80);
   EXPECT_TRUE(left.empty());
 }
 

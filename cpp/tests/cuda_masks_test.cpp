@@ -147,15 +147,20 @@ TEST(CudaApply, ZeroesWhatTheCpuZeroes) {
   EXPECT_EQ(gpu.layers, cpu.layers);
 }
 
-TEST(CudaFill, SetsTheBitsOfAllWeightsAndNoMore) {
+TEST(CudaComplement, SetsTheBitsOfAllOtherWeightsAndNoMore) {
   for (const std::int64_t numel : {1, 64, 65, 20'000}) {
-    std::vector<Word> words(static_cast<std::size_t>(words_for(numel)) + 1, 0);
-    FillTable table;
-    const std::vector<LayerBits> rows{{words.data(), numel}};
-    table.take(rows);
-    simulate(table.num_chunks(), kStreamThreads, Schedule::kForward, [&] { fill_chunk(table); });
-    for (std::int64_t word = 0; word <= words_for(numel); ++word) {
-      EXPECT_EQ(words[static_cast<std::size_t>(word)], valid_bits(word, numel));
+    const std::size_t size = static_cast<std::size_t>(words_for(numel)) + 1;
+    const std::vector<Word> odd(size, 0xAAAAAAAAAAAAAAAAULL);
+    for (const Word* of : {static_cast<const Word*>(nullptr), odd.data()}) {
+      std::vector<Word> words(size, 0);
+      ComplementTable table;
+      const std::vector<LayerComplement> rows{{of, words.data(), numel}};
+      table.take(rows);
+      simulate(table.num_chunks(), kStreamThreads, Schedule::kForward, [&] { complement_chunk(table); });
+      for (std::int64_t word = 0; word <= words_for(numel); ++word) {
+        const Word expected = valid_bits(word, numel) & (of == nullptr ? ~Word{0} : Word{0x5555555555555555ULL});
+        EXPECT_EQ(words[static_cast<std::size_t>(word)], expected);
+      }
     }
   }
 }

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from torch.utils.hooks import RemovableHandle
 
 from itop import _core
 from itop.allocation import Allocation, AllocationLike, LayerShape, as_allocation, target_count
+from itop.analysis.flops import count_macs, forward_flops
+from itop.analysis.training_flops import SparseTraining, TrainingFlops, TrainingPhase, VaryingTraining
 from itop.context import Context, TrainingData
 from itop.distributed.agreement import Ranks, check_same, check_same_topology, describe_options
 from itop.distributed.shards import is_sharded, like_parameter, local_part, reshard
@@ -30,7 +33,8 @@ from itop.optim import MaskedOptimizer
 from itop.optimizer_calls import find_closure, in_eager_mode, only_makes_state, owner_of, was_skipped_by_scaler
 from itop.optimizer_group import OptimizerGroup, StepRound
 from itop.optimizer_state import OptimizerState
-from itop.topology import Topology, UpdateReport
+from itop.sparse_topology import make_topology
+from itop.topology import UpdateReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +174,14 @@ class SparseEngine:
                     f"method '{chosen_method.name}' looks at whole layers and does not work on sharded ones (FSDP2, tensor "
                     "parallelism); use DistributedDataParallel"
                 )
+            compressed = next((layer for layer in layers if layer.is_compressed), None)
+            if compressed is not None and not chosen_method.works_truly_sparse:
+                raise ValueError(
+                    f"method '{chosen_method.name}' looks at inactive weights, which the truly sparse layer "
+                    f"'{compressed.name}' does not hold; use dense layers, which are masked"
+                )
+            if compressed is not None and grown_state.horizon > 0:
+                raise ValueError("grown_state does not follow truly sparse layers; use dense layers, which are masked")
             state = OptimizerState(stepper, layers)
             if grown_state.horizon > 0:
                 if not isinstance(stepper, Optimizer) or not attach:
@@ -187,12 +199,15 @@ class SparseEngine:
         )
 
         self.optimizer = stepper
-        self.topology = Topology(layers, state, seed)
+        self.topology = make_topology(layers, state, seed, is_collective=self._ranks.is_collective)
         data = None if batches is None else TrainingData(_starting_anew(batches), loss)
         self._context = Context(self.topology, unwrap(model), stepper, counts, total_steps, chosen, data, self._ranks)
         self.method.check(self._context)
         self._active_step_sums = np.zeros(len(layers), dtype=np.int64)
+        self._acting_step_sums = np.zeros(len(layers), dtype=np.int64)
+        self._acting_steps = 0
         self._callbacks: list[Callable[[UpdateReport], object]] = []
+        self._callbacks_before: list[Callable[[int], object]] = []
         self._handles: list[RemovableHandle] = []
         self._last_update: UpdateReport | None = None
         self._skips_step = False
@@ -210,6 +225,8 @@ class SparseEngine:
         self.method.initialise(self._context)
         self._handles_of_example = record_example(model, self._keep_example)
         self._handles_of_method = list(self.method.hooks(self._context))
+        if self.method.needs_gradient or self.method.needs_gradient_every_step:
+            self._handles_of_method += self.topology.record_gradients(self._looks_at_gradients)
         self._young: YoungWeights | None = None
         if grown_state.horizon > 0:
             self._young = YoungWeights(grown_state, self.topology)
@@ -378,8 +395,6 @@ class SparseEngine:
         Raises:
             RuntimeError: If the input's shape is not known yet.
         """
-        from itop.analysis.flops import count_macs, forward_flops
-
         example = ExampleInput.of(example_inputs, {}) if example_inputs else self._example
         if example is None:
             raise RuntimeError(
@@ -393,19 +408,33 @@ class SparseEngine:
         macs = {name: count for name, count in counted.items() if name in names}
         dense = forward_flops(macs)
         sparse = forward_flops(macs, {layer.name: layer.density for layer in self.layers})
+        return Flops(sparse, dense, self._training_flops(macs, dense).per_sample_step)
+
+    def _training_flops(self, macs: Mapping[str, float], dense: float) -> TrainingFlops:
         # Forward FLOPs are linear in the layers' densities: the mean over steps follows from the mean densities.
-        average = forward_flops(macs, self.mean_densities)
-        return Flops(sparse, dense, self.method.training_flops(average, dense).per_sample_step)
+        if self._acting_steps == self.steps:
+            return self.method.training_flops(forward_flops(macs, self.mean_densities), dense)
+        acting = self._densities_over(self._acting_step_sums, max(1, self._acting_steps))
+        resting_steps = self.steps - self._acting_steps
+        resting = self._densities_over(self._active_step_sums - self._acting_step_sums, resting_steps)
+        phases = (
+            TrainingPhase(self._acting_steps, self.method.training_flops(forward_flops(macs, acting), dense)),
+            TrainingPhase(resting_steps, SparseTraining(forward_flops(macs, resting))),
+        )
+        return VaryingTraining(phases)
+
+    def _densities_over(self, sums: npt.NDArray[np.int64], steps: int) -> dict[str, float]:
+        return {
+            layer.name: int(total) / (steps * layer.numel)
+            for layer, total in zip(self.topology.layers, sums, strict=True)
+        }
 
     @property
     def mean_densities(self) -> dict[str, float]:
         """The density of each layer averaged over the optimiser steps so far; the present one before the first."""
         if self.steps == 0:
             return {layer.name: layer.density for layer in self.layers}
-        return {
-            layer.name: int(total) / (self.steps * layer.numel)
-            for layer, total in zip(self.topology.layers, self._active_step_sums, strict=True)
-        }
+        return self._densities_over(self._active_step_sums, self.steps)
 
     def _keep_example(self, example: ExampleInput) -> None:
         self._example = example
@@ -416,6 +445,14 @@ class SparseEngine:
         """Calls ``callback(report)`` after every topology update. Returns a function that ends it."""
         self._callbacks.append(callback)
         return functools.partial(self._callbacks.remove, callback)
+
+    def before_update(self, callback: Callable[[int], object]) -> Callable[[], None]:
+        """Calls ``callback(step)`` just before every topology update. Returns a function that ends it.
+
+        The callback may look at everything and change nothing.
+        """
+        self._callbacks_before.append(callback)
+        return functools.partial(self._callbacks_before.remove, callback)
 
     def update(self) -> UpdateReport | None:
         """One topology update now, whatever the schedule says.
@@ -473,6 +510,9 @@ class SparseEngine:
     def _count_step(self) -> None:
         self._context.step += 1
         self._active_step_sums += self.topology.active_counts
+        if self.method.acts(self._context):
+            self._acting_step_sums += self.topology.active_counts
+            self._acting_steps += 1
 
     def _move_if_needed(self) -> None:
         before = self.topology.device
@@ -483,8 +523,14 @@ class SparseEngine:
     def _is_update_step(self, step: int) -> bool:
         return self.method.schedule.is_update_step(step, self._context.total_steps)
 
+    def _looks_at_gradients(self) -> bool:
+        """Whether the method looks at the gradients of inactive weights in the step that comes."""
+        return self.method.needs_gradient_every_step or self._is_update_step(self._context.step + 1)
+
     def _update(self) -> UpdateReport | None:
         topology = self.topology
+        for observe in tuple(self._callbacks_before):
+            observe(self._context.step)
         before = topology.num_updates, topology.step
         topology.begin_update(self._context.step)
         try:
@@ -754,6 +800,8 @@ class SparseEngine:
             "total_steps": self._context.total_steps,
             "layers": layers,
             "active_step_sums": self._active_step_sums.tolist(),
+            "acting_step_sums": self._acting_step_sums.tolist(),
+            "acting_steps": self._acting_steps,
             "method_state": pack_method_state(self._context.state, topology),
             "method_parameters": {name: value.detach() for name, value in self._context.parameters.items()},
             **({} if self._young is None else {"ages": self._ages(self._young, full)}),
@@ -790,6 +838,8 @@ class SparseEngine:
         )
         self._context.step = state["steps"]
         self._active_step_sums = np.array(state.get("active_step_sums", [0] * len(codes)), dtype=np.int64)
+        self._acting_step_sums = np.array(state.get("acting_step_sums", self._active_step_sums), dtype=np.int64)
+        self._acting_steps = int(state.get("acting_steps", self._context.step))
         if self._young is not None and isinstance(ages := state.get("ages"), Mapping):
             self._young.load(
                 local_part(ages[layer.name])

@@ -1,8 +1,9 @@
 """The engine's saved state: its form, and the checks before it is believed.
 
-Of each layer one byte a weight: bit 0 active, bit 1 explored, bit 2 reliable, in the layer's shape. A sharded layer gives a
-DTensor, so that ``torch.distributed.checkpoint`` cuts it anew for another number of ranks. The keys are the same whatever
-the method holds and however the model is sharded: what the method remembers is one value, in bytes.
+Of each layer one byte a weight: bit 0 active, bit 1 explored, bit 2 reliable, in the layer's shape; of a truly sparse layer
+the three sets, compressed (:mod:`itop.saved_codes`). A sharded layer gives a DTensor, so that
+``torch.distributed.checkpoint`` cuts it anew for another number of ranks. The keys are the same whatever the method holds
+and however the model is sharded: what the method remembers is one value, in bytes.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from itop.distributed.shards import has_layout_of, is_sharded, local_part
-from itop.topology import ACTIVE, EXPLORED, RELIABLE, Topology
+from itop.layers import Layer
+from itop.saved_codes import SETS
+from itop.topology import Topology
 
 STATE_VERSION = 2
 
 _KEYS = frozenset({"version", "method", "seed", "steps", "num_updates", "total_steps", "layers", "method_state"})
-_SETS = (("active", ACTIVE), ("explored", EXPLORED), ("reliable", RELIABLE))
 
 
-def check_state(state: object, topology: Topology) -> list[Tensor]:
-    """The codes of the part of each layer that this process holds.
+def check_state(state: object, topology: Topology) -> list[Any]:
+    """What ``topology.load_codes`` takes: of each layer the part that this process holds.
 
     Raises:
         ValueError: If the state is not an engine's, of another model, version, seed or sharding, or damaged.
@@ -50,51 +51,30 @@ def check_state(state: object, topology: Topology) -> list[Tensor]:
         raise ValueError(
             f"the engine state belongs to another model: layers {', '.join(sorted(map(str, different)))} are not in both"
         )
-    read = _read_packed_layer if version == 1 else _read_layer
-    codes = [read(topology, i, saved[name]) for i, name in enumerate(names)]
-    for name, of_layer in zip(names, codes, strict=True):
-        unexplored = ((of_layer & (ACTIVE | RELIABLE)) != 0) & ((of_layer & EXPLORED) == 0)
-        if bool((of_layer > (ACTIVE | EXPLORED | RELIABLE)).any()) or bool(unexplored.any()):
-            raise ValueError(
-                f"the engine state is damaged: layer '{name}' has active or reliable weights that were never explored"
-            )
-    return codes
+    read = _unpack if version == 1 else _as_saved
+    return [topology.read_codes(i, read(topology.layers[i], saved[name])) for i, name in enumerate(names)]
 
 
-def _read_layer(topology: Topology, layer: int, saved: object) -> Tensor:
-    name, shape, parameter = topology.layers[layer].name, topology.layers[layer].shape, topology.layers[layer].parameter
-    if not isinstance(saved, Tensor) or saved.dtype != torch.uint8:
-        raise ValueError(f"the engine state is damaged: layer '{name}' is not a tensor of bytes")
-    if tuple(saved.shape) != shape:
-        raise ValueError(
-            f"the engine state belongs to another model: layer '{name}' has shape {list(saved.shape)} there, {list(shape)} here"
-        )
-    if not is_sharded(saved):
-        return topology.part(layer, saved)
-    if not has_layout_of(saved, parameter):
-        raise ValueError(
-            f"the engine state is of another sharding: layer '{name}' is placed as {tuple(map(str, saved.placements))} there; "
-            "load it by torch.distributed.checkpoint, which cuts it anew, or save state_dict(full=True)"
-        )
-    return local_part(saved)
+def _as_saved(layer: Layer, saved: object) -> object:
+    return saved
 
 
-def _read_packed_layer(topology: Topology, layer: int, saved: object) -> Tensor:
+def _unpack(layer: Layer, saved: object) -> Tensor:
     """Version 1: the three sets as packed bytes, row-major, bit 0 first."""
-    name, shape = topology.layers[layer].name, topology.layers[layer].shape
+    name, shape = layer.name, layer.shape
     if not isinstance(saved, Mapping) or list(saved.get("shape", ())) != list(shape):
         raise ValueError(
             f"the engine state belongs to another model: layer '{name}' does not have shape {list(shape)} there"
         )
     codes = torch.zeros(shape, dtype=torch.uint8)
     num_bytes = (math.prod(shape) + 7) // 8
-    for key, bit in _SETS:
+    for key, bit in SETS:
         packed = saved.get(key)
         if not isinstance(packed, Tensor) or packed.dtype != torch.uint8 or packed.numel() != num_bytes:
             raise ValueError(f"the engine state is damaged: the {key} bits of layer '{name}' are not {num_bytes} bytes")
         bits = np.unpackbits(packed.cpu().numpy(), count=math.prod(shape), bitorder="little")
         codes |= torch.from_numpy(bits).view(shape) * bit
-    return topology.part(layer, codes)
+    return codes
 
 
 def pack_method_state(state: Mapping[str, Any], topology: Topology) -> bytes:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from itop.compressed_weight import CompressedWeight
+
 Rule: TypeAlias = str | type[nn.Module] | Callable[[str, nn.Module, nn.Parameter], bool]
 """A glob over parameter or module names, a module type, or ``rule(parameter_name, module, parameter) -> bool``."""
 
@@ -28,7 +30,8 @@ class Layer:
 
     Attributes:
         name: Of the parameter in the model, without wrappers' prefixes: ``"fc1.weight"``.
-        parameter: The parameter itself; its storage is changed in place and never rebound.
+        parameter: The parameter itself; its storage is changed in place and never rebound. Of a truly sparse layer the
+            vector of its values, which changes length with the topology.
         module: The module that owns it.
         shape: Of the whole layer, also where this process holds a shard.
     """
@@ -37,6 +40,11 @@ class Layer:
     parameter: nn.Parameter
     module: nn.Module
     shape: tuple[int, ...]
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether only the active weights are held: a truly sparse layer, none of whose places is inactive."""
+        return isinstance(self.module, CompressedWeight)
 
     @property
     def numel(self) -> int:
@@ -61,7 +69,8 @@ def unwrap(model: nn.Module) -> nn.Module:
 def find_layers(model: nn.Module, include: Rules = None, exclude: Rules = ()) -> tuple[Layer, ...]:
     """The sparsifiable weights of a model, in the order of its modules; a tied weight once.
 
-    By default every ``Linear``, ``Conv1d``-``Conv3d``, attention projection and recurrent weight that is trained. Biases,
+    By default every ``Linear``, ``Conv1d``-``Conv3d``, truly sparse layer, attention projection and recurrent weight that
+    is trained; a truly sparse layer goes by the name and shape of the dense weight it stands for. Biases,
     normalisation and embeddings never take part, also not a weight tied to an embedding.
 
     Args:
@@ -99,7 +108,8 @@ def find_layers(model: nn.Module, include: Rules = None, exclude: Rules = ()) ->
         if any(_matches(rule, name, module, parameter) for rule in exclude_rules):
             continue
         seen.add(id(parameter))
-        layers.append(Layer(name, parameter, module, tuple(parameter.shape)))
+        shape = module.weight_shape if isinstance(module, CompressedWeight) else parameter.shape
+        layers.append(Layer(name, parameter, module, tuple(shape)))
     for i, rule in enumerate(include_rules or ()):
         if i not in matched and not (callable(rule) and not isinstance(rule, type)):
             raise ValueError(f"include matches no sparsifiable weight of the model: {_describe(rule)}")
@@ -194,6 +204,9 @@ def _refuse_flat_shards(model: nn.Module) -> None:
 
 def _weights(model: nn.Module, admits_any: bool) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
     for module_name, module in model.named_modules():
+        if isinstance(module, CompressedWeight):
+            yield _without_wrappers(f"{module_name}.weight" if module_name else "weight"), module, module.values
+            continue
         for parameter_name, parameter in module.named_parameters(recurse=False):
             if isinstance(parameter, nn.parameter.UninitializedParameter):
                 raise ValueError(
@@ -208,7 +221,9 @@ def _weights(model: nn.Module, admits_any: bool) -> Iterator[tuple[str, nn.Modul
 
 def _is_default(name: str, module: nn.Module) -> bool:
     leaf = name.rsplit(".", 1)[-1]
-    if isinstance(module, nn.Linear) or (isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd)):
+    if isinstance(module, (nn.Linear, CompressedWeight)) or (
+        isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd)
+    ):
         return leaf == "weight"
     if isinstance(module, nn.MultiheadAttention):
         return leaf in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")

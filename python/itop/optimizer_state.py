@@ -68,6 +68,8 @@ class OptimizerState:
 
         Of a sharded weight the parts held here.
         """
+        if layer.is_compressed:
+            return  # no place of it is inactive: what it holds moves with its values
         state = self.optimizer.state.get(layer.parameter) or {}
         if is_sharded(layer.parameter):
             yield from self._sharded_states(state, layer)

@@ -115,6 +115,30 @@ class EveryEpoch(UpdateSchedule):
 
 @final
 @dataclass(frozen=True, slots=True)
+class TimesARun(UpdateSchedule):
+    """So many times a run, evenly; at every step of a shorter run, every 100 steps where its length is not known.
+
+    Args:
+        times: At least 1.
+    """
+
+    times: int = 100
+
+    def __post_init__(self) -> None:
+        if isinstance(self.times, bool) or not isinstance(self.times, int) or self.times < 1:
+            raise ValueError(f"times must be a whole number of at least 1, got {self.times!r}")
+
+    def mean_interval(self, total_steps: int | None) -> float | None:
+        return None if total_steps is None else max(1.0, total_steps / self.times)
+
+    def is_update_step(self, step: int, total_steps: int | None) -> bool:
+        if total_steps is None:
+            return step % 100 == 0
+        return step * self.times // total_steps != (step - 1) * self.times // total_steps
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class AtFractions(UpdateSchedule):
     """At given fractions of the run: ``step = ceil(fraction * total_steps)``, at least 1."""
 

@@ -14,13 +14,15 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from itop import _core
 from itop.distributed.agreement import LayerDigest
@@ -28,9 +30,7 @@ from itop.distributed.reduction import LayerReductions, Reduction, Traffic
 from itop.distributed.shards import has_layout_of, in_layout_of, is_sharded, like_parameter, local_part, shard_start
 from itop.layers import Layer, has_same_memory_order, index_map
 from itop.optimizer_state import OptimizerState
-
-ACTIVE, EXPLORED, RELIABLE = 1, 2, 4
-"""The bits of a weight's code in a saved state."""
+from itop.saved_codes import ACTIVE, EXPLORED, RELIABLE, read_codes
 
 _SWEPT_WEIGHTS = 1 << 18
 _SWEPT_LAYERS = 16
@@ -82,12 +82,19 @@ class LayerUpdate:
 
 @dataclass(frozen=True, slots=True)
 class UpdateReport:
-    """One topology update: which, when, and what it did to each layer."""
+    """One topology update: which, when, what it did to each layer, and what it put on the wire.
+
+    Attributes:
+        num_reductions: All-reduces between the ranks that hold parts of layers; 0 where no layer is sharded.
+        num_wire_bytes: The bytes of counts that this process put into them.
+    """
 
     update: int
     step: int
     drop_fraction: float | None
     layers: tuple[LayerUpdate, ...]
+    num_reductions: int = 0
+    num_wire_bytes: int = 0
 
     def __getitem__(self, name: str) -> LayerUpdate:
         for layer in self.layers:
@@ -141,7 +148,7 @@ class BitSet:
         return BitSet(self._topology, self.native.symmetric_difference(other.native, self._topology.stream))
 
     def __invert__(self) -> BitSet:
-        return self._topology.full() - self
+        return BitSet(self._topology, self.native.complement(self._topology.stream))
 
     def copy(self) -> BitSet:
         return BitSet(self._topology, self.native.copy(self._topology.stream))
@@ -218,6 +225,7 @@ class Topology:
         self.num_updates = 0
         self.step = 0
         self._draw = 0
+        self._traffic_before = Traffic()
         self._next_swept = 0
         self._sweep_credit = 0
         self.store = self._make_store(seed)
@@ -251,6 +259,11 @@ class Topology:
         return self._starts[layer]
 
     @property
+    def masked_layer_of_parameter(self) -> dict[int, int]:
+        """The place of each layer whose weights the store masks, by the identity of its parameter."""
+        return self.layer_of_parameter
+
+    @property
     def traffic(self) -> Traffic:
         """What selections over shards put on the wire so far."""
         return self.reductions.traffic
@@ -279,6 +292,21 @@ class Topology:
             else self.in_storage_order(i, in_layout_of(gradient, layer.parameter))
             for i, (layer, gradient) in enumerate(zip(self.layers, gradients, strict=True))
         ]
+
+    def gradient_scores(self) -> Scores:
+        """The gradients to select by; where they are not held, they are formed as they are compared.
+
+        Raises:
+            RuntimeError: If no layer has one.
+        """
+        return Scores(self.gradients())
+
+    def record_gradients(self, is_wanted: Callable[[], bool]) -> list[RemovableHandle]:
+        """Sees to it that gradients of inactive weights are there after passes that ``is_wanted()`` answers True to.
+
+        Dense layers have theirs in any case.
+        """
+        return []
 
     def in_storage_order(self, layer: int, tensor: Tensor) -> Tensor:
         """A tensor of a layer's shape laid out in memory as its weights are: itself where it is already."""
@@ -488,6 +516,7 @@ class Topology:
         self.num_updates += 1
         self.step = step
         self._draw = 0
+        self._traffic_before = replace(self.traffic)
 
     def commit(
         self,
@@ -560,6 +589,8 @@ class Topology:
                 LayerUpdate(layer.name, layer.numel, *(int(count) for count in row))
                 for layer, row in zip(self.layers, counts, strict=True)
             ),
+            num_reductions=self.traffic.num_reductions - self._traffic_before.num_reductions,
+            num_wire_bytes=self.traffic.num_bytes - self._traffic_before.num_bytes,
         )
 
     def _commit(
@@ -705,7 +736,7 @@ class Topology:
         size = self.local(layer).shape
         return whole[tuple(slice(begin, begin + length) for begin, length in zip(start, size, strict=True))]
 
-    def layer_codes(self, layer: int) -> Tensor:
+    def layer_codes(self, layer: int) -> Any:
         """A byte for each weight of a layer: :data:`ACTIVE`, :data:`EXPLORED` and :data:`RELIABLE`, in its shape.
 
         A DTensor where the layer is one.
@@ -714,6 +745,14 @@ class Topology:
         codes |= self.explored.to_tensor(layer).to(torch.uint8) * EXPLORED
         codes |= self.reliable.to_tensor(layer).to(torch.uint8) * RELIABLE
         return like_parameter(codes.contiguous(), self.layers[layer].parameter)
+
+    def read_codes(self, layer: int, saved: object) -> Any:
+        """What :meth:`load_codes` takes of a layer, from what :meth:`layer_codes` of either execution gave.
+
+        Raises:
+            ValueError: If it is of another model or sharding, or damaged.
+        """
+        return read_codes(self, layer, saved)
 
     def load_codes(self, codes: Sequence[Tensor], num_updates: int, *, touches_values: bool = True) -> None:
         """Replaces all sets by the codes of the parts held here; zeroes what is now inactive unless told not to."""

@@ -76,7 +76,8 @@ def records(folder: Path) -> list[Any]:
 def test_a_run_leaves_everything_in_its_folder(tmp_path: Path) -> None:
     summary = train_run(TINY, tmp_path / "run")
     files = {str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    assert files == {"config.json", "metrics.jsonl", "summary.json", "checkpoints/last.pt", "checkpoints/best.pt"}
+    records = {"config.json", "metrics.jsonl", "summary.json", "analysis.json", "topology.npz", "predictions.npz"}
+    assert files == records | {"checkpoints/last.pt", "checkpoints/best.pt"}
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == json.loads(json.dumps(summary))
     assert RunConfig.load(tmp_path / "run" / "config.json") == TINY
 

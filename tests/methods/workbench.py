@@ -20,7 +20,6 @@ _SHORT: dict[str, Any] = {"update_every": 8, "check_every": 4, "report_every": 8
 """Options that make a method act within a run of 48 steps, for those that have them."""
 
 _SHORTER: dict[str, dict[str, Any]] = {
-    "swat": {"update_every": 1},
     "force": {"rounds": 6},
     "iter-snip": {"rounds": 6},
     "synflow": {"rounds": 10},

@@ -8,17 +8,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
-from rank_models import LAYOUTS, attach, fsdp, make_model, masks, train
+from itop.methods import METHODS, Method
+from rank_models import LAYOUTS, attach, fsdp, make_model, masks, samples_of, train
 from rank_pool import RankPool
 
-METHODS_TO_COMPARE = ["set", "set-itop", "rigl", "rigl-itop"]
-
-
-def num_updates(layout: str, method: str) -> int:
-    """Fifty, but few where four processes share two cores and all scores tie: every round of a selection is a meeting."""
-    return 50 if LAYOUTS[layout][1] == 2 or method == "rigl" else 8
+# Each with the options of the engine that it needs. SNIP chooses once, by the loss, and its masks stay.
+METHODS_TO_COMPARE: dict[str, tuple[Method, dict[str, Any]]] = {
+    "set": (METHODS["set"](update_every=1), {}),
+    "rigl": (METHODS["rigl"](update_every=1), {}),
+    "gmp": (METHODS["gmp"](update_every=1, end=1.0), {"total_steps": 60}),
+    "snfs": (METHODS["snfs"](update_every=1, momentum=0.5), {}),  # a decay that does not round
+    "snip": (METHODS["snip"](), {"loss": lambda outputs, _: outputs}),
+    "set-itop": (METHODS["set-itop"](update_every=1), {}),
+    "rigl-itop": (METHODS["rigl-itop"](update_every=1), {}),
+}
+NUM_UPDATES = {"set": 50, "rigl": 50, "gmp": 50, "snfs": 50, "snip": 0, "set-itop": 5, "rigl-itop": 5}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +42,10 @@ def train_layout(layout: str | None, method: str, steps: int, hidden: tuple[int,
     if layout is not None:
         wrap, _, parts = LAYOUTS[layout]
         model = wrap(model)  # type: ignore[assignment]
-    engine = attach(model, method)
+    value, options = METHODS_TO_COMPARE[method]
+    if "loss" in options:
+        options = {**options, "batches": [(samples_of(1000, parts), torch.empty(0))]}
+    engine = attach(model, value, **options)
     initial = masks(engine)
     train(model, engine, steps, parts)
     engine.check_sync()
@@ -44,8 +54,6 @@ def train_layout(layout: str | None, method: str, steps: int, hidden: tuple[int,
         "masks": masks(engine),
         "layers": engine.layers,
         "updates": engine.num_updates,
-        "bytes": engine.topology.traffic.num_bytes,
-        "reductions": engine.topology.traffic.num_reductions,
         "topology bytes": engine.num_topology_bytes(),
         "local weights": [weight.numel() for weight in engine.topology.weights()],
         "outside": sum(
@@ -57,32 +65,46 @@ def train_layout(layout: str | None, method: str, steps: int, hidden: tuple[int,
     return result
 
 
-def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
+def assert_same(a: dict[str, Any], b: dict[str, Any], what: str = "") -> None:
     for key in ("initial", "masks"):
         assert a[key].keys() == b[key].keys()
         for name in a[key]:
-            assert np.array_equal(a[key][name], b[key][name]), f"{key} of {name}"
+            assert np.array_equal(a[key][name], b[key][name]), f"{what} {key} of {name}"
     assert a["layers"] == b["layers"]
     assert a["updates"] == b["updates"]
 
 
-@pytest.mark.parametrize("method", METHODS_TO_COMPARE)
+def train_every_method(layout: str | None) -> dict[str, dict[str, Any]]:
+    return {method: train_layout(layout, method, max(5, NUM_UPDATES[method])) for method in METHODS_TO_COMPARE}
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, dict[str, Any]]:
+    return train_every_method(None)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_masks_after_many_updates_are_those_of_one_process(
-    pools: dict[int, RankPool], layout: str, method: str
+    pools: dict[int, RankPool], layout: str, alone: dict[str, dict[str, Any]]
 ) -> None:
-    steps = num_updates(layout, method)
-    alone = train_layout(None, method, steps)
-    assert alone["updates"] == steps
-    for result in pools[LAYOUTS[layout][1]].run(train_layout, layout, method, steps, timeout=240):
-        assert_same(result, alone)
-        assert result["outside"] == 0
+    for of_rank in pools[LAYOUTS[layout][1]].run(train_every_method, layout, timeout=400):
+        for method, result in of_rank.items():
+            assert_same(result, alone[method], method)
+            assert result["outside"] == 0
 
 
-def test_the_exact_training_moves_the_masks(pools: dict[int, RankPool]) -> None:
+def test_the_exact_training_moves_the_masks(alone: dict[str, dict[str, Any]]) -> None:
     """A comparison of masks that never change would show nothing."""
-    for method in METHODS_TO_COMPARE:
-        result = train_layout(None, method, 50)
+    for method, result in alone.items():
+        assert result["updates"] == NUM_UPDATES[method]
+        if method == "snip":
+            assert (
+                0
+                < sum(mask.sum() for mask in result["masks"].values())
+                < 0.31 * sum(mask.size for mask in result["masks"].values())
+            )
+            continue
         for name, mask in result["masks"].items():
             assert (mask != result["initial"][name]).sum() > 0, (method, name)
 
@@ -104,20 +126,50 @@ def test_a_rank_keeps_three_bits_for_each_weight_it_holds(pools: dict[int, RankP
         assert result["topology bytes"] == 3 * 8 * words
 
 
+def update_and_count(layout: str, hidden: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+    """Of each update: reductions and bytes by the engine's report, then by who watches torch.distributed."""
+    seen = [0, 0]
+    all_reduce = dist.all_reduce
+
+    def watched(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        seen[0] += 1
+        seen[1] += tensor.nbytes
+        return all_reduce(tensor, *args, **kwargs)
+
+    model = LAYOUTS[layout][0](make_model(hidden))
+    engine = attach(model, METHODS["rigl"](update_every=100))
+    counts = []
+    dist.all_reduce = watched
+    try:
+        for _ in range(3):
+            engine.optimizer.zero_grad()
+            model(samples_of(1, LAYOUTS[layout][2])).backward()
+            seen[:] = 0, 0
+            report = engine.update()
+            assert report is not None
+            counts.append((report.num_reductions, report.num_wire_bytes, *seen))
+            engine.optimizer.step()
+    finally:
+        dist.all_reduce = all_reduce
+        engine.detach()
+    return counts
+
+
 def test_data_parallel_updates_put_nothing_on_the_wire(pools: dict[int, RankPool]) -> None:
-    for result in pools[2].run(train_layout, "DDP on 2", "rigl", 5):
-        assert result["bytes"] == 0
+    for counts in pools[2].run(update_and_count, "DDP on 2", (28, 24)):
+        assert counts == [(0, 0, 0, 0)] * 3
 
 
 @pytest.mark.parametrize("hidden", [(64, 64), (1024, 1024)])
-def test_a_sharded_update_reduces_kilobytes_whatever_the_layers_size(
-    pools: dict[int, RankPool], hidden: tuple[int, int]
+@pytest.mark.parametrize("layout", ["FSDP2 on 2", "tensor parallel on 2"])
+def test_a_sharded_update_reports_its_kilobytes_and_they_do_not_grow_with_the_layers(
+    pools: dict[int, RankPool], layout: str, hidden: tuple[int, int]
 ) -> None:
-    before = pools[2].run(train_layout, "FSDP2 on 2", "rigl", 1, hidden)[0]
-    after = pools[2].run(train_layout, "FSDP2 on 2", "rigl", 3, hidden)[0]
-    updates = after["updates"] - before["updates"]
-    per_layer = (after["bytes"] - before["bytes"]) / updates / len(after["layers"])
-    assert 0 < per_layer < 16 * 1024
+    for counts in pools[2].run(update_and_count, layout, hidden):
+        for reductions, num_bytes, seen_reductions, seen_bytes in counts:
+            assert (reductions, num_bytes) == (seen_reductions, seen_bytes)
+            assert 0 < num_bytes < 3 * 4096  # of three layers
+            assert reductions < 100
 
 
 class TwoKinds(nn.Module):

@@ -12,12 +12,18 @@
 
 namespace itop {
 
-/// Words in a device's memory, owned. Zero when allocated.
+/// Words in a device's memory, owned.
 class WordBuffer {
  public:
   virtual ~WordBuffer() = default;
   virtual Word* data() noexcept = 0;
   virtual std::int64_t size() const noexcept = 0;
+};
+
+/// What new words hold.
+enum class Contents : std::uint8_t {
+  kZero,
+  kUnspecified,  ///< for words that are all written before any is read
 };
 
 /// How two bit sets become one.
@@ -31,14 +37,15 @@ struct LayerCommit {
   Word* reliable = nullptr;
   const Word* dropped = nullptr;
   const Word* grown = nullptr;
-  /// The weights and every optimiser state of their shape: zero where a weight was dropped or grown.
+  /// The weights and every optimiser state of their shape: zero where a weight was dropped. Elsewhere inactive weights
+  /// are zero already, so that grown ones start at zero.
   std::vector<TensorView> tensors;
 };
 
 /// How a topology change treats values.
 struct CommitOptions {
-  /// Zero every weight that was not kept, not only those that changed: needed where inactive weights may hold values,
-  /// as after an unmasked optimiser step.
+  /// Zero every weight that was not kept, not only the dropped ones: needed where inactive weights may hold values, as
+  /// after an unmasked optimiser step.
   bool zero_all_inactive = false;
   /// A weight dropped and grown in the same update keeps its value and state (RigL); otherwise it restarts at zero.
   bool regrown_keeps_value = false;
@@ -56,9 +63,10 @@ struct LayerCounts {
   std::int64_t regrown = 0;  ///< dropped and grown in the same update
 };
 
-/// One layer's bits.
-struct LayerBits {
-  Word* words = nullptr;
+/// One layer's bits, and where they are written.
+struct LayerComplement {
+  const Word* of = nullptr;
+  Word* target = nullptr;
   std::int64_t numel = 0;
 };
 
@@ -77,12 +85,12 @@ class Backend {
  public:
   virtual ~Backend() = default;
 
-  virtual std::unique_ptr<WordBuffer> allocate(std::int64_t num_words, StreamHandle stream) = 0;
+  virtual std::unique_ptr<WordBuffer> allocate(std::int64_t num_words, Contents contents, StreamHandle stream) = 0;
   virtual void copy_to_host(const Word* source, std::span<Word> target, StreamHandle stream) = 0;
   virtual void copy_from_host(std::span<const Word> source, Word* target, StreamHandle stream) = 0;
 
-  /// Sets the bits of all weights of the layers.
-  virtual void fill(std::span<const LayerBits> layers, StreamHandle stream) = 0;
+  /// Makes the bits of all weights of the layers one where they are not in `of`; null is the empty set.
+  virtual void complement(std::span<const LayerComplement> layers, StreamHandle stream) = 0;
 
   /// target[i] = a[i] op b[i]; may be in place.
   virtual void combine(BitOperation operation, const Word* a, const Word* b, Word* target, std::int64_t num_words,
@@ -101,7 +109,7 @@ class Backend {
   /// @throws NonFiniteError if scores hold NaN or infinity, on all parts alike; chosen bits are then unspecified
   virtual void select(std::span<const Selection> selections, Reduction& reduction, StreamHandle stream) = 0;
 
-  /// active <- (active - dropped) + grown; explored and reliable grow; changed weights and their state become zero.
+  /// active <- (active - dropped) + grown; explored and reliable grow; dropped weights and their state become zero.
   /// @return one entry a layer
   virtual std::vector<LayerCounts> commit(std::span<const LayerCommit> layers, const CommitOptions& options,
                                           StreamHandle stream) = 0;

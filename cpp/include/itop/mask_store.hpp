@@ -45,13 +45,14 @@ class StoreLayout {
 /// One bit for every weight of every layer of a store, owned.
 class BitSets {
  public:
-  BitSets(std::shared_ptr<const StoreLayout> layout, StreamHandle stream);
+  BitSets(std::shared_ptr<const StoreLayout> layout, Contents contents, StreamHandle stream);
 
   const std::shared_ptr<const StoreLayout>& layout() const noexcept { return layout_; }
   Word* words(std::size_t layer) noexcept { return buffer_->data() + layout_->layers()[layer].word_offset; }
   const Word* words(std::size_t layer) const noexcept { return buffer_->data() + layout_->layers()[layer].word_offset; }
 
   BitSets combined(BitOperation operation, const BitSets& other, StreamHandle stream) const;
+  BitSets complement(StreamHandle stream) const;
   BitSets copy(StreamHandle stream) const;
   std::vector<std::int64_t> count(StreamHandle stream) const;  ///< set bits of each layer
 
@@ -95,7 +96,7 @@ class MaskStore {
   BitSets& explored() noexcept { return explored_; }
   BitSets& reliable() noexcept { return reliable_; }
 
-  BitSets empty(StreamHandle stream) const { return BitSets(layout_, stream); }
+  BitSets empty(StreamHandle stream) const { return BitSets(layout_, Contents::kZero, stream); }
   BitSets full(StreamHandle stream) const;
 
   /// The chosen candidates: exact, by score, then tie key, then index. Changes nothing.

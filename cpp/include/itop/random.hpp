@@ -65,11 +65,16 @@ ITOP_HOST_DEVICE std::uint32_t coarse_key(const KeyStream& stream, std::uint64_t
   return (block.word[within / 2] >> (16 * (within % 2))) & 0xFFFFu;
 }
 
-/// The 64-bit tie key of a weight: its coarse key, then 48 further random bits. Smaller is better.
-ITOP_HOST_DEVICE std::uint64_t tie_key(const KeyStream& stream, std::uint64_t index) {
+/// The other bits of a weight's tie key.
+inline constexpr int kFineKeyBits = 48;
+ITOP_HOST_DEVICE std::uint64_t fine_key(const KeyStream& stream, std::uint64_t index) {
   const PhiloxBlock fine = philox(stream.counter_block(index, 1), stream.key0(), stream.key1());
-  return (std::uint64_t{coarse_key(stream, index)} << 48) | (std::uint64_t{fine.word[0]} << 16) |
-         (fine.word[1] & 0xFFFFu);
+  return (std::uint64_t{fine.word[0]} << 16) | (fine.word[1] & 0xFFFFu);
+}
+
+/// The 64-bit tie key of a weight: its coarse key, then its fine key. Smaller is better.
+ITOP_HOST_DEVICE std::uint64_t tie_key(const KeyStream& stream, std::uint64_t index) {
+  return (std::uint64_t{coarse_key(stream, index)} << kFineKeyBits) | fine_key(stream, index);
 }
 
 }  // namespace itop

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "itop/bitset.hpp"
+#include "itop/ordered_key.hpp"
 #include "itop/random.hpp"
 #include "itop/tensor_view.hpp"
 
@@ -65,15 +66,22 @@ class StreamedGrowth {
 std::vector<std::int64_t> grow_uniformly(const PositionList& taken, std::int64_t k, const KeyStream& stream,
                                          std::int64_t max_streamed, ThreadPool& pool);
 
-/// Sets keep[e] to 0 for the `k` entries with the smallest magnitudes and to 1 for all others, exactly. Equal
-/// magnitudes: the smaller tie key of the position (row * num_columns + column) is dropped first, then the lower
-/// position.
-/// @param values [pattern.count()] of any floating type
-/// @param keep   [pattern.count()], written
+/// What a selection among entries compares: one value an entry, and which end of them is better.
+struct EntryScores {
+  const void* values = nullptr;
+  DType type = DType::kFloat32;
+  ScoreTransform transform = ScoreTransform::kMagnitude;
+  SelectionOrder order = SelectionOrder::kSmallest;
+};
+
+/// Sets is_chosen[e] to 1 for the `k` best entries and to 0 for all others, exactly. Equal scores: the smaller tie key
+/// of the position (row * num_columns + column) is better, then the lower position, as in the masked execution.
+/// @param scores    [pattern.count()] of any floating type
+/// @param is_chosen [pattern.count()], written
 /// @throws std::invalid_argument if k is negative or larger than the number of entries
-/// @throws NonFiniteError (of no layer) if a value is NaN or infinite; `keep` is undefined then
-void drop_smallest(const PositionList& pattern, const void* values, DType type, std::int64_t k, const KeyStream& stream,
-                   std::uint8_t* keep, ThreadPool& pool);
+/// @throws NonFiniteError (of no layer) if a score is NaN or infinite; `is_chosen` is undefined then
+void select_entries(const PositionList& pattern, const EntryScores& scores, std::int64_t k, const KeyStream& stream,
+                    std::uint8_t* is_chosen, ThreadPool& pool);
 
 /// to[i] = from[sources[i]], zero where the source is negative.
 /// @param element_size bytes: 2, 4 or 8

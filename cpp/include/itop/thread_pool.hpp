@@ -9,8 +9,8 @@ namespace itop {
 /// A fixed set of threads that share the chunks of one job; the caller takes part, idle threads sleep.
 ///
 /// Threads start with the first job that needs them. Where the host program has threads of its own, jobs run on those
-/// (`set_host_team`): its threads go on spinning for a while after each of its own jobs, and two teams on the same cores
-/// would wait for each other.
+/// (`set_host_team`): its threads go on spinning for a while after each of its own jobs, and two teams on the same
+/// cores would wait for each other.
 ///
 /// Chunks are handed out dynamically, so a job must give the same result whichever thread runs which chunk: every
 /// algorithm of the core combines per-chunk results in chunk order.
@@ -42,8 +42,8 @@ class ThreadPool {
   /// @throws std::invalid_argument if num_threads < 1
   static void set_global_num_threads(int num_threads);
 
-  /// Runs `function(data)` at once on up to `num_threads` threads, the caller's included, and returns when all are done:
-  /// the signature of OpenMP's GOMP_parallel.
+  /// Runs `function(data)` at once on up to `num_threads` threads, the caller's included, and returns when all are
+  /// done: the signature of OpenMP's GOMP_parallel.
   using HostTeam = void (*)(void (*function)(void*), void* data, unsigned num_threads, unsigned flags);
 
   /// Lets every pool of this process run its jobs on the host's threads; null: on threads of its own. Forked children

@@ -4,7 +4,7 @@
 #include <array>
 
 #include "cpu/kernels.hpp"
-#include "cpu/page_buffer.hpp"
+#include "cpu/scratch_memory.hpp"
 #include "cpu/selection.hpp"
 #include "itop/thread_pool.hpp"
 
@@ -17,12 +17,16 @@ constexpr std::int64_t kChunkWords = 2048;
 
 class HostWords final : public WordBuffer {
  public:
-  explicit HostWords(std::int64_t num_words) : words_(num_words) {}
-  Word* data() noexcept override { return words_.data(); }
-  std::int64_t size() const noexcept override { return words_.size(); }
+  HostWords(std::int64_t num_words, Contents contents)
+      : num_words_(num_words), memory_(static_cast<std::size_t>(num_words) * sizeof(Word)) {
+    if (contents == Contents::kZero && !memory_.is_zero()) std::fill_n(data(), num_words, Word{0});
+  }
+  Word* data() noexcept override { return static_cast<Word*>(memory_.data()); }
+  std::int64_t size() const noexcept override { return num_words_; }
 
  private:
-  cpu::PageBuffer words_;
+  std::int64_t num_words_;
+  cpu::ScratchMemory memory_;
 };
 
 struct LayerChunk {
@@ -89,8 +93,8 @@ LayerCounts& operator+=(LayerCounts& sum, const LayerCounts& other) {
 
 }  // namespace
 
-std::unique_ptr<WordBuffer> CpuBackend::allocate(std::int64_t num_words, StreamHandle) {
-  return std::make_unique<HostWords>(num_words);
+std::unique_ptr<WordBuffer> CpuBackend::allocate(std::int64_t num_words, Contents contents, StreamHandle) {
+  return std::make_unique<HostWords>(num_words, contents);
 }
 
 void CpuBackend::copy_to_host(const Word* source, std::span<Word> target, StreamHandle) {
@@ -101,12 +105,15 @@ void CpuBackend::copy_from_host(std::span<const Word> source, Word* target, Stre
   std::copy(source.begin(), source.end(), target);
 }
 
-void CpuBackend::fill(std::span<const LayerBits> layers, StreamHandle) {
-  for (const LayerBits& layer : layers) {
-    for_word_pieces(words_for(layer.numel), [&](std::int64_t first, std::int64_t last) {
-      for (std::int64_t word = first; word < last; ++word) layer.words[word] = valid_bits(word, layer.numel);
-    });
-  }
+void CpuBackend::complement(std::span<const LayerComplement> layers, StreamHandle) {
+  const std::vector<LayerChunk> chunks = chunks_of(layers);
+  ThreadPool::global().parallel_for(static_cast<std::int64_t>(chunks.size()), [&](std::int64_t i) {
+    const auto& [layer, range] = chunks[static_cast<std::size_t>(i)];
+    const auto [of, target, numel] = layers[layer];
+    for (std::int64_t word = range.begin_word; word < range.end_word; ++word) {
+      target[word] = valid_bits(word, numel) & ~(of == nullptr ? Word{0} : of[word]);
+    }
+  });
 }
 
 void CpuBackend::combine(BitOperation operation, const Word* a, const Word* b, Word* target, std::int64_t num_words,

@@ -7,10 +7,10 @@ namespace itop {
 /// The backend of the processor. Runs on ThreadPool::global(); streams are ignored.
 class CpuBackend final : public Backend {
  public:
-  std::unique_ptr<WordBuffer> allocate(std::int64_t num_words, StreamHandle stream) override;
+  std::unique_ptr<WordBuffer> allocate(std::int64_t num_words, Contents contents, StreamHandle stream) override;
   void copy_to_host(const Word* source, std::span<Word> target, StreamHandle stream) override;
   void copy_from_host(std::span<const Word> source, Word* target, StreamHandle stream) override;
-  void fill(std::span<const LayerBits> layers, StreamHandle stream) override;
+  void complement(std::span<const LayerComplement> layers, StreamHandle stream) override;
   void combine(BitOperation operation, const Word* a, const Word* b, Word* target, std::int64_t num_words,
                StreamHandle stream) override;
   std::vector<std::int64_t> count(const Word* words, std::span<const std::int64_t> offsets,

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "cpu/scratch_memory.hpp"
 #include "itop/backend.hpp"
 #include "itop/bitset.hpp"
 #include "itop/index_map.hpp"
@@ -47,7 +48,7 @@ struct ScorePass {
 };
 
 /// Among the candidates whose key is `key` (all candidates if scores is null): chosen gains those with coarse tie key <
-/// low; those with low <= coarse <= high are listed.
+/// low; those with low <= coarse <= high are listed with their coarse keys.
 struct TiePass {
   const void* scores = nullptr;
   KeyFormat format;
@@ -64,7 +65,7 @@ struct PassResult {
   std::int64_t num_below = 0;
   std::int64_t num_inside = 0;
   bool all_finite = true;
-  std::vector<InsideCandidate> inside;
+  ScratchArray<InsideCandidate> inside;
 };
 
 /// Candidates by the digit `(key >> shift) & (2^digit_bits - 1)`, of those whose higher bits equal `prefix`.

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "itop/bitset.hpp"
+#include "itop/ordered_key.hpp"
 #include "itop/random.hpp"
 
 namespace itop::cpu::lanes_avx2 {
@@ -72,6 +73,41 @@ inline Word greater_mask(const std::uint16_t* keys, std::uint16_t threshold) {
   return mask;
 }
 
+/// Where the keys of 64 float32 bit patterns lie beside a bracket [low, high], and whether all patterns were finite.
+template <ScoreTransform kTransform>
+class KeyBracket {
+ public:
+  KeyBracket(std::int32_t flip, std::int32_t low, std::int32_t high)
+      : flip_(_mm256_set1_epi32(flip)), low_(_mm256_set1_epi32(low)), high_(_mm256_set1_epi32(high)) {}
+
+  [[gnu::always_inline]] void compare(const std::uint32_t* bits, Word& below, Word& above) {
+    below = above = 0;
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+      const __m256i pattern = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bits + 8 * i));
+      const __m256i magnitude = _mm256_and_si256(pattern, _mm256_set1_epi32(0x7FFFFFFF));
+      __m256i key = magnitude;
+      if constexpr (kTransform == ScoreTransform::kSigned) {
+        const __m256i sign = _mm256_srai_epi32(pattern, 31);
+        key = _mm256_sub_epi32(_mm256_xor_si256(key, sign), sign);
+      }
+      key = _mm256_xor_si256(key, flip_);
+      below |= bits_of_32(_mm256_cmpgt_epi32(low_, key)) << (8 * i);
+      above |= bits_of_32(_mm256_cmpgt_epi32(key, high_)) << (8 * i);
+      largest_ = _mm256_max_epi32(largest_, magnitude);
+    }
+  }
+  bool all_finite() const {
+    return bits_of_32(_mm256_cmpgt_epi32(largest_, _mm256_set1_epi32(OrderedKey32::kExponent - 1))) == 0;
+  }
+
+ private:
+  __m256i flip_;
+  __m256i low_;
+  __m256i high_;
+  __m256i largest_ = _mm256_setzero_si256();
+};
+
 inline void widen_float16(const std::uint16_t* values, std::uint32_t* bits) {
   for (int i = 0; i < 8; ++i) {
     const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(values + 8 * i));
@@ -97,10 +133,23 @@ class CoarseKeyLanes {
   }
 
   void draw(const std::uint64_t* counters, std::uint16_t* keys) const {
+    const auto* four = reinterpret_cast<const __m256i*>(counters);
+    draw(_mm256_loadu_si256(four), _mm256_loadu_si256(four + 1), keys);
+  }
+
+  /// The same for the blocks first, first + 1, ... first + 7.
+  void draw_consecutive(std::uint64_t first, std::uint16_t* keys) const {
+    const __m256i counter = _mm256_set1_epi64x(static_cast<long long>(first));
+    draw(_mm256_add_epi64(counter, _mm256_setr_epi64x(0, 1, 2, 3)),
+         _mm256_add_epi64(counter, _mm256_setr_epi64x(4, 5, 6, 7)), keys);
+  }
+
+ private:
+  [[gnu::always_inline]] void draw(__m256i first_four, __m256i last_four, std::uint16_t* keys) const {
     const __m256i multiplier0 = _mm256_set1_epi64x(PhiloxConstants::kMultiplier0);
     const __m256i multiplier1 = _mm256_set1_epi64x(PhiloxConstants::kMultiplier1);
     for (int half = 0; half < 2; ++half) {
-      const __m256i counter = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(counters + 4 * half));
+      const __m256i counter = half == 0 ? first_four : last_four;
       __m256i c0 = counter;
       __m256i c1 = _mm256_or_si256(_mm256_srli_epi64(counter, 32), base_[1]);
       __m256i c2 = base_[2];
@@ -124,7 +173,6 @@ class CoarseKeyLanes {
     }
   }
 
- private:
   __m256i base_[4] = {};
   __m256i round_keys_[PhiloxConstants::kRounds][2];
 };

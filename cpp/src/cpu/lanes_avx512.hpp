@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "itop/bitset.hpp"
+#include "itop/ordered_key.hpp"
 #include "itop/random.hpp"
 
 namespace itop::cpu::lanes_avx512 {
@@ -46,6 +47,38 @@ inline Word greater_mask(const std::uint16_t* keys, std::uint16_t threshold) {
          (Word{_mm512_cmpgt_epu16_mask(load512(keys + 32), limit)} << 32);
 }
 
+/// Where the keys of 64 float32 bit patterns lie beside a bracket [low, high], and whether all patterns were finite.
+template <ScoreTransform kTransform>
+class KeyBracket {
+ public:
+  KeyBracket(std::int32_t flip, std::int32_t low, std::int32_t high)
+      : flip_(_mm512_set1_epi32(flip)), low_(_mm512_set1_epi32(low)), high_(_mm512_set1_epi32(high)) {}
+
+  [[gnu::always_inline]] void compare(const std::uint32_t* bits, Word& below, Word& above) {
+    below = above = 0;
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const __m512i pattern = _mm512_loadu_si512(bits + 16 * i);
+      const __m512i magnitude = _mm512_and_si512(pattern, _mm512_set1_epi32(0x7FFFFFFF));
+      __m512i key = magnitude;
+      if constexpr (kTransform == ScoreTransform::kSigned) {
+        key = _mm512_mask_sub_epi32(key, _mm512_movepi32_mask(pattern), _mm512_setzero_si512(), key);
+      }
+      key = _mm512_xor_si512(key, flip_);
+      below |= Word{_mm512_cmplt_epi32_mask(key, low_)} << (16 * i);
+      above |= Word{_mm512_cmpgt_epi32_mask(key, high_)} << (16 * i);
+      largest_ = _mm512_max_epi32(largest_, magnitude);
+    }
+  }
+  bool all_finite() const { return _mm512_cmpge_epi32_mask(largest_, _mm512_set1_epi32(OrderedKey32::kExponent)) == 0; }
+
+ private:
+  __m512i flip_;
+  __m512i low_;
+  __m512i high_;
+  __m512i largest_ = _mm512_setzero_si512();
+};
+
 inline void widen_float16(const std::uint16_t* values, std::uint32_t* bits) {
   for (int i = 0; i < 4; ++i) {
     const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values + 16 * i));
@@ -70,8 +103,16 @@ class CoarseKeyLanes {
     }
   }
 
-  void draw(const std::uint64_t* counters, std::uint16_t* keys) const {
-    const __m512i counter = _mm512_loadu_si512(counters);
+  void draw(const std::uint64_t* counters, std::uint16_t* keys) const { draw(_mm512_loadu_si512(counters), keys); }
+
+  /// The same for the blocks first, first + 1, ... first + 7.
+  void draw_consecutive(std::uint64_t first, std::uint16_t* keys) const {
+    const __m512i lane = _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7);
+    draw(_mm512_add_epi64(_mm512_set1_epi64(static_cast<long long>(first)), lane), keys);
+  }
+
+ private:
+  [[gnu::always_inline]] void draw(__m512i counter, std::uint16_t* keys) const {
     __m512i c0 = counter;
     __m512i c1 = _mm512_or_si512(_mm512_srli_epi64(counter, 32), base_[1]);
     __m512i c2 = base_[2];
@@ -96,7 +137,6 @@ class CoarseKeyLanes {
     _mm512_storeu_si512(keys + 32, _mm512_permutex2var_epi64(words01, last_four, words23));
   }
 
- private:
   __m512i base_[4] = {};
   __m512i round_keys_[PhiloxConstants::kRounds][2];
 };

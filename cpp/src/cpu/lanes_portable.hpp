@@ -24,6 +24,32 @@ Word greater_mask(const Key* keys, Key threshold) {
   return mask;
 }
 
+/// Where the keys of 64 float32 bit patterns lie beside a bracket [low, high], and whether all patterns were finite.
+template <ScoreTransform kTransform>
+class KeyBracket {
+ public:
+  KeyBracket(std::int32_t flip, std::int32_t low, std::int32_t high) : flip_(flip), low_(low), high_(high) {}
+
+  void compare(const std::uint32_t* bits, Word& below, Word& above) {
+    below = above = 0;
+    for (int i = 0; i < kWordBits; ++i) {
+      const auto magnitude = static_cast<std::int32_t>(bits[i] & 0x7FFFFFFFu);
+      const std::int32_t sign = kTransform == ScoreTransform::kSigned ? static_cast<std::int32_t>(bits[i]) >> 31 : 0;
+      const std::int32_t key = ((magnitude ^ sign) - sign) ^ flip_;
+      below |= Word{key < low_} << i;
+      above |= Word{key > high_} << i;
+      largest_ = magnitude > largest_ ? magnitude : largest_;
+    }
+  }
+  bool all_finite() const { return largest_ < OrderedKey32::kExponent; }
+
+ private:
+  std::int32_t flip_;
+  std::int32_t low_;
+  std::int32_t high_;
+  std::int32_t largest_ = 0;
+};
+
 inline void widen_float16(const std::uint16_t* values, std::uint32_t* bits) {
   for (int i = 0; i < kWordBits; ++i) bits[i] = float32_bits_of_float16(values[i]);
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <vector>
 
 namespace itop::cpu {
 namespace {
@@ -16,6 +17,11 @@ std::int64_t to_signed(std::uint64_t value) { return static_cast<std::int64_t>(v
 struct SearchRange {
   std::uint64_t low;
   std::uint64_t high;
+  std::int64_t num_below = 0;   ///< values under `low`, over all parts
+  std::int64_t num_up_to = -1;  ///< values up to `high`; -1: not counted yet
+
+  /// One value is left: whoever holds it can say which, and no search is needed.
+  bool holds_one() const { return num_up_to - num_below == 1; }
 
   std::uint64_t pivot(int j) const {
     const std::uint64_t width = high - low;
@@ -26,38 +32,84 @@ struct SearchRange {
   }
 };
 
-/// Answers one query, values untouched: count by equal steps between the ends, then sort out one step.
-std::int64_t nth_smallest(const OrderStatisticQuery& query) {
-  const std::vector<std::int64_t>& values = *query.values;
-  std::int64_t rank = query.rank;
+std::int64_t nth_element_of(std::vector<std::int64_t>& values, std::int64_t rank) {
+  const auto wanted = values.begin() + (rank - 1);
+  std::nth_element(values.begin(), wanted, values.end());
+  return *wanted;
+}
+
+/// Answers the queries of one array, values untouched: count by equal steps between the ends, then sort out one step a
+/// query.
+void answer_all_of(std::span<OrderStatisticQuery> queries) {
+  const ScratchArray<std::int64_t>& values = *queries.front().values;
   constexpr int kBinBits = 10;
   constexpr std::size_t num_bins = std::size_t{1} << kBinBits;
   std::vector<std::int64_t> left;
   if (values.size() <= num_bins) {
-    left = values;
-  } else {
-    const auto [least, greatest] = std::minmax_element(values.begin(), values.end());
-    const std::uint64_t low = to_unsigned(*least);
-    const int shift = std::max(0, static_cast<int>(std::bit_width(to_unsigned(*greatest) - low)) - kBinBits);
-    const auto bin_of = [&](std::int64_t value) {
-      return static_cast<std::size_t>((to_unsigned(value) - low) >> shift);
-    };
-    std::array<std::int64_t, num_bins> bins{};
-    for (const std::int64_t value : values) ++bins[bin_of(value)];
+    for (auto& query : queries) {
+      left.assign(values.begin(), values.end());
+      query.result = nth_element_of(left, query.rank);
+    }
+    return;
+  }
+  std::int64_t least = values[0];
+  std::int64_t greatest = values[0];
+  for (const std::int64_t value : values) {
+    least = std::min(least, value);
+    greatest = std::max(greatest, value);
+  }
+  const std::uint64_t low = to_unsigned(least);
+  const int shift = std::max(0, static_cast<int>(std::bit_width(to_unsigned(greatest) - low)) - kBinBits);
+  const auto bin_of = [&](std::int64_t value) { return static_cast<std::size_t>((to_unsigned(value) - low) >> shift); };
+  std::array<std::int64_t, num_bins> bins{};
+  for (const std::int64_t value : values) ++bins[bin_of(value)];
+  for (auto& query : queries) {
+    std::int64_t rank = query.rank;
     std::size_t bin = 0;
     while (rank > bins[bin]) rank -= bins[bin++];
+    left.clear();
     left.reserve(static_cast<std::size_t>(bins[bin]));
     for (const std::int64_t value : values) {
       if (bin_of(value) == bin) left.push_back(value);
     }
+    query.result = nth_element_of(left, rank);
   }
-  const auto wanted = left.begin() + (rank - 1);
-  std::nth_element(left.begin(), wanted, left.end());
-  return *wanted;
+}
+
+/// What one part says of a range: the one value that is left if it holds it, or values up to each pivot and to the end.
+void append_counts(const ScratchArray<std::int64_t>& sorted, const SearchRange& range,
+                   std::vector<std::int64_t>& counts) {
+  const auto first_above = [&](std::uint64_t key) {
+    return std::upper_bound(sorted.begin(), sorted.end(), to_signed(key));
+  };
+  if (range.holds_one()) {
+    const auto least = std::lower_bound(sorted.begin(), sorted.end(), to_signed(range.low));
+    counts.push_back(least != first_above(range.high) ? *least : 0);
+    return;
+  }
+  for (int j = 0; j < kPivots; ++j) counts.push_back(first_above(range.pivot(j)) - sorted.begin());
+  counts.push_back(first_above(range.high) - sorted.begin());
+}
+
+/// Narrows a range by the sums over all parts; returns where those of the next range begin.
+const std::int64_t* narrow(SearchRange& range, std::int64_t rank, const std::int64_t* sums) {
+  if (range.holds_one()) {
+    range.low = range.high = to_unsigned(sums[0]);
+    return sums + 1;
+  }
+  const SearchRange before = range;
+  const int j = static_cast<int>(std::lower_bound(sums, sums + kPivots, rank) - sums);
+  range.num_up_to = sums[j];
+  if (j < kPivots) range.high = before.pivot(j);
+  if (j > 0) {
+    range.low = before.pivot(j - 1) + 1;
+    range.num_below = sums[j - 1];
+  }
+  return sums + kPivots + 1;
 }
 
 void answer_merged(std::span<OrderStatisticQuery> queries, Reduction& reduction, ThreadPool& threads) {
-  std::vector<std::vector<std::int64_t>*> arrays;
+  std::vector<ScratchArray<std::int64_t>*> arrays;
   for (const auto& query : queries) arrays.push_back(query.values);
   std::sort(arrays.begin(), arrays.end());
   arrays.erase(std::unique(arrays.begin(), arrays.end()), arrays.end());
@@ -75,24 +127,11 @@ void answer_merged(std::span<OrderStatisticQuery> queries, Reduction& reduction,
       if (ranges[i].low < ranges[i].high) open.push_back(i);
     }
     if (open.empty()) break;
-    counts.assign(open.size() * kPivots, 0);
-    for (std::size_t slot = 0; slot < open.size(); ++slot) {
-      const auto& values = *queries[open[slot]].values;
-      for (int j = 0; j < kPivots; ++j) {
-        const std::int64_t pivot = to_signed(ranges[open[slot]].pivot(j));
-        counts[slot * kPivots + static_cast<std::size_t>(j)] =
-            std::upper_bound(values.begin(), values.end(), pivot) - values.begin();
-      }
-    }
+    counts.clear();
+    for (const std::size_t i : open) append_counts(*queries[i].values, ranges[i], counts);
     reduction.sum(counts);
-    for (std::size_t slot = 0; slot < open.size(); ++slot) {
-      SearchRange& range = ranges[open[slot]];
-      const SearchRange before = range;
-      const std::int64_t* up_to = counts.data() + slot * kPivots;
-      const int j = static_cast<int>(std::lower_bound(up_to, up_to + kPivots, queries[open[slot]].rank) - up_to);
-      if (j < kPivots) range.high = before.pivot(j);
-      if (j > 0) range.low = before.pivot(j - 1) + 1;
-    }
+    const std::int64_t* of_query = counts.data();
+    for (const std::size_t i : open) of_query = narrow(ranges[i], queries[i].rank, of_query);
   }
   for (std::size_t i = 0; i < queries.size(); ++i) queries[i].result = to_signed(ranges[i].low);
 }
@@ -105,10 +144,15 @@ void answer(std::span<OrderStatisticQuery> queries, Reduction& reduction, Thread
     answer_merged(queries, reduction, threads);
     return;
   }
-  threads.parallel_for(static_cast<std::int64_t>(queries.size()), [&](std::int64_t i) {
-    auto& query = queries[static_cast<std::size_t>(i)];
-    query.result = nth_smallest(query);
-  });
+  std::vector<std::span<OrderStatisticQuery>> groups;
+  for (std::size_t begin = 0; begin < queries.size();) {
+    std::size_t end = begin + 1;
+    while (end < queries.size() && queries[end].values == queries[begin].values) ++end;
+    groups.push_back(queries.subspan(begin, end - begin));
+    begin = end;
+  }
+  threads.parallel_for(static_cast<std::int64_t>(groups.size()),
+                       [&](std::int64_t i) { answer_all_of(groups[static_cast<std::size_t>(i)]); });
 }
 
 }  // namespace itop::cpu

@@ -2,8 +2,8 @@
 
 #include <cstdint>
 #include <span>
-#include <vector>
 
+#include "cpu/scratch_memory.hpp"
 #include "itop/reduction.hpp"
 #include "itop/thread_pool.hpp"
 
@@ -12,7 +12,7 @@ namespace itop::cpu {
 /// Asks for the `rank`-th smallest (from 1) of values that lie scattered over the parts of a reduction.
 /// Queries of the same values stand next to each other, by rising rank.
 struct OrderStatisticQuery {
-  std::vector<std::int64_t>* values = nullptr;  ///< this part's, perhaps of several queries; reordered
+  ScratchArray<std::int64_t>* values = nullptr;  ///< this part's, perhaps of several queries; reordered
   std::int64_t rank = 0;
   std::int64_t lowest = 0;   ///< no value of any part is lower ...
   std::int64_t highest = 0;  ///< ... or higher
@@ -20,7 +20,8 @@ struct OrderStatisticQuery {
 };
 
 /// Answers all queries. In one process by counting and partial sorting; over several parts by a search in which every
-/// round sums fifteen counts a query, so that bytes on the wire do not grow with the number of values.
+/// round sums sixteen counts a query, so that bytes on the wire do not grow with the number of values, and which ends
+/// where one value is left.
 void answer(std::span<OrderStatisticQuery> queries, Reduction& reduction, ThreadPool& threads);
 
 }  // namespace itop::cpu

@@ -1,6 +1,7 @@
 #include "cpu/selection.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -23,6 +24,7 @@ constexpr std::int64_t kSampleLookahead = 16;
 constexpr std::int64_t kLowestKey = std::numeric_limits<std::int64_t>::min();
 constexpr std::int64_t kHighestKey = std::numeric_limits<std::int64_t>::max();
 constexpr int kHistogramDigitBits = 11;
+constexpr int kIndexBits = 44;  // of an index within a layer, where the layers of a selection come before it
 
 struct Chunk {
   std::size_t segment = 0;
@@ -33,8 +35,7 @@ struct Chunk {
 /// What is known of the k-th best candidate as the rounds go on.
 enum class Stage : std::uint8_t {
   kBracketed,  ///< its key lies in [low, high], if the sample did not mislead
-  kThreshold,  ///< its key is `low`; how many share that key is known
-  kTies,       ///< `wanted` of the candidates with key `low` are to be taken by their tie keys
+  kTies,       ///< its key is `low`; `wanted` of the `num_equal` candidates with that key are to be taken by tie keys
   kDone,
 };
 
@@ -55,6 +56,7 @@ struct Problem {
   std::int64_t num_inside = 0;
   std::int64_t num_equal = 0;
   std::int64_t wanted = 0;
+  std::int64_t threshold = 0;
   std::int64_t listed_here = 0;
   std::uint16_t tie_low = 0;
   std::uint16_t tie_high = 0;
@@ -180,7 +182,7 @@ class Rounds {
 
   /// A bracket of keys that almost surely holds the k-th best.
   void narrow() {
-    std::vector<std::vector<std::int64_t>> samples(problems_.size());
+    std::vector<ScratchArray<std::int64_t>> samples(problems_.size());
     for (std::size_t i = 0; i < problems_.size(); ++i) {
       Problem& problem = problems_[i];
       const std::int64_t k = problem.selection->k;
@@ -286,21 +288,27 @@ class Rounds {
 
   /// Keys of the candidates in groups of neighbours spread over this part, at scattered places so that rows do not
   /// alias. Every part samples at the same rate.
-  static std::vector<std::int64_t> sample(const Problem& problem) {
+  static ScratchArray<std::int64_t> sample(const Problem& problem) {
     // A cache line's worth where candidates are few. Neighbours resemble each other, so fewer of them where all would
     // count.
-    const std::int64_t group_weights = 4 * problem.num_candidates < problem.numel ? 16 : 4;
-    const std::int64_t groups_per_word = kWordBits / group_weights;
-    const Word ones = (Word{1} << group_weights) - 1;
+    const int log_group_weights = 4 * problem.num_candidates < problem.numel ? 4 : 2;
+    const int log_groups_per_word = std::countr_zero(static_cast<std::uint64_t>(kWordBits)) - log_group_weights;
+    const std::int64_t groups_per_word = std::int64_t{1} << log_groups_per_word;
+    const Word ones = (Word{1} << (1 << log_group_weights)) - 1;
+    const auto first_bit_of = [&](std::int64_t group) { return (group % groups_per_word) << log_group_weights; };
     std::int64_t num_groups = 0;
     for (const auto& segment : problem.selection->segments) num_groups += words_for(segment.numel) * groups_per_word;
     const double rate = std::min(1.0, sample_size(problem) / static_cast<double>(problem.num_candidates));
     const auto wanted = static_cast<std::int64_t>(std::ceil(rate * static_cast<double>(num_groups)));
     const double stride = static_cast<double>(num_groups) / static_cast<double>(std::max<std::int64_t>(wanted, 1));
-    std::vector<std::int64_t> keys;
+    ScratchArray<std::int64_t> keys;
     keys.reserve(static_cast<std::size_t>(1.2 * sample_size(problem) + 16.0));
     std::size_t s = 0;
     std::int64_t first_word = 0;
+    const SelectionSegment* segment = &problem.selection->segments[0];
+    std::int64_t num_words = words_for(segment->numel);
+    KeyFormat format = format_of(problem, *segment);
+    auto value_size = static_cast<std::int64_t>(size_of(format.dtype));
     const auto group_at = [&](std::int64_t i) {
       const double jitter =
           static_cast<double>((static_cast<std::uint64_t>(i) * 0x9E3779B97F4A7C15ULL) >> 40) / 16777216.0;
@@ -308,25 +316,26 @@ class Rounds {
     };
     for (std::int64_t i = 0; i < wanted; ++i) {
       const std::int64_t group = group_at(i);
-      const std::int64_t word = group / groups_per_word;
-      while (word - first_word >= words_for(problem.selection->segments[s].numel)) {
-        first_word += words_for(problem.selection->segments[s].numel);
-        ++s;
+      const std::int64_t word = group >> log_groups_per_word;
+      while (word - first_word >= num_words) {
+        first_word += num_words;
+        segment = &problem.selection->segments[++s];
+        num_words = words_for(segment->numel);
+        format = format_of(problem, *segment);
+        value_size = static_cast<std::int64_t>(size_of(format.dtype));
       }
-      const auto& segment = problem.selection->segments[s];
       // Scattered places are cache misses: ask for those to come while these are compared.
       const std::int64_t group_ahead = group_at(i + kSampleLookahead);
-      const std::int64_t word_ahead = group_ahead / groups_per_word - first_word;
-      if (word_ahead < words_for(segment.numel)) {
-        __builtin_prefetch(segment.candidates + word_ahead);
-        __builtin_prefetch(static_cast<const char*>(segment.scores.data) +
-                           (word_ahead * kWordBits + group_ahead % groups_per_word * group_weights) *
-                               static_cast<std::int64_t>(size_of(segment.scores.dtype)));
+      const std::int64_t word_ahead = (group_ahead >> log_groups_per_word) - first_word;
+      if (word_ahead < num_words) {
+        __builtin_prefetch(segment->candidates + word_ahead);
+        __builtin_prefetch(static_cast<const char*>(segment->scores.data) +
+                           (word_ahead * kWordBits + first_bit_of(group_ahead)) * value_size);
       }
-      const Word in_group = ones << (group % groups_per_word * group_weights);
-      for (Word left = segment.candidates[word - first_word] & in_group; left != 0; left &= left - 1) {
+      const Word in_group = ones << first_bit_of(group);
+      for (Word left = segment->candidates[word - first_word] & in_group; left != 0; left &= left - 1) {
         const std::int64_t position = (word - first_word) * kWordBits + std::countr_zero(left);
-        keys.push_back(key_of(segment.scores.data, format_of(problem, segment), position));
+        keys.push_back(key_of(segment->scores.data, format, position));
       }
     }
     return keys;
@@ -409,12 +418,12 @@ class Rounds {
     find_thresholds_by_histogram(missed);
   }
 
-  /// The k-th key is known: take the chosen below it as they are, and see whether its equals need tie keys.
+  /// The k-th key is known: what is below it is chosen already, and some of its equals.
   static void settle(Problem& problem, std::int64_t threshold, std::int64_t num_equal) {
     problem.low = problem.high = threshold;
     problem.num_equal = num_equal;
     problem.wanted = problem.selection->k - problem.num_below;
-    problem.stage = Stage::kThreshold;
+    problem.stage = Stage::kTies;
   }
 
   /// Radix search for the k-th key: one histogram a digit, summed over the parts.
@@ -471,62 +480,128 @@ class Rounds {
     }
   }
 
+  /// One level of the order. Of each problem's listed candidates those with a key below the wanted-th smallest are
+  /// chosen; those that share it stay listed, for the next level to tell apart.
+  ///
+  /// `key_of(problem, chunk, candidate)` lies in `range_of(problem)`.
+  template <class KeyOf, class RangeOf>
+  void choose_listed(const std::vector<Problem*>& open, KeyOf&& key_of, RangeOf&& range_of) {
+    std::vector<std::int64_t> counts(open.size() * 2, 0);
+    const auto take = [&](std::size_t slot, std::int64_t threshold) {
+      open[slot]->threshold = threshold;
+      take_below(*open[slot], counts[2 * slot], counts[2 * slot + 1]);
+    };
+    const auto for_slots = [&](auto&& body) {
+      threads_.parallel_for(static_cast<std::int64_t>(open.size()), [&](std::int64_t i) {
+        const auto slot = static_cast<std::size_t>(i);
+        for (auto& chunk : open[slot]->chunks) {
+          for (auto& candidate : chunk.result.inside) candidate.key = key_of(*open[slot], chunk, candidate);
+        }
+        body(slot);
+      });
+    };
+    if (reduction_.is_local()) {
+      for_slots([&](std::size_t slot) {
+        const auto [lowest, highest] = range_of(*open[slot]);
+        take(slot, wanted_key(*open[slot], lowest, highest));
+      });
+    } else {
+      std::vector<ScratchArray<std::int64_t>> keys(open.size());
+      std::vector<OrderStatisticQuery> queries(open.size());
+      for_slots([&](std::size_t slot) {
+        for (const auto& chunk : open[slot]->chunks) {
+          for (const auto& candidate : chunk.result.inside) keys[slot].push_back(candidate.key);
+        }
+        const auto [lowest, highest] = range_of(*open[slot]);
+        queries[slot] = {&keys[slot], open[slot]->wanted, lowest, highest, 0};
+      });
+      answer(queries, reduction_, threads_);
+      for (std::size_t slot = 0; slot < open.size(); ++slot) take(slot, queries[slot].result);
+      reduction_.sum(counts);
+    }
+    for (std::size_t i = 0; i < open.size(); ++i) {
+      open[i]->wanted -= counts[2 * i];
+      open[i]->num_equal = counts[2 * i + 1];
+    }
+  }
+
+  /// The wanted-th smallest of a problem's listed keys, all of them here: counted in equal steps, then one step sorted.
+  static std::int64_t wanted_key(const Problem& problem, std::int64_t lowest, std::int64_t highest) {
+    constexpr int bin_bits = 10;
+    const auto base = static_cast<std::uint64_t>(lowest);
+    const int shift =
+        std::max(0, static_cast<int>(std::bit_width(static_cast<std::uint64_t>(highest) - base)) - bin_bits);
+    const auto bin_of = [&](const InsideCandidate& candidate) {
+      return static_cast<std::size_t>((static_cast<std::uint64_t>(candidate.key) - base) >> shift);
+    };
+    std::array<std::uint32_t, std::size_t{1} << bin_bits> bins{};
+    for (const auto& chunk : problem.chunks) {
+      for (const auto& candidate : chunk.result.inside) ++bins[bin_of(candidate)];
+    }
+    std::int64_t rank = problem.wanted;
+    std::size_t bin = 0;
+    while (rank > bins[bin]) rank -= bins[bin++];
+    std::vector<std::int64_t> keys;
+    keys.reserve(bins[bin]);
+    for (const auto& chunk : problem.chunks) {
+      for (const auto& candidate : chunk.result.inside) {
+        if (bin_of(candidate) == bin) keys.push_back(candidate.key);
+      }
+    }
+    const auto wanted = keys.begin() + (rank - 1);
+    std::nth_element(keys.begin(), wanted, keys.end());
+    return *wanted;
+  }
+
+  /// Chooses a problem's listed candidates below its threshold and keeps its equals listed; counts both.
+  static void take_below(Problem& problem, std::int64_t& num_below, std::int64_t& num_equal) {
+    for (auto& chunk : problem.chunks) {
+      auto& inside = chunk.result.inside;
+      std::size_t kept = 0;
+      for (const InsideCandidate candidate : inside) {
+        if (candidate.key < problem.threshold) {
+          set_chosen(problem, chunk, candidate.position);
+          ++num_below;
+        }
+        inside[kept] = candidate;
+        kept += candidate.key == problem.threshold ? 1 : 0;
+      }
+      inside.resize(kept);
+      num_equal += static_cast<std::int64_t>(kept);
+    }
+  }
+
+  /// Problems in which all that is left listed is wanted are done.
+  void choose_where_all_equals_are_wanted() {
+    for (auto& problem : problems_) {
+      if (problem.stage != Stage::kTies || problem.wanted != problem.num_equal || !problem.lists_inside) continue;
+      for (auto& chunk : problem.chunks) {
+        for (const auto& candidate : chunk.result.inside) set_chosen(problem, chunk, candidate.position);
+      }
+      problem.stage = Stage::kDone;
+    }
+  }
+
+  std::vector<Problem*> problems_at(Stage stage) {
+    std::vector<Problem*> found;
+    for (auto& problem : problems_) {
+      if (problem.stage == stage) found.push_back(&problem);
+    }
+    return found;
+  }
+
   /// The exact k-th key among the listed candidates of each bracket; its betters are chosen.
   void resolve_thresholds() {
-    std::vector<Problem*> open;
-    for (auto& problem : problems_) {
-      if (problem.stage == Stage::kBracketed) open.push_back(&problem);
+    const std::vector<Problem*> open = problems_at(Stage::kBracketed);
+    for (Problem* problem : open) problem->wanted = problem->selection->k - problem->num_below;
+    choose_listed(
+        open, [](const Problem&, const Chunk&, const InsideCandidate& candidate) { return candidate.key; },
+        [](const Problem& problem) { return std::pair{problem.low, problem.high}; });
+    for (Problem* problem : open) {
+      problem->low = problem->high = problem->threshold;
+      problem->stage = Stage::kTies;
     }
-    std::vector<std::vector<std::int64_t>> keys(open.size());
-    threads_.parallel_for(static_cast<std::int64_t>(open.size()), [&](std::int64_t i) {
-      const Problem& problem = *open[static_cast<std::size_t>(i)];
-      auto& listed = keys[static_cast<std::size_t>(i)];
-      listed.reserve(static_cast<std::size_t>(problem.listed_here));
-      for (const auto& chunk : problem.chunks) {
-        for (const auto& candidate : chunk.result.inside) listed.push_back(candidate.key);
-      }
-    });
-    std::vector<OrderStatisticQuery> queries;
-    for (std::size_t i = 0; i < open.size(); ++i) {
-      queries.push_back({&keys[i], open[i]->selection->k - open[i]->num_below, open[i]->low, open[i]->high, 0});
-    }
-    answer(queries, reduction_, threads_);
-
-    std::vector<std::int64_t> counts(open.size() * 2, 0);
-    threads_.parallel_for(static_cast<std::int64_t>(open.size()), [&](std::int64_t i) {
-      const auto slot = static_cast<std::size_t>(i);
-      Problem& problem = *open[slot];
-      const std::int64_t threshold = queries[slot].result;
-      for (auto& chunk : problem.chunks) {
-        std::size_t kept = 0;
-        for (const auto& candidate : chunk.result.inside) {
-          if (candidate.key < threshold) {
-            set_chosen(problem, chunk, candidate.position);
-            ++counts[2 * slot];
-          } else if (candidate.key == threshold) {
-            chunk.result.inside[kept++] = candidate;
-            ++counts[2 * slot + 1];
-          }
-        }
-        chunk.result.inside.resize(kept);
-      }
-    });
-    reduction_.sum(counts);
-    for (std::size_t i = 0; i < open.size(); ++i) {
-      open[i]->num_below += counts[2 * i];
-      settle(*open[i], queries[i].result, counts[2 * i + 1]);
-    }
-    for (auto& problem : problems_) {
-      if (problem.stage != Stage::kThreshold) continue;
-      if (problem.wanted == problem.num_equal && problem.lists_inside) {
-        for (auto& chunk : problem.chunks) {
-          for (const auto& candidate : chunk.result.inside) set_chosen(problem, chunk, candidate.position);
-        }
-        problem.stage = Stage::kDone;
-      } else {
-        problem.stage = Stage::kTies;
-      }
-    }
+    choose_where_all_equals_are_wanted();
   }
 
   /// Ties too many to list: a bracket of coarse tie keys, which are uniform, needs no sample.
@@ -633,69 +708,38 @@ class Rounds {
     }
   }
 
-  /// Takes `wanted` of the listed ties by tie key; should two tie keys be equal, by index.
+  /// Takes `wanted` of the listed ties: by coarse tie key, equal ones by the rest of it, then by index.
   void resolve_ties() {
-    std::vector<Problem*> open;
-    for (auto& problem : problems_) {
-      if (problem.stage == Stage::kTies && problem.wanted > 0) open.push_back(&problem);
-    }
-    if (open.empty()) return;
-    const auto signed_tie_key = [](const SelectionSegment& segment, std::int64_t position) {
-      const std::uint64_t key = tie_key(segment.stream, static_cast<std::uint64_t>(segment.index_map(position)));
-      return static_cast<std::int64_t>(key ^ (std::uint64_t{1} << 63));
+    const auto segment_of = [](const Problem& problem, const Chunk& chunk) -> const SelectionSegment& {
+      return problem.selection->segments[chunk.segment];
     };
-    const auto rank_of_index = [](std::size_t segment, std::int64_t index) {
-      return (static_cast<std::int64_t>(segment) << 44) | index;
+    const auto index_of = [&](const Problem& problem, const Chunk& chunk, const InsideCandidate& candidate) {
+      return segment_of(problem, chunk).index_map(candidate.position);
     };
-    std::vector<std::vector<std::int64_t>> keys(open.size());
-    threads_.parallel_for(static_cast<std::int64_t>(open.size()), [&](std::int64_t i) {
-      const auto slot = static_cast<std::size_t>(i);
-      for (auto& chunk : open[slot]->chunks) {
-        const auto& segment = open[slot]->selection->segments[chunk.segment];
-        for (auto& candidate : chunk.result.inside) {
-          candidate.key = signed_tie_key(segment, candidate.position);
-          keys[slot].push_back(candidate.key);
-        }
+    const auto level = [&](std::int64_t highest, auto&& key_of) {
+      std::vector<Problem*> open;
+      for (Problem* problem : problems_at(Stage::kTies)) {
+        if (problem->wanted > 0) open.push_back(problem);
       }
+      if (open.empty()) return;
+      choose_listed(open, key_of, [&](const Problem&) { return std::pair{std::int64_t{0}, highest}; });
+      for (Problem* problem : open) problem->lists_inside = true;
+      choose_where_all_equals_are_wanted();
+    };
+    level((std::int64_t{1} << kCoarseKeyBits) - 1,
+          [&](const Problem& problem, const Chunk& chunk, const InsideCandidate& candidate) -> std::int64_t {
+            if (!problem.lists_inside) return candidate.key;  // the pass over the ties drew it already
+            return coarse_key(segment_of(problem, chunk).stream,
+                              static_cast<std::uint64_t>(index_of(problem, chunk, candidate)));
+          });
+    level((std::int64_t{1} << kFineKeyBits) - 1,
+          [&](const Problem& problem, const Chunk& chunk, const InsideCandidate& candidate) {
+            return static_cast<std::int64_t>(fine_key(segment_of(problem, chunk).stream,
+                                                      static_cast<std::uint64_t>(index_of(problem, chunk, candidate))));
+          });
+    level(kHighestKey, [&](const Problem& problem, const Chunk& chunk, const InsideCandidate& candidate) {
+      return (static_cast<std::int64_t>(chunk.segment) << kIndexBits) | index_of(problem, chunk, candidate);
     });
-    std::vector<OrderStatisticQuery> queries;
-    for (std::size_t i = 0; i < open.size(); ++i)
-      queries.push_back({&keys[i], open[i]->wanted, kLowestKey, kHighestKey, 0});
-    answer(queries, reduction_, threads_);
-
-    // Two weights with one tie key are as good as never seen (2^-48 a pair), but then the lower index wins.
-    std::vector<std::int64_t> below(open.size(), 0);
-    std::vector<std::vector<std::int64_t>> equal_indices(open.size());
-    for (std::size_t i = 0; i < open.size(); ++i) {
-      for (auto& chunk : open[i]->chunks) {
-        const auto& segment = open[i]->selection->segments[chunk.segment];
-        for (const auto& candidate : chunk.result.inside) {
-          if (candidate.key < queries[i].result) {
-            set_chosen(*open[i], chunk, candidate.position);
-            ++below[i];
-          } else if (candidate.key == queries[i].result) {
-            equal_indices[i].push_back(rank_of_index(chunk.segment, segment.index_map(candidate.position)));
-          }
-        }
-      }
-    }
-    reduction_.sum(below);
-    std::vector<OrderStatisticQuery> index_queries;
-    for (std::size_t i = 0; i < open.size(); ++i) {
-      index_queries.push_back({&equal_indices[i], open[i]->wanted - below[i], 0, kHighestKey, 0});
-    }
-    answer(index_queries, reduction_, threads_);
-    for (std::size_t i = 0; i < open.size(); ++i) {
-      for (auto& chunk : open[i]->chunks) {
-        const auto& segment = open[i]->selection->segments[chunk.segment];
-        for (const auto& candidate : chunk.result.inside) {
-          if (candidate.key == queries[i].result &&
-              rank_of_index(chunk.segment, segment.index_map(candidate.position)) <= index_queries[i].result) {
-            set_chosen(*open[i], chunk, candidate.position);
-          }
-        }
-      }
-    }
   }
 
   std::vector<Problem> problems_;

@@ -11,10 +11,11 @@ namespace {
 
 class DeviceWords final : public WordBuffer {
  public:
-  DeviceWords(int device_index, DeviceMemory& memory, std::int64_t num_words, cudaStream_t stream)
+  DeviceWords(int device_index, DeviceMemory& memory, std::int64_t num_words, Contents contents, cudaStream_t stream)
       : device_index_(device_index), memory_(memory), stream_(stream), size_(num_words) {
     const std::int64_t num_bytes = num_words * static_cast<std::int64_t>(sizeof(Word));
     data_ = static_cast<Word*>(memory_.allocate(num_bytes, stream));
+    if (contents == Contents::kUnspecified) return;
     const cudaError_t error = cudaMemsetAsync(data_, 0, static_cast<std::size_t>(num_bytes), stream);
     if (error != cudaSuccess) {
       memory_.release(data_, stream);
@@ -65,9 +66,9 @@ DeviceMemory memory_of(int device_index) {
 
 CudaBackend::CudaBackend(int device_index) : device_index_(device_index), memory_(memory_of(device_index)) {}
 
-std::unique_ptr<WordBuffer> CudaBackend::allocate(std::int64_t num_words, StreamHandle stream) {
+std::unique_ptr<WordBuffer> CudaBackend::allocate(std::int64_t num_words, Contents contents, StreamHandle stream) {
   const Call call(device_index_, memory_, stream);
-  return std::make_unique<DeviceWords>(device_index_, memory_, num_words, call.stream());
+  return std::make_unique<DeviceWords>(device_index_, memory_, num_words, contents, call.stream());
 }
 
 void CudaBackend::copy_to_host(const Word* source, std::span<Word> target, StreamHandle stream) {
@@ -86,9 +87,9 @@ void CudaBackend::copy_from_host(std::span<const Word> source, Word* target, Str
   check(cudaStreamSynchronize(call.stream()), "cudaStreamSynchronize");  // the source may go away now
 }
 
-void CudaBackend::fill(std::span<const LayerBits> layers, StreamHandle stream) {
+void CudaBackend::complement(std::span<const LayerComplement> layers, StreamHandle stream) {
   const Call call(device_index_, memory_, stream);
-  launch_fill(layers, call.stream());
+  launch_complement(layers, call.stream());
 }
 
 void CudaBackend::combine(BitOperation operation, const Word* a, const Word* b, Word* target, std::int64_t num_words,

@@ -8,17 +8,17 @@ namespace itop::cuda {
 
 /// The backend of one GPU.
 ///
-/// `allocate`, `combine`, `fill`, `unpack`, `pack` and `apply` return at once; `apply` can be captured in a CUDA graph.
-/// `select`, `commit`, `count` and the copies wait for the stream once, at their end, for what they return or may
-/// refuse.
+/// `allocate`, `combine`, `complement`, `unpack`, `pack` and `apply` return at once; `apply` can be captured in a CUDA
+/// graph. `select`, `commit`, `count` and the copies wait for the stream once, at their end, for what they return or
+/// may refuse.
 class CudaBackend final : public Backend {
  public:
   explicit CudaBackend(int device_index);
 
-  std::unique_ptr<WordBuffer> allocate(std::int64_t num_words, StreamHandle stream) override;
+  std::unique_ptr<WordBuffer> allocate(std::int64_t num_words, Contents contents, StreamHandle stream) override;
   void copy_to_host(const Word* source, std::span<Word> target, StreamHandle stream) override;
   void copy_from_host(std::span<const Word> source, Word* target, StreamHandle stream) override;
-  void fill(std::span<const LayerBits> layers, StreamHandle stream) override;
+  void complement(std::span<const LayerComplement> layers, StreamHandle stream) override;
   void combine(BitOperation operation, const Word* a, const Word* b, Word* target, std::int64_t num_words,
                StreamHandle stream) override;
   std::vector<std::int64_t> count(const Word* words, std::span<const std::int64_t> offsets,

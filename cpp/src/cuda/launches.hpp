@@ -19,7 +19,7 @@ void launch_selection(SelectionKernel kernel, std::int64_t num_blocks, const Sel
 void launch_commit(std::span<const CommitEntry> rows, const CommitOptions& options, cudaStream_t stream);
 /// One launch up to 800 tensors.
 void launch_apply(std::span<const ApplyEntry> rows, cudaStream_t stream);
-void launch_fill(std::span<const LayerBits> rows, cudaStream_t stream);
+void launch_complement(std::span<const LayerComplement> rows, cudaStream_t stream);
 
 void launch_combine(BitOperation operation, const Word* a, const Word* b, Word* target, std::int64_t num_words,
                     cudaStream_t stream);

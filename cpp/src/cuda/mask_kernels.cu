@@ -18,8 +18,8 @@ __global__ void __launch_bounds__(kStreamThreads) apply_kernel(const __grid_cons
 }
 
 template <class Table>
-__global__ void __launch_bounds__(kStreamThreads) fill_kernel(const __grid_constant__ Table table) {
-  fill_chunk(table);
+__global__ void __launch_bounds__(kStreamThreads) complement_kernel(const __grid_constant__ Table table) {
+  complement_chunk(table);
 }
 
 /// Calls `launch(table, num_blocks)` for tables that hold all rows between them.
@@ -54,9 +54,9 @@ void launch_apply(std::span<const ApplyEntry> rows, cudaStream_t stream) {
   }
 }
 
-void launch_fill(std::span<const LayerBits> rows, cudaStream_t stream) {
-  for_tables<FillTable>(rows, "launch of fill", [&](const FillTable& table, unsigned num_blocks) {
-    fill_kernel<<<num_blocks, kStreamThreads, 0, stream>>>(table);
+void launch_complement(std::span<const LayerComplement> rows, cudaStream_t stream) {
+  for_tables<ComplementTable>(rows, "launch of complement", [&](const ComplementTable& table, unsigned num_blocks) {
+    complement_kernel<<<num_blocks, kStreamThreads, 0, stream>>>(table);
   });
 }
 

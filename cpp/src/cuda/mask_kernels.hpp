@@ -48,7 +48,7 @@ ITOP_HOST_DEVICE WordChange change_of(Word before, Word dropped, Word grown, Wor
   change.kept = before & ~dropped;
   change.after = change.kept | grown;
   const Word with_values = options.regrown_keeps_value ? change.kept | (dropped & grown) : change.kept;
-  change.zeros = (options.zero_all_inactive ? valid : dropped | grown) & ~with_values;
+  change.zeros = (options.zero_all_inactive ? valid : dropped) & ~with_values;
   return change;
 }
 
@@ -101,13 +101,15 @@ ITOP_DEVICE void apply_chunk(const Table& table) {
   zero_tile_of(tensor.data, tensor.element_size, first_word, zeros);
 }
 
-/// A block a chunk, kStreamThreads threads, a word a lane: all weights of the layers.
+/// A block a chunk, kStreamThreads threads, a word a lane: the weights of the layers that are not in a set.
 template <class Table>
-ITOP_DEVICE void fill_chunk(const Table& table) {
+ITOP_DEVICE void complement_chunk(const Table& table) {
   const int row = row_of(table.chunk_offsets, table.num_rows, simt::block());
-  const LayerBits& layer = table.rows[row];
+  const LayerComplement& layer = table.rows[row];
   const std::int64_t word = (simt::block() - table.chunk_offsets[row]) * kChunkWords + simt::thread();
-  if (word < words_for(layer.numel)) layer.words[word] = valid_bits(word, layer.numel);
+  if (word >= words_for(layer.numel)) return;
+  const Word in_set = layer.of == nullptr ? Word{0} : layer.of[word];
+  layer.target[word] = valid_bits(word, layer.numel) & ~in_set;
 }
 
 }  // namespace itop::cuda

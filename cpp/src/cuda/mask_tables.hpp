@@ -70,11 +70,11 @@ struct LayerTable {
 using ApplyTable = LayerTable<ApplyEntry, 96>;
 using LargeApplyTable = LayerTable<ApplyEntry, 800>;
 using CommitTable = LayerTable<CommitEntry, 300>;
-using FillTable = LayerTable<LayerBits, 160>;
+using ComplementTable = LayerTable<LayerComplement, 120>;
 static_assert(sizeof(ApplyTable) <= 4096);
 static_assert(sizeof(LargeApplyTable) <= 32764);
 static_assert(sizeof(CommitTable) + 64 <= 32764);
-static_assert(sizeof(FillTable) <= 4096);
+static_assert(sizeof(ComplementTable) <= 4096);
 
 /// A commit as rows. Tensors beyond a row's room come first, in rows that only zero: they need the masks as they were.
 struct CommitPlan {

@@ -34,7 +34,7 @@ class DeviceBytes {
   DeviceBytes(const Device& device, std::span<const std::byte> host) : device_(device), num_bytes_(host.size()) {
     std::vector<Word> words((host.size() + sizeof(Word) - 1) / sizeof(Word) + 1);
     if (!host.empty()) std::memcpy(words.data(), host.data(), host.size());
-    buffer_ = backend().allocate(static_cast<std::int64_t>(words.size()), 0);
+    buffer_ = backend().allocate(static_cast<std::int64_t>(words.size()), Contents::kUnspecified, 0);
     backend().copy_from_host(words, buffer_->data(), 0);
   }
 

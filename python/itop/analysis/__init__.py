@@ -61,6 +61,10 @@ from itop.analysis.gradient_flow import (
     gradient_flow_around,
     measure_gradient_flow,
 )
+from itop.analysis.history import (
+    TopologyHistory,
+    UpdatingEngine,
+)
 from itop.analysis.landscape import (
     TWENTY_STEPS,
     LossPath,
@@ -147,11 +151,13 @@ __all__ = [
     "SurvivalTracker",
     "TopKASTTraining",
     "TopologyChange",
+    "TopologyHistory",
     "Training",
     "TrainingFlops",
     "TrainingPhase",
     "UnexploredFirstGrowth",
     "UpdatePlan",
+    "UpdatingEngine",
     "VaryingTraining",
     "accuracy",
     "advise",

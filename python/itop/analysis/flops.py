@@ -7,6 +7,7 @@ and products of two activations (the attention scores) do not count.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from operator import attrgetter
@@ -18,6 +19,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from itop.analysis.layer import Engine, layers_of
 from itop.analysis.preserving import eager_model, evaluation_mode, random_state_kept
+from itop.compressed_weight import CompressedWeight
 
 FLOPS_PER_MAC = 2
 
@@ -64,7 +66,10 @@ def count_macs(
     handles = []
 
     def name_of(module: nn.Module, path: str, parameter_name: str) -> str:
-        return names.get(id(attrgetter(parameter_name)(module)), f"{path}.{parameter_name}" if path else parameter_name)
+        own = f"{path}.{parameter_name}" if path else parameter_name
+        if isinstance(module, CompressedWeight):
+            return own
+        return names.get(id(attrgetter(parameter_name)(module)), own)
 
     def count_calls(path: str, counter: MacCounter) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -147,6 +152,11 @@ def _linear(module: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any], ou
     yield "weight", output.numel() // module.out_features * module.weight.numel()
 
 
+def _compressed(module: CompressedWeight, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> CallMacs:
+    # The dense weight it stands for: what density saves is told apart, as for any other layer.
+    yield "weight", output.numel() // module.weight_shape[0] * math.prod(module.weight_shape)
+
+
 def _convolution(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> CallMacs:
     # weight: [out_channels, in_channels / groups, *kernel], used once at each output position.
     yield "weight", output.numel() // module.out_channels * module.weight.numel()
@@ -188,6 +198,7 @@ def _recurrent_cell(module: nn.RNNCellBase, args: tuple[Any, ...], kwargs: dict[
 
 
 _COUNTERS: dict[type[nn.Module], MacCounter] = {
+    CompressedWeight: _compressed,
     nn.Linear: _linear,
     nn.Conv1d: _convolution,
     nn.Conv2d: _convolution,

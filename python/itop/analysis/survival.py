@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -32,6 +32,15 @@ class TopologyChange:
     step: int
     dropped: Mapping[str, PackedMask]
     grown: Mapping[str, PackedMask]
+
+    @classmethod
+    def between(cls, before: Mapping[str, PackedMask], after: Mapping[str, PackedMask], step: int) -> TopologyChange:
+        """What changed from one topology to the next, of the same layers."""
+        return cls(
+            step,
+            {name: PackedMask(mask.shape, mask.words & ~after[name].words) for name, mask in before.items()},
+            {name: PackedMask(mask.shape, mask.words & ~before[name].words) for name, mask in after.items()},
+        )
 
 
 @final
@@ -110,6 +119,24 @@ class SurvivalTracker:
         if end < self._last_step:
             raise ValueError(f"end_step must be at least {self._last_step}, got {end}")
         return _product_limit(self._dropped_at_age, self._alive_at_age(end))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything recorded, as plain containers and tensors."""
+        return {
+            "sites": {name: torch.from_numpy(sites) for name, sites in self._sites.items()},
+            "births": {name: torch.from_numpy(births) for name, births in self._births.items()},
+            "birth_steps": list(self._birth_steps),
+            "dropped_at_age": dict(self._dropped_at_age),
+            "last_step": self._last_step,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what :meth:`state_dict` returned."""
+        self._sites = {name: sites.numpy().copy() for name, sites in state["sites"].items()}
+        self._births = {name: births.numpy().copy() for name, births in state["births"].items()}
+        self._birth_steps = list(state["birth_steps"])
+        self._dropped_at_age = dict(state["dropped_at_age"])
+        self._last_step = int(state["last_step"])
 
     def _count_deaths(self, step: int, births: NDArray[np.int32]) -> None:
         for birth, count in enumerate(np.bincount(births)):

@@ -55,7 +55,7 @@ def measure() -> Iterator[Row]:
         with torch.no_grad():
             for i, layer in enumerate(engine.topology.layers):
                 layer.parameter.copy_(flat_like(layer.parameter, i))
-        engine.topology.apply()
+        engine.step()
 
     noise = torch.randn(max(weight.numel() for weight in weights))
 

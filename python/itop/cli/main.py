@@ -7,12 +7,12 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from itop.cli import bench, inspect, methods, report, train
+from itop.cli import advise, bench, export, inspect, methods, report, sweep, train
 from itop.cli.parser import CommandParser, UsageError
 
 __all__ = ["COMMANDS", "main"]
 
-COMMANDS = (train, methods, inspect, report, bench)
+COMMANDS = (train, sweep, advise, methods, inspect, report, export, bench)
 """Modules of commands: each adds its own parser with ``add_parser(subparsers)`` and sets ``run`` to its function."""
 
 _DESCRIPTION = """\
@@ -21,6 +21,7 @@ while it learns, beside the dense one and one whose connections stay where they 
 
   itop train                          digits, dense against static against SET-ITOP, in under a minute
   itop train --recipe mlp-cifar10     one of the paper's experiments
+  itop sweep --study typical-time     the paper's figures, on whatever network and scale
   itop methods                        what there is to train with
 """
 

@@ -51,6 +51,7 @@ _FIELD_ARGUMENTS = (
     "lr",
     "optimizer",
     "device",
+    "execution",
     "amp",
     "compile",
     "workers",
@@ -60,6 +61,7 @@ _METHOD_ARGUMENTS = ("update_every", "drop_fraction")
 _RECIPE_NAMES = (
     "digits",
     "lenet-fashion-mnist",
+    "million-neurons",
     "mlp-cifar10",
     "vgg16-cifar10",
     "resnet34-cifar100",
@@ -124,6 +126,11 @@ def add_parser(subparsers: Any) -> None:
         help="go on with an interrupted run folder; with --out and the same arguments, DIR is not needed",
     )
     where.add_argument("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N")
+    where.add_argument(
+        "--execution",
+        metavar="NAME",
+        help="masked (dense weights with zeros) or sparse (values and positions of active weights only, on the CPU)",
+    )
     where.add_argument(
         "--amp",
         nargs="?",

@@ -80,6 +80,10 @@ class ScoreDrop(DropCriterion):
 class MagnitudeDrop(ScoreDrop):
     """The smallest magnitudes. The mask is the truth: an active weight that is exactly zero counts and goes first."""
 
+    @property
+    def works_truly_sparse(self) -> bool:
+        return True
+
     def scores(self, context: Context) -> Scores:
         return Scores(context.topology.weights())
 
@@ -94,6 +98,10 @@ class SignedMagnitudeDrop(DropCriterion):
     Reference:
         Mocanu et al., Scalable training of artificial neural networks with adaptive sparse connectivity, 2018, algorithm 1.
     """
+
+    @property
+    def works_truly_sparse(self) -> bool:
+        return True
 
     def drop(
         self,

@@ -40,6 +40,10 @@ class GrowCriterion(Part):
 class RandomGrowth(GrowCriterion):
     """Uniformly at random, without replacement (Mocanu et al., 2018)."""
 
+    @property
+    def works_truly_sparse(self) -> bool:
+        return True
+
     def grow(
         self, context: Context, candidates: BitSet, counts: Sequence[int] | Quota, preferred: BitSet | None = None
     ) -> BitSet:
@@ -65,11 +69,15 @@ class GradientGrowth(ScoreGrowth):
     """The largest magnitudes of the loss gradient, that of the whole optimiser step (Evci et al., ICML 2020)."""
 
     @property
+    def works_truly_sparse(self) -> bool:
+        return True
+
+    @property
     def needs_gradient(self) -> bool:
         return True
 
     def scores(self, context: Context) -> Scores:
-        return Scores(context.topology.gradients())
+        return context.topology.gradient_scores()
 
 
 MOMENTUM = "gradient average"
@@ -91,6 +99,10 @@ class MomentumGrowth(ScoreGrowth):
 
     decay: float = 0.9
     second_decay: float = 0.999
+
+    @property
+    def works_truly_sparse(self) -> bool:
+        return True
 
     @property
     def needs_gradient_every_step(self) -> bool:
@@ -160,7 +172,7 @@ class ExplorationBonusGrowth(ScoreGrowth):
         scores = []
         for i, (count, gradient) in enumerate(zip(counts, context.gradients(), strict=True)):
             count += topology.active.to_tensor(i)
-            scores.append(gradient.float().abs() + bonus / (count + self.epsilon))
+            scores.append(count.add(self.epsilon).reciprocal_().mul_(bonus).add_(gradient.abs()))
         return Scores(scores)
 
 
@@ -208,6 +220,10 @@ class UnexploredFirst(GrowCriterion):
     """
 
     rule: GrowCriterion = field(default_factory=RandomGrowth)
+
+    @property
+    def works_truly_sparse(self) -> bool:
+        return self.rule.works_truly_sparse
 
     @property
     def needs_gradient(self) -> bool:

@@ -23,6 +23,11 @@ class InitialMasks(ABC):
         """Whether it chooses the same masks where each rank holds a part of a layer."""
         return True
 
+    @property
+    def works_truly_sparse(self) -> bool:
+        """Whether it asks nothing of inactive weights, which a truly sparse layer does not hold."""
+        return False
+
     @abstractmethod
     def masks(self, context: Context) -> BitSet:
         """The initial active set; ``context.target_counts`` holds what the allocation asks of each layer."""
@@ -37,6 +42,10 @@ class InitialMasks(ABC):
 class RandomMasks(InitialMasks):
     """Exactly as many weights as the allocation says, uniformly at random (Mocanu et al., 2018)."""
 
+    @property
+    def works_truly_sparse(self) -> bool:
+        return True
+
     def masks(self, context: Context) -> BitSet:
         return context.topology.select(context.topology.full(), context.target_counts)
 
@@ -45,6 +54,10 @@ class RandomMasks(InitialMasks):
 @dataclass(frozen=True, slots=True)
 class DenseMasks(InitialMasks):
     """Every weight, whatever the allocation says: dense training, or the start of dense-to-sparse methods."""
+
+    @property
+    def works_truly_sparse(self) -> bool:
+        return True
 
     def masks(self, context: Context) -> BitSet:
         return context.topology.full()
@@ -60,6 +73,10 @@ class RandomMasksOfDensity(InitialMasks):
     """
 
     density: float
+
+    @property
+    def works_truly_sparse(self) -> bool:
+        return True
 
     def masks(self, context: Context) -> BitSet:
         return context.topology.select(context.topology.full(), context.counts_at(self.density))

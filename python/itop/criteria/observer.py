@@ -17,6 +17,13 @@ class Part:
         return True
 
     @property
+    def works_truly_sparse(self) -> bool:
+        """Whether it knows layers that hold their active weights only: it looks at the values of these, at gradients
+        through ``topology.gradient_scores()`` or ``gradients()``, and at sets.
+        """
+        return False
+
+    @property
     def needs_gradient(self) -> bool:
         """Whether an update looks at the gradients of inactive weights, at the update step."""
         return False

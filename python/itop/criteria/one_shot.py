@@ -246,7 +246,7 @@ class SynFlowMasks(InitialMasks):
                     gradient * leaf.detach()
                     for gradient, leaf in zip(torch.autograd.grad(flow, leaves), leaves, strict=True)
                 ]
-                left = _geometric(numel, context.target_total, k / self.rounds)
+                left = geometric_count(numel, context.target_total, k / self.rounds)
                 active = topology.select(active, left, Scores(scores))
         return active
 
@@ -277,7 +277,9 @@ class _Iterative(DataMasks):
         weights = _copies(context)
         active = topology.full()
         for t in range(1, self.rounds + 1):
-            active = self.narrowed(context, active, weights, _geometric(numel, context.target_total, t / self.rounds))
+            active = self.narrowed(
+                context, active, weights, geometric_count(numel, context.target_total, t / self.rounds)
+            )
         return active
 
 
@@ -361,7 +363,8 @@ class IsometricSnipMasks(DataMasks):
         return matrix.reshape(weight.shape).to(weight.dtype)
 
 
-def _geometric(numel: int, target: int, progress: float) -> int:
+def geometric_count(numel: int, target: int, progress: float) -> int:
+    """Weights left on the way from all to the target, the same share going in each equal part of it."""
     if progress >= 1.0 or target == 0:
         return target
     return round(math.exp(progress * math.log(target) + (1.0 - progress) * math.log(numel)))

@@ -33,6 +33,11 @@ class Pattern(ABC):
         """Whether it can be kept where each rank holds a part of a layer: groups and blocks may be cut."""
         return False
 
+    @property
+    def works_truly_sparse(self) -> bool:
+        """Whether it can be kept in layers that hold their active weights only."""
+        return False
+
     @abstractmethod
     def initial(self, context: Context, rule: InitialMasks) -> BitSet:
         """The initial masks of a rule, in this pattern."""
@@ -50,6 +55,10 @@ class Pattern(ABC):
 @dataclass(frozen=True, slots=True)
 class Unstructured(Pattern):
     """Any weights."""
+
+    @property
+    def works_truly_sparse(self) -> bool:
+        return True
 
     @property
     def works_on_shards(self) -> bool:
@@ -94,7 +103,7 @@ class _Grouped(Pattern):
         sizes = [self.group_size(layer.shape) for layer in context.topology.layers]
         missing = []
         for i, target in enumerate(self.targets(context)):
-            present = _grouped(kept.to_tensor(i).float(), sizes[i]).sum(-1).to(torch.int64)
+            present = _grouped(kept.to_tensor(i), sizes[i]).sum(-1)
             missing.append((target - present).clamp_min(0))
         return GroupQuota(sizes, missing)
 
@@ -199,13 +208,9 @@ class GroupQuota(Quota):
         for i, (size, counts) in enumerate(zip(self.sizes, self.counts, strict=True)):
             keys = _better_is_larger(topology, i, scores, largest)
             admitted = _grouped(candidates.to_tensor(i), size)
-            order = _grouped(keys, size).masked_fill(~admitted, -math.inf)
-            ranks = _ranks(order)
-            if preferred is not None:
-                first = _grouped(preferred.to_tensor(i), size) & admitted
-                ranks = torch.where(first, ranks, ranks + size)
-                ranks = _ranks(-ranks.double())
-            best = (ranks < counts.unsqueeze(-1)) & admitted
+            first = None if preferred is None else _grouped(preferred.to_tensor(i), size) & admitted
+            order = _grouped(keys, size).masked_fill_(~admitted, -math.inf)
+            best = _best(order, counts, first) & admitted
             chosen.append(_ungrouped(best, topology.local(i).shape))
         return topology.from_tensors(chosen)
 
@@ -229,12 +234,14 @@ class BlockQuota(Quota):
         for i, count in enumerate(self.counts):
             keys = _better_is_larger(topology, i, scores, largest)
             admitted = _block_sums(candidates.to_tensor(i).float(), self.rows, self.columns) > 0
-            totals = _block_sums(keys, self.rows, self.columns).masked_fill(~admitted, -math.inf)
-            ranks = _ranks(totals.flatten())
+            totals = _block_sums(keys, self.rows, self.columns).masked_fill_(~admitted, -math.inf)
+            first = None
             if preferred is not None:
-                first = _block_sums((preferred & candidates).to_tensor(i).float(), self.rows, self.columns) > 0
-                ranks = _ranks(-torch.where(first.flatten(), ranks, ranks + ranks.numel()).double())
-            best = ((ranks < count) & admitted.flatten()).view(totals.shape)
+                first = (
+                    _block_sums((preferred & candidates).to_tensor(i).float(), self.rows, self.columns).flatten() > 0
+                )
+            wanted = torch.tensor(count, dtype=torch.int64, device=totals.device)
+            best = (_best(totals.flatten(), wanted, first) & admitted.flatten()).view(totals.shape)
             spread = best.repeat_interleave(self.rows, 0).repeat_interleave(self.columns, 1)
             rows, columns = _matrix_shape(topology.local(i).shape)
             chosen.append(spread[:rows, :columns].reshape(topology.local(i).shape))
@@ -274,12 +281,42 @@ def _ungrouped(groups: Tensor, shape: Sequence[int]) -> Tensor:
 def _block_sums(tensor: Tensor, rows: int, columns: int) -> Tensor:
     """[block rows, block columns]: the sum over each block of the matrix [out, in * kernel]; padded with zeros."""
     height, width = _matrix_shape(tensor.shape)
-    matrix = F.pad(tensor.reshape(height, width), (0, -width % columns, 0, -height % rows))
-    return matrix.view(matrix.shape[0] // rows, rows, matrix.shape[1] // columns, columns).sum((1, 3))
+    matrix = tensor.reshape(height, width)
+    if height % rows or width % columns:
+        matrix = F.pad(matrix, (0, -width % columns, 0, -height % rows))
+    return F.avg_pool2d(matrix[None, None], (rows, columns), divisor_override=1)[0, 0]
 
 
-def _ranks(keys: Tensor) -> Tensor:
-    """The place of each entry of the last dimension from the largest down, 0 first; equal entries by index."""
-    order = keys.argsort(dim=-1, descending=True, stable=True)
-    ranks = torch.empty_like(order)
-    return ranks.scatter_(-1, order, torch.arange(keys.shape[-1], device=keys.device).expand_as(order))
+_FEW = 8
+_INDEX_BITS = 30
+
+
+def _best(keys: Tensor, counts: Tensor, first: Tensor | None) -> Tensor:
+    """Marks the ``counts`` largest keys of the last dimension, of equal ones those of the lowest index.
+
+    Args:
+        keys: float32 [..., n]; may be overwritten.
+        counts: int64 [...].
+        first: bool [..., n]; these come before all others.
+    """
+    chosen = torch.zeros(keys.shape, dtype=torch.bool, device=keys.device)
+    most = min(int(counts.max()), keys.shape[-1]) if counts.numel() else 0
+    if most == 0:
+        return chosen
+    if first is None and most <= _FEW and keys.shape[-1] <= 64:
+        for turn in range(most):
+            place = keys.argmax(-1, keepdim=True)
+            chosen.scatter_(-1, place, (counts > turn).unsqueeze(-1))
+            keys.scatter_(-1, place, -math.inf)
+        return chosen
+    places = _unique(keys, first).topk(most, dim=-1).indices
+    taken = torch.arange(most, device=keys.device) < counts.unsqueeze(-1)
+    return chosen.scatter_(-1, places, taken.expand(places.shape))
+
+
+def _unique(keys: Tensor, first: Tensor | None) -> Tensor:
+    """Whole numbers that order like the keys and then by index, so that no two are equal on any device."""
+    bits = (keys + 0.0).view(torch.int32)  # no negative zeros
+    ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(torch.int64) << _INDEX_BITS
+    ordered += torch.arange((1 << _INDEX_BITS) - 1, (1 << _INDEX_BITS) - 1 - keys.shape[-1], -1, device=keys.device)
+    return ordered if first is None else ordered + (first.to(torch.int64) << 62)

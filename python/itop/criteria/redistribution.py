@@ -35,6 +35,10 @@ class Redistribution(Part):
 class SameLayer(Redistribution):
     """Each layer grows what it dropped: every layer's density is fixed."""
 
+    @property
+    def works_truly_sparse(self) -> bool:
+        return True
+
     def grow_counts(
         self, context: Context, dropped: Sequence[int], room: Sequence[int], kept: BitSet | None = None
     ) -> list[int]:
@@ -44,12 +48,16 @@ class SameLayer(Redistribution):
 @final
 @dataclass(frozen=True, slots=True)
 class MomentumRedistribution(Redistribution):
-    """In proportion to the mean momentum magnitude of each layer's surviving weights (Dettmers & Zettlemoyer, 2019).
+    """In proportion to the mean momentum magnitude of each layer's active weights (Dettmers & Zettlemoyer, 2019).
 
-    Capped at a layer's free sites; what spills over is shared by the others in the same proportion.
+    The mean is that of all weights that were active before the update, those it drops included (algorithm 2). Capped at a layer's free sites; what spills over is shared by the others in the same proportion.
     """
 
     momentum: MomentumGrowth = field(default_factory=MomentumGrowth)
+
+    @property
+    def works_truly_sparse(self) -> bool:
+        return True
 
     @property
     def needs_gradient_every_step(self) -> bool:
@@ -61,12 +69,12 @@ class MomentumRedistribution(Redistribution):
     def grow_counts(
         self, context: Context, dropped: Sequence[int], room: Sequence[int], kept: BitSet | None = None
     ) -> list[int]:
-        survivors = context.topology.active if kept is None else kept
-        totals = context.topology.sums(
-            scores.abs()[mask]
-            for scores, mask in zip(momentum_scores(context).tensors, survivors.to_tensors(), strict=True)
+        topology = context.topology
+        totals = topology.sums(
+            scores[mask].abs()
+            for scores, mask in zip(momentum_scores(context).tensors, topology.active.to_tensors(), strict=True)
         )
-        means = [total / max(1, count) for total, count in zip(totals, survivors.counts(), strict=True)]
+        means = [total / max(1, count) for total, count in zip(totals, topology.num_active, strict=True)]
         return share(sum(dropped), means, room)
 
 
@@ -78,7 +86,10 @@ class SurvivorRedistribution(Redistribution):
     def grow_counts(
         self, context: Context, dropped: Sequence[int], room: Sequence[int], kept: BitSet | None = None
     ) -> list[int]:
-        survivors = [active - gone for active, gone in zip(context.topology.num_active, dropped, strict=True)]
+        active = context.topology.num_active
+        survivors = (
+            [before - gone for before, gone in zip(active, dropped, strict=True)] if kept is None else kept.counts()
+        )
         return share(sum(dropped), [float(count) for count in survivors], room)
 
 

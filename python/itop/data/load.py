@@ -71,6 +71,7 @@ def load_dataset(
     image_size: int | None = None,
     augmentation: Augmentation | None = None,
     progress: Progress | None = None,
+    train_fraction: float = 1.0,
 ) -> DataSet:
     """A data set with its training, validation and test splits.
 
@@ -87,13 +88,14 @@ def load_dataset(
         image_size: Side in pixels to which a folder's images are resized.
         augmentation: Of sets in memory, instead of the data set's own.
         progress: Called while a folder is decoded for the first time.
+        train_fraction: Part of the training samples to use, class by class, in (0, 1]; validation and test stay whole.
 
     Raises:
         ValueError: If an argument is out of range; ``DataSetError``, one of its kind, if the data is not there or not
             what it should be.
     """
     key = canonical_dataset_name(name)
-    holdout = Holdout(validation_fraction, validation_size, seed)
+    holdout = Holdout(validation_fraction, validation_size, seed, train_fraction)
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size must be at least 1, got {image_size}")
     folder = None if root is None else Path(root).expanduser()

@@ -24,6 +24,7 @@ class Purpose(IntEnum):
     AUGMENTATION = 1
     VALIDATION_SPLIT = 2
     TEST_SPLIT = 3
+    TRAIN_SUBSET = 4
 
 
 def random_words(count: int, purpose: Purpose, *, seed: int, epoch: int = 0, item: int = 0) -> Words:

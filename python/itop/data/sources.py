@@ -216,6 +216,10 @@ def _load_class_folders(
     starts = np.cumsum([len(split.files) for split in folder.splits])[:-1]
     parts = np.split(pixels, starts)
     pools = [LabelledImages(part, split.labels) for part, split in zip(parts, folder.splits, strict=True)]
+    if folder.validation is not None and request.holdout.train_fraction < 1.0:
+        labels = folder.splits[0].labels
+        used = request.holdout.used(labels, np.arange(len(labels)))
+        pools[0] = LabelledImages(parts[0][used], labels[used])
     if default_augmentation is None:
         _, channels, height, width = pixels.shape
         default_augmentation = (

@@ -20,17 +20,22 @@ class Holdout:
         fraction: Of the training set, in [0, 1); at least one sample unless 0.
         size: A number of samples instead; then ``fraction`` has no meaning.
         seed: Chooses the samples within each class.
+        train_fraction: Part of the remaining training samples that is used, class by class, in (0, 1]. Validation and
+            test stay whole, so that scores of different fractions compare.
     """
 
     fraction: float = 0.1
     size: int | None = None
     seed: int = 0
+    train_fraction: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.fraction < 1:
             raise ValueError(f"validation_fraction must be in [0, 1), got {self.fraction}")
         if self.size is not None and self.size < 0:
             raise ValueError(f"validation_size must be at least 0, got {self.size}")
+        if not 0 < self.train_fraction <= 1:
+            raise ValueError(f"train_fraction must be in (0, 1], got {self.train_fraction}")
 
     def split(self, labels: Indices) -> tuple[Indices, Indices]:
         """Sorted indices of the training and of the validation samples.
@@ -41,7 +46,17 @@ class Holdout:
         wanted = self.size
         if wanted is None:
             wanted = max(1, round(len(labels) * self.fraction)) if self.fraction > 0 else 0
-        return stratified_split(labels, wanted, purpose=Purpose.VALIDATION_SPLIT, seed=self.seed)
+        kept, held_out = stratified_split(labels, wanted, purpose=Purpose.VALIDATION_SPLIT, seed=self.seed)
+        return self.used(labels, kept), held_out
+
+    def used(self, labels: Indices, kept: Indices) -> Indices:
+        """Those of the samples `kept` for training that `train_fraction` leaves, sorted; at least one of each class."""
+        if self.train_fraction == 1.0:
+            return kept
+        num_classes = len(np.unique(labels[kept]))
+        num_left_out = min(len(kept) - round(len(kept) * self.train_fraction), len(kept) - num_classes)
+        chosen, _ = stratified_split(labels[kept], num_left_out, purpose=Purpose.TRAIN_SUBSET, seed=self.seed)
+        return kept[chosen]
 
 
 def stratified_split(labels: Indices, num_held_out: int, *, purpose: Purpose, seed: int) -> tuple[Indices, Indices]:

@@ -41,6 +41,7 @@ class StreamedDataSet(DataSet):
             kept, held_out = holdout.split(folder.train.labels)
             self._validation_files = FileList.of(folder.train, held_out)
         else:
+            kept = holdout.used(folder.train.labels, kept)
             self._validation_files = FileList.of(folder.validation)
         self._train_files = FileList.of(folder.train, kept)
         self._test_files = FileList.of(folder.test)

@@ -1,10 +1,12 @@
 """Bitmask-compressed safetensors, in the layout of the compressed-tensors library (format ``sparse-bitmask``).
 
-A compressed weight ``name`` becomes four tensors: ``name.compressed``, the values that are not zero in row-major order;
-``name.bitmask``, uint8 [rows, ceil(columns / 8)], a bit for each weight, the lowest first; ``name.shape``; and
-``name.row_offsets``, int64 [rows], where each row's values begin. Linear weights are stored as they are. Kernels of
-convolutions are stored as matrices [out, in * kernel], since the layout pads every last dimension to bytes; the shape they
-come back to is in the file's metadata.
+The weight of a module ``fc`` becomes four tensors: ``fc.compressed``, the values that are not zero in row-major order;
+``fc.bitmask``, uint8 [rows, ceil(columns / 8)], a bit for each weight, the lowest first; ``fc.shape``; and
+``fc.row_offsets``, int64 [rows], where each row's values begin. Its readers make ``fc.weight`` of them.
+
+What the layout cannot say is in the file's metadata, and other readers give it back in the layout's words: kernels of
+convolutions are stored as matrices [out, in * kernel], since the layout pads every last dimension to bytes; a parameter
+that is not called ``weight`` (``in_proj_weight`` of attention) is stored as if it were a module's.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from itop.export.state import (
 )
 
 _SUFFIXES = ("compressed", "bitmask", "shape", "row_offsets")
+_NEEDED = ("compressed", "bitmask", "shape")
 _SHAPES = "itop.shapes"
 
 
@@ -56,7 +59,7 @@ def decompress(parts: Mapping[str, Tensor]) -> Tensor:
     Raises:
         ValueError: If the parts do not fit together.
     """
-    missing = [suffix for suffix in ("compressed", "bitmask", "shape") if suffix not in parts]
+    missing = [suffix for suffix in _NEEDED if suffix not in parts]
     if missing:
         raise ValueError(f"a compressed weight has no {', '.join(missing)}")
     shape = [int(size) for size in parts["shape"].tolist()]
@@ -85,12 +88,16 @@ def save_bitmask(model: ModelOrState, path: str | os.PathLike[str]) -> ExportRep
     shapes: dict[str, list[int]] = {}
     num_compressed = 0
     for name, tensor in tensors.items():
-        if not is_worth_compressing(tensor, _compressed_bytes(tensor)):
+        owner = name.removesuffix(".weight")
+        names = [f"{owner}.{part}" for part in _SUFFIXES]
+        if not is_worth_compressing(tensor, _compressed_bytes(tensor)) or any(
+            n in tensors or n in stored for n in names
+        ):
             stored[name] = tensor.clone()
             continue
         num_compressed += 1
-        stored |= {f"{name}.{part}": value for part, value in compress(tensor.flatten(1)).items()}
-        if tensor.dim() > 2:
+        stored |= zip(names, compress(tensor.flatten(1)).values(), strict=True)
+        if tensor.dim() > 2 or owner == name:
             shapes[name] = list(tensor.shape)
     metadata = {"format": "pt", _SHAPES: json.dumps(shapes, separators=(",", ":"))}
     written = write_whole(path, lambda file: safetensors.save_file(stored, str(file), metadata=metadata))
@@ -107,17 +114,19 @@ def load_bitmask(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     with safe_open(os.fspath(path), framework="pt") as file:
         shapes = json.loads((file.metadata() or {}).get(_SHAPES, "{}"))
         stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    owners = {name.removesuffix(".weight"): name for name in shapes}
     state: dict[str, Tensor] = {}
-    for name, tensor in stored.items():
-        owner, _, suffix = name.rpartition(".")
-        if suffix not in _SUFFIXES or f"{owner}.bitmask" not in stored:
-            state[name] = tensor
+    for stored_name, tensor in stored.items():
+        owner, _, suffix = stored_name.rpartition(".")
+        if suffix not in _SUFFIXES or any(f"{owner}.{part}" not in stored for part in _NEEDED):
+            state[stored_name] = tensor
         elif suffix == "bitmask":
-            matrix = decompress({part: stored[f"{owner}.{part}"] for part in _SUFFIXES if f"{owner}.{part}" in stored})
-            shape = shapes.get(owner, list(matrix.shape))
+            name = owners.get(owner, owner if owner.endswith(".weight") else f"{owner}.weight")
+            matrix = decompress({part: stored[f"{owner}.{part}"] for part in _NEEDED})
+            shape = shapes.get(name, list(matrix.shape))
             if math.prod(shape) != matrix.numel():
-                raise ValueError(f"the shape {shape} of '{owner}' does not fit its {matrix.numel()} weights")
-            state[owner] = matrix.view(shape)
+                raise ValueError(f"the shape {shape} of '{name}' does not fit its {matrix.numel()} weights")
+            state[name] = matrix.view(shape)
     return state
 
 

@@ -50,8 +50,8 @@ from itop.methods.trained_thresholds import STR, TrainableThresholds
 
 _SPARSE = "3 f_S"
 _RIGL = "(3 f_S dT + 2 f_S + f_D) / (dT + 1)"
-_MASKED = "2 f_S + f_D; 4 bytes a weight"
-_SOFT = "3 f_D until the masks are fixed (counted throughout); 8 bytes a weight and more"
+_MASKED = "2 f_S + f_D, then 3 f_S once the masks are fixed; 4 bytes a weight"
+_SOFT = "3 f_D, then 3 f_S once the masks are fixed; 8 bytes a weight and more"
 _RAMP = "3 f_S(t), averaged"
 
 _PRESETS = (
@@ -71,9 +71,22 @@ _PRESETS = (
     Preset("dst-ee", DSTEE, Family.DYNAMIC, "Huang, DAC 2023", f"{_RIGL}; 4 bytes a weight"),
     Preset("granet", GraNet, Family.DYNAMIC, "Liu, NeurIPS 2021", f"{_RIGL}, averaged", Density.FINAL),
     Preset("selfish-rnn", SelfishRNN, Family.DYNAMIC, "Liu, ICML 2021", _SPARSE),
-    Preset("nest", NeST, Family.DYNAMIC, "Dai 2018, 2019", "2 f_S + f_D; 4 bytes a weight", Density.FINAL),
+    Preset(
+        "nest",
+        NeST,
+        Family.DYNAMIC,
+        "Dai 2018, 2019",
+        "2 f_S + f_D while it grows, then 3 f_S; 4 bytes a weight",
+        Density.FINAL,
+    ),
     Preset("top-kast", TopKAST, Family.DYNAMIC, "Jayakumar, NeurIPS 2020", "2 f_A + f_B; 6 bytes a weight"),
-    Preset("swat", SWAT, Family.DYNAMIC, "Raihan & Aamodt, NeurIPS 2020", "3 f_S; 5 bytes a weight"),
+    Preset(
+        "swat",
+        SWAT,
+        Family.DYNAMIC,
+        "Raihan & Aamodt, NeurIPS 2020",
+        "2 f_S + a f_D, a the density of activations; 5 bytes a weight",
+    ),
     Preset("srigl", SRigL, Family.STRUCTURED, "Lasby, ICLR 2024", _RIGL, Density.NEAREST),
     Preset("nm", NMDynamic, Family.STRUCTURED, "Zhou, ICLR 2021; Evci, ICML 2020", _RIGL, Density.NEAREST),
     Preset("block", BlockDynamic, Family.STRUCTURED, "Gray 2017; Evci, ICML 2020", _RIGL, Density.NEAREST),

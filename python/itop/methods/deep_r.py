@@ -77,7 +77,9 @@ class DeepR(Method):
         positive: list[Tensor] = context.state[_POSITIVE]
         weights = topology.weights()
         # An active weight at exactly zero has not crossed over: it waits.
-        crossed = [(weight * torch.where(sign, 1.0, -1.0)) < 0 for weight, sign in zip(weights, positive, strict=True)]
+        crossed = [
+            ((weight < 0) & sign) | ((weight > 0) & ~sign) for weight, sign in zip(weights, positive, strict=True)
+        ]
         dropped = topology.active & topology.from_tensors(crossed)
         count = sum(dropped.counts())
         grown = topology.select(~topology.active, count)
@@ -85,7 +87,8 @@ class DeepR(Method):
             dropped = topology.select(dropped, sum(grown.counts()))
         report = topology.commit(dropped, grown, zero_all_inactive=context.zero_all_inactive)
         for weight, sign, mask in zip(weights, positive, grown.to_tensors(), strict=True):
-            weight.copy_(torch.where(mask, torch.where(sign, _START, -_START).to(weight.dtype), weight))
+            places = mask.nonzero(as_tuple=True)
+            weight[places] = torch.where(sign[places], _START, -_START).to(weight.dtype)
         return report
 
     def options(self) -> dict[str, Any]:

@@ -46,8 +46,8 @@ class DoublingInterval(UpdateSchedule):
 class DSR(Method):
     """Weights below one adaptive threshold go, whatever their layer; layers gain in proportion to what they have left.
 
-    The threshold halves when an update prunes over 1.1 times the number aimed at and doubles when under 0.9 times.
-    Growth is uniform and never takes the weights just dropped.
+    The threshold halves when over 1.1 times the number aimed at lie below it and doubles when under 0.9 times do. Growth
+    is uniform and never takes the weights just dropped, so no more go than there are free sites.
 
     Args:
         update_every: dT in steps at the start.
@@ -89,15 +89,16 @@ class DSR(Method):
         # Selecting all of them again refuses NaN, which compares with nothing.
         small = topology.active & topology.from_tensors([weight.abs() < threshold for weight in weights])
         room = [layer.numel - count for layer, count in zip(topology.layers, topology.num_active, strict=True)]
-        count = min(sum(small.counts()), sum(room))
+        below = sum(small.counts())
+        count = min(below, sum(room))
         dropped = topology.select(small, count, Scores(weights), largest=False)
         num_dropped = dropped.counts()
         counts = SurvivorRedistribution().grow_counts(context, num_dropped, room)
         grown = RandomGrowth().grow(context, ~topology.active, counts)
         aimed = self.fraction * sum(topology.num_active)
-        if sum(num_dropped) > 1.1 * aimed:
+        if below > 1.1 * aimed:
             context.state[_THRESHOLD] = threshold / 2
-        elif sum(num_dropped) < 0.9 * aimed:
+        elif below < 0.9 * aimed:
             context.state[_THRESHOLD] = threshold * 2
         else:
             context.state[_THRESHOLD] = threshold

@@ -55,6 +55,10 @@ class Static(Method):
         return self.allocation
 
     @property
+    def works_truly_sparse(self) -> bool:
+        return True
+
+    @property
     def works_on_shards(self) -> bool:
         return True
 

@@ -154,6 +154,9 @@ class BernoulliGates(Gated):
             return straight_through((context.noise(layer) < gate).to(gate.dtype), gate)
         return straight_through((gate >= 0.5).to(gate.dtype), gate)
 
+    def saliency(self, context: Context, layer: int, weight: Tensor) -> Tensor:
+        return expected_size(weight, self.parameter(context, _GATE, layer))
+
     def after_optimizer(self, context: Context, weights: Sequence[Tensor]) -> None:
         with torch.no_grad():
             for gate in self.gates(context):
@@ -283,6 +286,7 @@ class ProbMask(Gated):
         final_temperature: Of the sigmoid (?).
     """
 
+    gate_speed: float = 1.0
     final_temperature: float = 0.03
 
     def check_options(self) -> None:
@@ -311,11 +315,19 @@ class ProbMask(Gated):
         temperature = 1.0 - (1.0 - self.final_temperature) * self.until_finish(context)
         return torch.sigmoid((logit + gumbel) / temperature)
 
+    def saliency(self, context: Context, layer: int, weight: Tensor) -> Tensor:
+        return expected_size(weight, self.parameter(context, _GATE, layer))
+
     def after_optimizer(self, context: Context, weights: Sequence[Tensor]) -> None:
         numel = sum(weight.numel() for weight in weights)
         left = (1.0 - self.until_finish(context)) ** 3
         with torch.no_grad():
             project_to_sum(self.gates(context), context.target_total + (numel - context.target_total) * left)
+
+
+def expected_size(weight: Tensor, probability: Tensor) -> Tensor:
+    """``p abs(w)``: thousands of probabilities may stand at 1, and their weights then tell them apart."""
+    return probability * weight.abs()
 
 
 def project_to_sum(values: Sequence[Tensor], total: float) -> None:

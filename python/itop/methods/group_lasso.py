@@ -21,17 +21,18 @@ from itop.topology import Scores, UpdateReport
 class GroupLasso(Method):
     """A penalty on the norms of whole groups drives them to zero; then the weakest groups go, in one pruning.
 
-    Groups are the outgoing weights of an input unit or channel of a layer (its columns), and for the penalty the incoming
-    weights of an output unit as well. The pruning takes columns in the order of their root mean square within each layer,
-    as the allocation says how many; the last one that fits may go in part, so that the count is exact.
+    Groups are the outgoing weights of an input unit or channel of a layer (its columns) and the incoming weights of an
+    output unit (its rows). In each layer the strongest columns and the strongest rows stay, in equal shares of both, so
+    that what is left is a small dense matrix; rows of the last layer, the outputs, all stay. How many follows from the
+    allocation; the last groups that fit go in part, so that the count is exact.
 
     Args:
         penalty: On the sum of the groups' norms, each times the root of its size (?).
-        prune_at: Fraction of the run; the rest fine-tunes without the penalty.
+        prune_at: Fraction of the run (?); the rest fine-tunes without the penalty.
     """
 
     penalty: float = 1e-4
-    prune_at: float = 0.5
+    prune_at: float = 0.4
     allocation: AllocationLike = "uniform"
 
     def __post_init__(self) -> None:
@@ -71,15 +72,35 @@ class GroupLasso(Method):
 
     def update(self, context: Context) -> UpdateReport:
         topology = context.topology
-        scores = []
-        for weight in topology.weights():
-            sizes = _group_norms(weight, 1)
-            scores.append(sizes.view(1, -1, *[1] * (weight.dim() - 2)).expand(weight.shape).contiguous())
+        last = len(topology.layers) - 1
+        scores = [kept_first(weight, keeps_rows=i == last) for i, weight in enumerate(topology.weights())]
         kept = topology.select(topology.active, context.target_counts, Scores(scores))
         return topology.commit(topology.active - kept, topology.empty(), zero_all_inactive=context.zero_all_inactive)
 
     def options(self) -> dict[str, Any]:
         return {"penalty": self.penalty, "prune_at": self.prune_at}
+
+
+def kept_first(weight: Tensor, *, keeps_rows: bool) -> Tensor:
+    """What orders the weights of a layer: the share of its rows, or of its columns, that are weaker than the weight's own,
+    whichever is smaller. The largest k of them are the strongest rows and columns in equal shares.
+
+    Args:
+        keeps_rows: Whether only columns compete.
+    """
+    columns = _standing(_group_norms(weight, 1)).view(1, -1, *[1] * (weight.dim() - 2)).expand(weight.shape)
+    if keeps_rows:
+        return columns.contiguous()
+    rows = _standing(_group_norms(weight, 0)).view(-1, *[1] * (weight.dim() - 1))
+    return torch.minimum(rows, columns)
+
+
+def _standing(norms: Tensor) -> Tensor:
+    """Of each group the share of groups that are not stronger, in (0, 1]; equal ones in the order of their place."""
+    places = torch.empty_like(norms)
+    order = norms.argsort(descending=True, stable=True)
+    places[order] = torch.arange(len(norms), 0, -1, dtype=norms.dtype, device=norms.device)
+    return places / len(norms)
 
 
 def _group_norms(weight: Tensor, dimension: int) -> Tensor:

@@ -14,9 +14,11 @@ Rules that sample (gates, dropout) put a sample in place when a training forward
 when one in evaluation mode does. The sample is a pure function of seed and step.
 
 The density such a rule ends with depends on its penalties. So that runs can be compared, the rule ends at a fraction of
-the run (``finish``): the target number of weights with the largest saliency stays, over all layers, the hidden weights
-are forgotten, and what is left of the run trains those. ``finish=None`` lets the rule go on to the end, with the density
-that it learned.
+the run (``finish``): the target number of weights stays, those that the rule keeps before others and then those of the
+largest saliency, over all layers; the hidden weights are forgotten, and what is left of the run trains the others. On the
+way there a *limit*, a cubic ramp from dense to the target, bounds from above what the rule keeps, by the same order, so
+that nothing is cut off at once; a rule that is sparser by itself never notices. ``finish=None`` lets the rule go on to the
+end without a limit, with the density that it learned.
 """
 
 from __future__ import annotations
@@ -33,13 +35,14 @@ from torch.utils.hooks import RemovableHandle
 from itop.analysis.training_flops import DenseTraining, TopKASTTraining, TrainingFlops
 from itop.context import Context
 from itop.methods.method import Method
-from itop.schedules import AtFractions, EitherOf, Every, UpdateSchedule, step_at
+from itop.schedules import AtFractions, DensityRamp, EitherOf, Every, TimesARun, UpdateSchedule, step_at
 from itop.topology import BitSet, Scores, UpdateReport
 
 _HIDDEN = "hidden weights"
 _REPORTED = "reported masks"
 _MASKS = "masks"
 _SAMPLED = "sampled"
+_LIMIT = "limit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +51,17 @@ class HiddenWeights(Method):
 
     Args:
         finish: Fraction of the run after which the masks are fixed at the target density, in (0, 1]; None: never.
-        report_every: Steps between two reports of how the masks changed, at least 1; they change at every step.
+        report_every: Steps between two reports of how the masks changed, and two steps of the limit; the masks change at
+            every step. None: a hundredth of the run.
     """
 
     finish: float | None = 0.75
-    report_every: int = 100
+    report_every: int | None = None
 
     def __post_init__(self) -> None:
         if self.finish is not None and not 0.0 < self.finish <= 1.0:
             raise ValueError(f"finish must be a fraction of the run in (0, 1], or None, got {self.finish!r}")
-        Every(self.report_every)
+        self.schedule  # noqa: B018  checks itself
         self.check_options()
 
     def check_options(self) -> None:
@@ -84,6 +88,11 @@ class HiddenWeights(Method):
     def saliency(self, context: Context, layer: int, weight: Tensor) -> Tensor:
         """What ranks weights when the rule finishes; the largest stay. By default ``abs(w)``."""
         return weight.abs()
+
+    @property
+    def has_limit(self) -> bool:
+        """Whether the ramp towards the target bounds what the rule keeps."""
+        return self.finish is not None
 
     @property
     def differs_in_training(self) -> bool:
@@ -128,7 +137,7 @@ class HiddenWeights(Method):
 
     @property
     def schedule(self) -> UpdateSchedule:
-        reports = Every(self.report_every)
+        reports = TimesARun(100) if self.report_every is None else Every(self.report_every)
         return reports if self.finish is None else EitherOf((reports, AtFractions((self.finish,))))
 
     @property
@@ -137,6 +146,9 @@ class HiddenWeights(Method):
 
     def hides_weights(self, context: Context) -> bool:
         return _HIDDEN in context.state
+
+    def acts(self, context: Context) -> bool:
+        return self.hides_weights(context)
 
     def hidden_weights(self, context: Context) -> list[Tensor]:
         """The trained weights behind what the model holds; outside the optimiser's step."""
@@ -170,7 +182,7 @@ class HiddenWeights(Method):
         own = self.parameters_of(context, layer)
         leaf = hidden.detach().requires_grad_()
         with torch.enable_grad():
-            effective = self.effective(context, layer, leaf, training=sampled)
+            effective = self._limited(context, layer, self.effective(context, layer, leaf, training=sampled))
         inner, *others = torch.autograd.grad(effective, [leaf, *own], gradient, allow_unused=True)
         gradient.copy_(inner if inner is not None else torch.zeros_like(gradient))
         for parameter, part in zip(own, others, strict=True):
@@ -199,6 +211,8 @@ class HiddenWeights(Method):
             and context.step >= step_at(self.finish, context.total_steps)
         ):
             self.fix_masks(context)
+        elif self.has_limit and context.total_steps is not None:
+            self._lower_limit(context)
         before = context.topology.from_tensors(context.state[_REPORTED])
         report = context.topology.changes_since(before)
         if self.hides_weights(context):
@@ -219,26 +233,59 @@ class HiddenWeights(Method):
         topology.replace(final)
         del context.state[_HIDDEN]
         context.state.pop(_SAMPLED, None)
+        context.state.pop(_LIMIT, None)
         topology.apply()
         for parameter in context.parameters.values():
             parameter.grad = None
 
     def final_masks(self, context: Context) -> BitSet:
         """The masks that stay."""
+        topology = context.topology
+        return topology.select(
+            topology.full(), context.target_total, self._saliencies(context), preferred=topology.active
+        )
+
+    def _saliencies(self, context: Context) -> Scores:
         with torch.no_grad():
             scores = [
                 self.saliency(context, i, hidden).detach().float()
                 for i, hidden in enumerate(self.hidden_weights(context))
             ]
-        return context.topology.select(context.topology.full(), context.target_total, Scores(scores, signed=True))
+        return Scores(scores, signed=True)
+
+    def _lower_limit(self, context: Context) -> None:
+        """Goes a step down the ramp: of what the rule keeps by itself, the most salient."""
+        assert self.finish is not None
+        assert context.total_steps is not None
+        topology = context.topology
+        numel = sum(layer.numel for layer in topology.layers)
+        count = DensityRamp(end=self.finish).count(numel, context.target_total, context.step, context.total_steps)
+        context.state.pop(_LIMIT, None)
+        effective = self._effective(context)
+        kept = self._active(context, effective)
+        if sum(kept.counts()) > count:
+            kept = topology.select(kept, count, self._saliencies(context))
+            context.state[_LIMIT] = kept.to_tensors()
+            effective = self._effective(context)
+        topology.replace(kept)
+        for weight, value in zip(topology.weights(), effective, strict=True):
+            weight.copy_(value)
+
+    def _limited(self, context: Context, layer: int, effective: Tensor) -> Tensor:
+        limit: list[Tensor] | None = context.state.get(_LIMIT)
+        return effective if limit is None else effective * limit[layer]
 
     def _active(self, context: Context, effective: Sequence[Tensor]) -> BitSet:
-        return context.topology.from_tensors([self.active(context, i, value) for i, value in enumerate(effective)])
+        limit: list[Tensor] | None = context.state.get(_LIMIT)
+        masks = [self.active(context, i, value) for i, value in enumerate(effective)]
+        if limit is not None:
+            masks = [mask & within for mask, within in zip(masks, limit, strict=True)]
+        return context.topology.from_tensors(masks)
 
     def _effective(self, context: Context, training: bool = False) -> list[Tensor]:
         with torch.no_grad():
             return [
-                self.effective(context, i, hidden, training).to(hidden.dtype)
+                self._limited(context, i, self.effective(context, i, hidden, training)).to(hidden.dtype)
                 for i, hidden in enumerate(self.hidden_weights(context))
             ]
 
@@ -267,8 +314,12 @@ class ChosenMasks(HiddenWeights):
     """A rule whose forward pass sees the hidden weights through masks that it chooses itself.
 
     The masks are kept as bool tensors, one byte a weight; gradients pass them as if they were not there, unless a
-    subclass stops them.
+    subclass stops them. How dense they are is the rule's business on the way to ``finish`` too.
     """
+
+    @property
+    def has_limit(self) -> bool:
+        return False
 
     def choose_masks(self, context: Context, weights: Sequence[Tensor], masks: list[Tensor] | None) -> list[Tensor]:
         """The masks of the coming step, bool, one a layer.

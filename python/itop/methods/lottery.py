@@ -185,10 +185,11 @@ class OMP(Method):
     """One-shot magnitude pruning after training: once, over all layers, then fine-tuning.
 
     Args:
-        prune_at: Fraction of the run.
+        prune_at: Fraction of the run; before the usual first fall of the learning rate at half of it, so that the weights
+            that stay can still move.
     """
 
-    prune_at: float = 0.5
+    prune_at: float = 0.4
 
     def __post_init__(self) -> None:
         AtFractions((self.prune_at,))

@@ -72,6 +72,11 @@ class Method(ABC):
         return False
 
     @property
+    def needs_gradient_every_step(self) -> bool:
+        """Whether it looks at the gradients of inactive weights before every step."""
+        return False
+
+    @property
     def acts_before_step(self) -> bool:
         """Whether it cannot do without :meth:`before_step` or :meth:`regulariser`, and so without the engine's hooks."""
         return False
@@ -89,6 +94,11 @@ class Method(ABC):
         """
         return False
 
+    @property
+    def works_truly_sparse(self) -> bool:
+        """Whether it asks nothing of inactive weights that a truly sparse layer (``itop.nn``) does not hold."""
+        return False
+
     def hides_weights(self, context: Context) -> bool:
         """Whether inactive weights live on out of the model's sight at this time.
 
@@ -96,6 +106,10 @@ class Method(ABC):
         method's own business: the engine masks neither.
         """
         return False
+
+    def acts(self, context: Context) -> bool:
+        """Whether the rule still acts; once it has ended, fixed masks are trained, which costs ``3 f_S``."""
+        return True
 
     def for_loop(self, steps_per_epoch: int) -> Method:
         """The method with what it leaves open until the training loop is known; itself by default."""
@@ -144,7 +158,7 @@ class Method(ABC):
         """What a training step costs (PAPER section 4), given the forward FLOPs of one sample.
 
         Args:
-            sparse: At the layers' densities averaged over the run.
+            sparse: At the layers' densities averaged over the steps in which the rule acted.
             dense: With every weight.
         """
         return SparseTraining(sparse)
@@ -225,9 +239,19 @@ class DropAndGrow(Method):
         return any(part.needs_gradient for part in self._parts)
 
     @property
+    def needs_gradient_every_step(self) -> bool:
+        return any(part.needs_gradient_every_step for part in self._parts)
+
+    @property
     def works_on_shards(self) -> bool:
-        parts = (*self._parts, self.initial, self.pattern)
+        parts: tuple[Part | InitialMasks | Pattern, ...] = (*self._parts, self.initial, self.pattern)
         return type(self) is DropAndGrow and all(part.works_on_shards for part in parts)
+
+    @property
+    def works_truly_sparse(self) -> bool:
+        parts: tuple[Part | InitialMasks | Pattern, ...] = (*self._parts, self.initial, self.pattern)
+        fits = all(part.works_truly_sparse for part in parts)
+        return type(self) is DropAndGrow and fits and not self.shrink_across_layers
 
     @property
     def acts_before_step(self) -> bool:
@@ -293,7 +317,7 @@ class DropAndGrow(Method):
         return (self.shrink.drop_exactly(context, surplus) if any(surplus) else None), extra
 
     def training_flops(self, sparse: float, dense: float) -> TrainingFlops:
-        if any(part.needs_gradient_every_step for part in self._parts):
+        if self.needs_gradient_every_step:
             return SNFSTraining(sparse, dense)
         interval = self.update_schedule.mean_interval(None)
         if self.needs_gradient and interval is not None:

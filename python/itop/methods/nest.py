@@ -95,6 +95,9 @@ class NeST(Method):
     def _grows(self, context: Context) -> bool:
         return context.step < step_at(self.grow_until, context.total_steps or 1)
 
+    def acts(self, context: Context) -> bool:
+        return self._grows(context)
+
     def before_step(self, context: Context) -> None:
         if self._grows(context):
             update_average(context, _GRADIENT, 0.9)

@@ -65,11 +65,12 @@ def RandomPruning(allocation: AllocationLike = "uniform") -> OneShot:
     return OneShot("random", RandomMasks(), allocation)
 
 
-def MagnitudePruning(across_layers: bool = True, allocation: AllocationLike = "uniform") -> OneShot:
+def MagnitudePruning(across_layers: bool = False, allocation: AllocationLike = "uniform") -> OneShot:
     """Magnitude pruning at initialisation.
 
     Args:
-        across_layers: Whether all layers compete; otherwise each keeps what the allocation says.
+        across_layers: Whether all layers compete; otherwise each keeps what the allocation says. Initial weights shrink
+            with a layer's width: at high sparsity layers that compete lose a wide one altogether, and with it the signal.
     """
     return OneShot("magnitude", MagnitudeMasks(across_layers), allocation)
 

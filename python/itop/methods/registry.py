@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import enum
 import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias, final
 
+from itop.methods.descriptions import DESCRIPTIONS
 from itop.methods.method import Method
 
 MethodFactory: TypeAlias = Callable[..., Method]
@@ -58,6 +60,41 @@ class Preset:
     density: Density = Density.CONSTANT
 
     @property
+    def equation(self) -> str:
+        """What decides which weights are active."""
+        return DESCRIPTIONS[self.name].equation
+
+    @property
+    def parts(self) -> str:
+        """Initial masks, drop, grow and the rest, in a few words."""
+        return DESCRIPTIONS[self.name].parts
+
+    @property
+    def rule(self) -> str:
+        """The first sentences of the factory's documentation, in one line."""
+        return (inspect.getdoc(self.factory) or "").split("\n\n")[0].replace("\n", " ")
+
+    @property
+    def unchecked(self) -> frozenset[str]:
+        """Options whose defaults nobody could check against a source: their documentation says ``(?)``."""
+        marked: set[str] = set()
+        for factory in reversed(getattr(self.factory, "__mro__", (self.factory,))):
+            for names, text in _documented_options(factory):
+                marked = marked | names if "(?)" in text else marked - names
+        return frozenset(marked & self.parameters.keys())
+
+    @property
     def parameters(self) -> dict[str, inspect.Parameter]:
         """The options by name, with types and defaults."""
         return dict(inspect.signature(self.factory).parameters)
+
+
+def _documented_options(factory: object) -> Iterator[tuple[set[str], str]]:
+    """The entries of the section ``Args``: the names an entry is about, and its text."""
+    sections = re.split(r"^Args:$", inspect.cleandoc(factory.__doc__ or ""), flags=re.MULTILINE)
+    if len(sections) < 2:
+        return
+    section = re.split(r"^\S", sections[1], flags=re.MULTILINE)[0]
+    for entry in re.split(r"\n    (?=\w)", section):
+        names, _, text = entry.partition(":")
+        yield {name.strip() for name in names.split(",")}, text

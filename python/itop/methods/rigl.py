@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itop.allocation import AllocationLike
-from itop.criteria.grow import GradientGrowth
+from itop.criteria.grow import GradientGrowth, UnexploredFirst
 from itop.methods.method import DropAndGrow, UpdateTiming
 from itop.schedules import CosineDropFraction, Every
 
@@ -40,12 +40,16 @@ def RigLITOP(
     drop_fraction: float = 0.5,
     final_drop_fraction: float = 0.005,
     allocation: AllocationLike = "erk",
+    unexplored_first: bool = False,
 ) -> DropAndGrow:
-    """RigL in the setting of Liu et al. (ICML 2021): dT 4000 for the whole run, cosine P, after the optimiser's step."""
+    """RigL in the setting of Liu et al. (ICML 2021): dT 4000 for the whole run, cosine P, after the optimiser's step.
+
+    With ``unexplored_first``, weights that were never active are grown while there are any, by gradient among them.
+    """
     return DropAndGrow(
         label="rigl-itop",
         update_schedule=Every(update_every),
         drop_fraction=CosineDropFraction(drop_fraction, min(final_drop_fraction, drop_fraction)),
-        grow=GradientGrowth(),
+        grow=UnexploredFirst(GradientGrowth()) if unexplored_first else GradientGrowth(),
         allocation=allocation,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itop.allocation import AllocationLike
 from itop.criteria.drop import SignedMagnitudeDrop
-from itop.criteria.grow import RandomGrowth
+from itop.criteria.grow import RandomGrowth, UnexploredFirst
 from itop.methods.method import DropAndGrow
 from itop.schedules import ConstantDropFraction, CosineDropFraction, Every, EveryEpoch
 
@@ -37,12 +37,16 @@ def SETITOP(
     drop_fraction: float = 0.5,
     final_drop_fraction: float = 0.005,
     allocation: AllocationLike = "erk",
+    unexplored_first: bool = False,
 ) -> DropAndGrow:
-    """SET in the setting of Liu et al. (ICML 2021): magnitude drop, random growth, dT 1500 for the whole run, cosine P."""
+    """SET in the setting of Liu et al. (ICML 2021): magnitude drop, random growth, dT 1500 for the whole run, cosine P.
+
+    With ``unexplored_first``, weights that were never active are grown while there are any.
+    """
     return DropAndGrow(
         label="set-itop",
         update_schedule=Every(update_every),
         drop_fraction=CosineDropFraction(drop_fraction, min(final_drop_fraction, drop_fraction)),
-        grow=RandomGrowth(),
+        grow=UnexploredFirst() if unexplored_first else RandomGrowth(),
         allocation=allocation,
     )

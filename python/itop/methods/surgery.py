@@ -11,6 +11,7 @@ from torch import Tensor
 
 from itop.context import Context
 from itop.methods.hidden_weights import ChosenMasks
+from itop.topology import Scores
 
 _THRESHOLDS = "thresholds"
 
@@ -24,7 +25,8 @@ class DynamicNetworkSurgery(ChosenMasks):
     ``(1 + gamma t) ** -power``.
 
     Args:
-        c_rate: None: the c of each layer that leaves its target density at the start.
+        c_rate: None: no constant c, but that of the moment which leaves a layer its target density: the smallest
+            ``abs(w)`` of its largest weights, looked up whenever masks change.
         gamma, power: How fast surgery calms down (?).
     """
 
@@ -39,21 +41,23 @@ class DynamicNetworkSurgery(ChosenMasks):
     def thresholds(self, context: Context, weights: Sequence[Tensor]) -> list[float]:
         """c of each layer."""
         if self.c_rate is None:
-            return [
-                float(weight.abs().flatten().float().kthvalue(max(1, weight.numel() - count)).values)
-                for weight, count in zip(weights, context.target_counts, strict=True)
-            ]
+            topology = context.topology
+            largest = topology.select(topology.full(), context.target_counts, Scores(weights)).to_tensors()
+            sizes = [weight.abs()[mask] for weight, mask in zip(weights, largest, strict=True)]
+            return [float(size.min()) if size.numel() else float("inf") for size in sizes]
         magnitudes = [weight.abs() for weight in weights]
         return [max(float(size.mean() + self.c_rate * size.std()), 0.0) for size in magnitudes]
 
     def choose_masks(self, context: Context, weights: Sequence[Tensor], masks: list[Tensor] | None) -> list[Tensor]:
         if masks is None:
-            context.state[_THRESHOLDS] = self.thresholds(context, weights)
+            if self.c_rate is not None:
+                context.state[_THRESHOLDS] = self.thresholds(context, weights)
             return [torch.ones_like(weight, dtype=torch.bool) for weight in weights]
         chance = (1.0 + self.gamma * context.step) ** -self.power
         if float(context.noise(0).flatten()[0]) >= chance:
             return masks
-        thresholds: list[float] = context.state[_THRESHOLDS]
+        constant: list[float] | None = context.state.get(_THRESHOLDS)
+        thresholds = self.thresholds(context, weights) if constant is None else constant
         return [
             (mask & (weight.abs() > 0.9 * threshold)) | (weight.abs() > 1.1 * threshold)
             for weight, mask, threshold in zip(weights, masks, thresholds, strict=True)

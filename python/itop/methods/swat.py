@@ -12,7 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.hooks import RemovableHandle
 
 from itop.allocation import AllocationLike
-from itop.analysis.training_flops import SparseTraining, TrainingFlops
+from itop.analysis.training_flops import SparseTraining, TopKASTTraining, TrainingFlops
 from itop.context import Context
 from itop.methods.hidden_weights import ChosenMasks
 from itop.topology import Scores
@@ -23,21 +23,23 @@ from itop.topology import Scores
 class SWAT(ChosenMasks):
     """Dense storage; the K largest weights forward and backward, and the K largest activations for the weights' gradient.
 
-    What autograd saves of a layer's input is its largest entries only, of each sample as many as the layer's density
-    says; the forward pass sees all. Every weight has a gradient, also those that are not active. Linear and convolution
-    layers only.
+    What autograd saves of a layer's input is its largest entries only, of each sample a share; the forward pass sees all.
+    Every weight has a gradient, also those that are not active. Linear and convolution layers only.
 
     Args:
-        update_every: Steps between two choices of the weights; 1 is every step.
-        activation_density: Share of each sample's activations kept for the backward pass; None: the layer's density.
+        refresh_every: Steps between two choices of the weights; 1 is every step.
+        activation_density: Share of each sample's activations kept for the backward pass (?); None: the layer's density,
+            which leaves a narrow layer next to nothing to learn from.
     """
 
-    update_every: int = 1
-    activation_density: float | None = None
-    allocation: AllocationLike = "uniform"
+    refresh_every: int = 1
+    activation_density: float | None = 0.5
+    allocation: AllocationLike = "erk"
     finish: float | None = None
 
     def check_options(self) -> None:
+        if isinstance(self.refresh_every, bool) or not isinstance(self.refresh_every, int) or self.refresh_every < 1:
+            raise ValueError(f"refresh_every must be a whole number of steps, at least 1, got {self.refresh_every!r}")
         if self.activation_density is not None and not 0.0 < self.activation_density <= 1.0:
             raise ValueError(f"activation_density must be in (0, 1], got {self.activation_density!r}")
 
@@ -58,7 +60,7 @@ class SWAT(ChosenMasks):
                 )
 
     def choose_masks(self, context: Context, weights: Sequence[Tensor], masks: list[Tensor] | None) -> list[Tensor]:
-        if masks is not None and context.step % self.update_every != 0:
+        if masks is not None and context.step % self.refresh_every != 0:
             return masks
         topology = context.topology
         return topology.select(topology.full(), context.target_counts, Scores(weights)).to_tensors()
@@ -73,8 +75,10 @@ class SWAT(ChosenMasks):
         return handles
 
     def training_flops(self, sparse: float, dense: float) -> TrainingFlops:
-        # Forward, input gradient and weight gradient each skip the same share: weights twice, activations once.
-        return SparseTraining(sparse)
+        # Forward and input gradient skip weights, the weights' gradient skips activations.
+        if self.activation_density is None:
+            return SparseTraining(sparse)
+        return TopKASTTraining(sparse, self.activation_density * dense)
 
 
 class _SavedActivations:

@@ -13,6 +13,7 @@ from itop.allocation import AllocationLike
 from itop.analysis.training_flops import TopKASTTraining, TrainingFlops
 from itop.context import Context
 from itop.methods.hidden_weights import ChosenMasks
+from itop.schedules import Every
 from itop.topology import Scores
 
 _BACKWARD = "backward sets"
@@ -39,6 +40,7 @@ class TopKAST(ChosenMasks):
     finish: float | None = None
 
     def check_options(self) -> None:
+        Every(self.update_every)
         if not self.extra_density >= 0.0 or not self.penalty >= 0.0:
             raise ValueError(
                 f"extra_density and penalty must not be negative, got {self.extra_density!r} and {self.penalty!r}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any, final
 
@@ -14,15 +14,18 @@ from torch.optim import Optimizer
 
 from itop import _core
 from itop.allocation import target_count
+from itop.compressed_weight import CompressedWeight
 from itop.nn import kernels
+from itop.nn.growth import ConvolutionGradientRows, LinearGradientRows, ScoreRows
 from itop.nn.kernels import ConvolutionGeometry
 from itop.nn.operators import flat_geometry, sparse_conv2d, sparse_linear
-from itop.nn.pattern import PatternUpdate, SparsePattern, TieKeys
+from itop.nn.pattern import PatternUpdate, SparsePattern, TieKeys, select_entries
+from itop.optimizer_group import OptimizerGroup
 
 __all__ = ["SparseConv2d", "SparseLayer", "SparseLinear"]
 
 
-class SparseLayer(nn.Module):
+class SparseLayer(CompressedWeight):
     """What truly sparse layers share: a vector of values, their positions, and how both change.
 
     Memory of weights, gradients and optimiser state is that of the active weights. The layer computes on CPUs.
@@ -34,7 +37,6 @@ class SparseLayer(nn.Module):
         columns: Buffer, int32 ``[active]``.
     """
 
-    values: nn.Parameter
     bias: nn.Parameter | None
     row_pointers: Tensor
     columns: Tensor
@@ -59,10 +61,13 @@ class SparseLayer(nn.Module):
 
     # --- looking ------------------------------------------------------------------------------------------------------
 
-    @property
     @abstractmethod
-    def weight_shape(self) -> torch.Size:
-        """The shape of the dense weight this layer stands for."""
+    def gradient_rows(self, batches: Sequence[tuple[Tensor, Tensor]]) -> ScoreRows:
+        """The gradient of the dense weight, as rows that are formed when they are asked for.
+
+        Args:
+            batches: The layer's input and the gradient of its output, for each pass that the gradient sums over.
+        """
 
     @property
     def pattern(self) -> SparsePattern:
@@ -97,6 +102,11 @@ class SparseLayer(nn.Module):
 
     # --- changing -----------------------------------------------------------------------------------------------------
 
+    def fresh_values(self, count: int) -> Tensor:
+        """So many initial values from torch's generator, in the range of :meth:`reset_parameters`."""
+        bound = _bound(self._pattern.shape[1])
+        return torch.empty(count, dtype=self.values.dtype).uniform_(-bound, bound)
+
     def keep_all_but_smallest(self, k: int, keys: TieKeys) -> Tensor:
         """Which weights stay when the ``k`` of the smallest magnitude are dropped: bool ``[active]``.
 
@@ -105,23 +115,16 @@ class SparseLayer(nn.Module):
         Raises:
             NonFiniteError: If a value is NaN or infinite.
         """
-        keep = torch.empty(self.num_active, dtype=torch.bool)
-        values = self.values.detach().contiguous()
-        _core.sparse_drop_smallest(
-            self._pattern.native(),
-            values.data_ptr(),
-            str(values.dtype).removeprefix("torch."),
-            k,
-            keys.seed,
-            keys.layer,
-            keys.update,
-            keys.draw,
-            keep.data_ptr(),
-        )
-        return keep
+        dropped = select_entries(self._pattern, self.values.detach(), k, keys, magnitude=True, largest=False)
+        return dropped.logical_not_()
 
     def update_topology(
-        self, keep: Tensor, grown: Tensor, optimizer: Optimizer | None = None, *, regrown_keeps_value: bool = False
+        self,
+        keep: Tensor,
+        grown: Tensor,
+        optimizer: Optimizer | OptimizerGroup | None = None,
+        *,
+        regrown_keeps_value: bool = False,
     ) -> PatternUpdate:
         """Drops and grows weights in place; values, gradient and optimiser state move with the weights that stay.
 
@@ -143,7 +146,7 @@ class SparseLayer(nn.Module):
         self.replace_topology(update, optimizer)
         return update
 
-    def replace_topology(self, update: PatternUpdate, optimizer: Optimizer | None = None) -> None:
+    def replace_topology(self, update: PatternUpdate, optimizer: Optimizer | OptimizerGroup | None = None) -> None:
         """Takes a new pattern; entry ``i`` goes on with the value and state of the old entry ``sources[i]``, -1 is zero."""
         if update.pattern.shape != self._pattern.shape:
             raise ValueError(f"the pattern must be {self._pattern.shape}, got {update.pattern.shape}")
@@ -161,10 +164,19 @@ class SparseLayer(nn.Module):
         if optimizer is not None and self.values in optimizer.state:
             _carry_state(optimizer.state[self.values], old_shape, carried)
         gradient = self.values.grad
-        self.values.grad = None  # its shape must not contradict the values' for a moment
-        self.values.data = carried(self.values.data)
+        self._set_values(carried(self.values.data))
         self.values.grad = None if gradient is None else carried(gradient)
         self._set_pattern(update.pattern)
+
+    def _set_values(self, values: Tensor) -> None:
+        """Rebinds the parameter's storage; its gradient, which may have another length, is gone."""
+        self.values.grad = None
+        if values.shape != self.values.shape:
+            # A loss of the last step that is still alive keeps the node that sums up gradients, and with it the length
+            # it expects; a change of type lets autograd make a new one.
+            other = torch.float32 if values.dtype == torch.float64 else torch.float64
+            self.values.data = values.new_empty(0, dtype=other)
+        self.values.data = values
 
     # --- saving ---------------------------------------------------------------------------------------------------------
 
@@ -199,8 +211,7 @@ class SparseLayer(nn.Module):
                 )
             if pattern != self._pattern:
                 if values.shape != self.values.shape:
-                    self.values.grad = None
-                    self.values.data = self.values.data.new_zeros(values.shape)
+                    self._set_values(self.values.data.new_zeros(values.shape))
                 self._set_pattern(pattern)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *arguments)
 
@@ -256,6 +267,20 @@ class SparseLinear(SparseLayer):
         _reset(self.values, self.bias, self.in_features)
 
     @classmethod
+    def from_pattern(cls, pattern: SparsePattern, bias: bool = True, dtype: torch.dtype | None = None) -> SparseLinear:
+        """The layer ``[out, in]`` whose active weights are those of a pattern, values drawn as ``nn.Linear`` does."""
+        layer = cls.__new__(cls)
+        layer.out_features, layer.in_features = pattern.shape
+        SparseLayer.__init__(
+            layer,
+            pattern,
+            torch.empty(pattern.num_active, dtype=dtype),
+            torch.empty(pattern.shape[0], dtype=dtype) if bias else None,
+        )
+        layer.reset_parameters()
+        return layer
+
+    @classmethod
     def from_dense(cls, module: nn.Linear, mask: Tensor) -> SparseLinear:
         """The sparse layer with the weights of a dense one where ``mask [out, in]`` is True."""
         layer = cls.__new__(cls)
@@ -277,6 +302,9 @@ class SparseLinear(SparseLayer):
     @property
     def weight_shape(self) -> torch.Size:
         return torch.Size((self.out_features, self.in_features))
+
+    def gradient_rows(self, batches: Sequence[tuple[Tensor, Tensor]]) -> ScoreRows:
+        return LinearGradientRows(batches)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.in_features:
@@ -395,6 +423,9 @@ class SparseConv2d(SparseLayer):
         geometry = self.geometry
         return torch.Size((geometry.out_channels, geometry.in_channels // geometry.groups, *geometry.kernel_size))
 
+    def gradient_rows(self, batches: Sequence[tuple[Tensor, Tensor]]) -> ScoreRows:
+        return ConvolutionGradientRows(batches, self.geometry)
+
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 4 or x.shape[1] != self.geometry.in_channels:
             raise ValueError(
@@ -418,8 +449,12 @@ def _pair(size: int | tuple[int, ...]) -> tuple[int, int]:
     return height, width
 
 
+def _bound(fan_in: int) -> float:
+    return 1.0 / math.sqrt(fan_in) if fan_in > 0 else 0.0
+
+
 def _reset(values: Tensor, bias: Tensor | None, fan_in: int) -> None:
-    bound = 1.0 / math.sqrt(fan_in) if fan_in > 0 else 0.0
+    bound = _bound(fan_in)
     with torch.no_grad():
         values.uniform_(-bound, bound)
         if bias is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from itop import _core
 
-__all__ = ["PatternUpdate", "SparsePattern", "TieKeys"]
+__all__ = ["PatternUpdate", "Positions", "SparsePattern", "TieKeys", "select_entries"]
 
 STREAMED_POSITIONS = 1 << 32
 """Up to this many positions random growth looks at every free one and agrees with the masked execution."""
@@ -206,6 +206,49 @@ class SparsePattern:
 
     def __repr__(self) -> str:
         return f"SparsePattern({self.shape[0]}x{self.shape[1]}, {self.num_active} active)"
+
+
+class Positions(Protocol):
+    """Positions of a matrix, row by row: a pattern or a listed set."""
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def row_pointers(self) -> Tensor: ...
+    @property
+    def columns(self) -> Tensor: ...
+    def native(self) -> _core.PositionList: ...
+
+
+def select_entries(
+    pattern: Positions, scores: Tensor, k: int, keys: TieKeys, *, magnitude: bool, largest: bool
+) -> Tensor:
+    """The ``k`` best entries of a pattern, bool ``[entries]``; equal scores go by the tie keys of their positions.
+
+    Args:
+        scores: ``[entries]``, float32, float64 or bfloat16, finite.
+        magnitude: Compare magnitudes; else values.
+        largest: Whether large scores are better.
+
+    Raises:
+        NonFiniteError: If a score is NaN or infinite.
+    """
+    chosen = torch.empty(pattern.columns.numel(), dtype=torch.bool)
+    scores = scores.contiguous()
+    _core.sparse_select_entries(
+        pattern.native(),
+        scores.data_ptr(),
+        str(scores.dtype).removeprefix("torch."),
+        magnitude,
+        largest,
+        k,
+        keys.seed,
+        keys.layer,
+        keys.update,
+        keys.draw,
+        chosen.data_ptr(),
+    )
+    return chosen
 
 
 def pattern_of(identifier: int) -> SparsePattern:

@@ -54,7 +54,7 @@ class MaskedOptimizer(Optimizer):
         topology = self._topology() if self._topology is not None else None
         if topology is None:
             return None, {}
-        return topology.store, topology.layer_of_parameter
+        return topology.store, topology.masked_layer_of_parameter
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from html import escape
 from itertools import groupby
@@ -29,6 +29,8 @@ class LineStyle(Enum):
     SOLID = "solid"
     DASHED = "dashed"
     DOTTED = "dotted"
+    POINTS = "points"
+    """No line: each point by itself."""
 
 
 @final
@@ -42,6 +44,7 @@ class Axis:
         low, high: Fixed ends; None follows the data.
         settled: Whether the first tenth of each line is left out of what the ends follow, so that the differences
             at the end can be seen; what lies beyond is cut off.
+        is_logarithmic: Whether equal distances are equal ratios; values must be above 0.
     """
 
     label: str
@@ -49,8 +52,11 @@ class Axis:
     low: float | None = None
     high: float | None = None
     settled: bool = False
+    is_logarithmic: bool = False
 
     def format(self, value: float, step: float) -> str:
+        if self.is_logarithmic:
+            return f"{value:g}" if value < 100_000 else f"{value / 1000:g}k"
         scaled, scaled_step = (value * 100, step * 100) if self.percent else (value, step)
         decimals = max(0, -math.floor(math.log10(scaled_step) + 1e-9)) if scaled_step > 0 else 0
         if not self.percent and decimals == 0 and abs(scaled) >= 10_000:
@@ -71,6 +77,7 @@ class Series:
         spread: Half the band's height at each point; None draws no band.
         style: How the line is drawn.
         faint: Whether the line steps back behind the others.
+        has_dots: Whether its points are marked, where they are few.
     """
 
     label: str
@@ -81,6 +88,7 @@ class Series:
     spread: Sequence[float] | None = None
     style: LineStyle = LineStyle.SOLID
     faint: bool = False
+    has_dots: bool = False
 
     def thinned(self) -> Series:
         """The same line with at most `MAX_POINTS` points and without those that are no numbers."""
@@ -91,7 +99,7 @@ class Series:
             kept.append(finite[-1])
         spread = None if self.spread is None else [self.spread[i] for i in kept]
         x, y = [self.x[i] for i in kept], [self.y[i] for i in kept]
-        return Series(self.label, self.group, self.colour, x, y, spread, self.style, self.faint)
+        return replace(self, x=x, y=y, spread=spread)
 
 
 @final
@@ -181,11 +189,15 @@ class _Scale:
     step: float
     start: float
     end: float
+    is_logarithmic: bool = False
 
     @classmethod
     def over(cls, values: Sequence[float], axis: Axis, start: float, end: float, *, padded: bool = False) -> _Scale:
         low = min(values) if axis.low is None else axis.low
         high = max(values) if axis.high is None else axis.high
+        if axis.is_logarithmic:
+            margin = (high / low) ** 0.04 if high > low else 1.5
+            return cls(low / margin, high * margin, 1.0, start, end, is_logarithmic=True)
         if high <= low:
             low, high = low - (abs(low) * 0.05 or 0.5), high + (abs(high) * 0.05 or 0.5)
         step = _nice_step((high - low) / 5)
@@ -197,12 +209,27 @@ class _Scale:
         return cls(low, high, step, start, end)
 
     def __call__(self, value: float) -> float:
-        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+        if self.is_logarithmic:
+            part = math.log(value / self.low) / math.log(self.high / self.low)
+        else:
+            part = (value - self.low) / (self.high - self.low)
+        return self.start + part * (self.end - self.start)
 
     def ticks(self) -> list[float]:
+        if self.is_logarithmic:
+            return self._logarithmic_ticks()
         first = math.ceil(self.low / self.step - 1e-9)
         last = math.floor(self.high / self.step + 1e-9)
         return [index * self.step for index in range(first, last + 1)]
+
+    def _logarithmic_ticks(self) -> list[float]:
+        powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        for factors in ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 4, 5, 6, 8)):
+            ticks = [factor * 10.0**power for power in powers for factor in factors]
+            ticks = [tick for tick in ticks if self.low <= tick <= self.high]
+            if len(ticks) >= 4:
+                break
+        return ticks
 
 
 def _nice_step(rough: float) -> float:
@@ -243,9 +270,20 @@ def _line(line: Series, xs: _Scale, ys: _Scale) -> str:
     points = " ".join(f"{xs(x):.1f},{ys(y):.1f}" for x, y in zip(line.x, line.y, strict=True))
     classes = f"line series-{line.colour} {line.style.value}" + (" faint" if line.faint else "")
     if len(line.x) == 1:
-        x, y = points.split(",")
-        return f'<circle class="{classes} dot" data-group="{escape(line.group)}" cx="{x}" cy="{y}" r="3.5"/>'
-    return f'<polyline class="{classes}" data-group="{escape(line.group)}" points="{points}"/>'
+        return _dots(line, xs, ys)
+    drawn = (
+        ""
+        if line.style is LineStyle.POINTS
+        else (f'<polyline class="{classes}" data-group="{escape(line.group)}" points="{points}"/>')
+    )
+    return drawn + (_dots(line, xs, ys) if line.has_dots or line.style is LineStyle.POINTS else "")
+
+
+def _dots(line: Series, xs: _Scale, ys: _Scale) -> str:
+    circles = "".join(
+        f'<circle cx="{xs(x):.1f}" cy="{ys(y):.1f}" r="3.5"/>' for x, y in zip(line.x, line.y, strict=True)
+    )
+    return f'<g class="dots series-{line.colour}" data-group="{escape(line.group)}">{circles}</g>'
 
 
 def _band(line: Series, xs: _Scale, ys: _Scale) -> str:
@@ -259,23 +297,32 @@ def _band(line: Series, xs: _Scale, ys: _Scale) -> str:
 def _legend(series: Sequence[Series]) -> str:
     entries = "".join(
         f'<button type="button" aria-pressed="true" data-group="{escape(line.group)}">'
-        f'<svg viewBox="0 0 26 8" aria-hidden="true"><line class="line series-{line.colour} {line.style.value}'
-        f'{" faint" if line.faint else ""}" x1="1" x2="25" y1="4" y2="4"/></svg>{escape(line.label)}</button>'
+        f'<svg viewBox="0 0 26 8" aria-hidden="true">{_legend_mark(line)}</svg>{escape(line.label)}</button>'
         for line in series
     )
     return f'<div class="legend">{entries}</div>'
 
 
+def _legend_mark(line: Series) -> str:
+    if line.style is LineStyle.POINTS:
+        return f'<circle class="dots series-{line.colour}" cx="13" cy="4" r="3.5"/>'
+    faint = " faint" if line.faint else ""
+    return f'<line class="line series-{line.colour} {line.style.value}{faint}" x1="1" x2="25" y1="4" y2="4"/>'
+
+
 def _pointer_data(series: Sequence[Series], xs: _Scale, x_axis: Axis, y_axis: Axis) -> str:
     content = {
         "scale": [xs.low, xs.high, xs.start, xs.end, _WIDTH],
+        "log": xs.is_logarithmic,
         "x": x_axis.label,
+        "xPercent": x_axis.percent,
         "percent": y_axis.percent,
         "series": [
             {
                 "label": line.label,
                 "group": line.group,
                 "colour": line.colour,
+                "points": line.style is LineStyle.POINTS,
                 "x": [_rounded(x) for x in line.x],
                 "y": [_rounded(y) for y in line.y],
                 "spread": None if line.spread is None else [_rounded(s) for s in line.spread],

@@ -21,11 +21,12 @@ from itop.training.learning_rates import Constant, Cosine, LearningRateSchedule,
 from itop.training.names import require_known, unknown_name
 from itop.training.optimizers import OPTIMIZERS
 
-__all__ = ["ALLOCATIONS", "AMP_MODES", "FIELDS", "LR_SCHEDULES", "JsonValue", "RunConfig"]
+__all__ = ["ALLOCATIONS", "AMP_MODES", "EXECUTION_NAMES", "FIELDS", "LR_SCHEDULES", "JsonValue", "RunConfig"]
 
 JsonValue: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
 
 LR_SCHEDULES = ("constant", "milestones", "cosine")
+EXECUTION_NAMES = ("masked", "sparse")
 AMP_MODES = ("off", "auto", "bfloat16", "float16")
 ALLOCATIONS = ("erk", "er", "uniform")
 
@@ -50,6 +51,8 @@ class RunConfig:
         image_size: Side in pixels to which the images of a folder are resized; None keeps them.
         validation_fraction: Share of the training set held out to choose the best epoch, in [0, 1). At 0 there is no
             validation and only the last model is reported.
+        train_fraction: Share of what is left for training that is used, in (0, 1]: a smaller training set of the same
+            classes, scored on the same validation and test images.
         augment: Whether training images are augmented as the data set's recipe says.
         epochs: Passes over the training set before the multiplier, at least 1.
         multiplier: Extended training (PAPER section 2): stretches epochs, learning-rate milestones and the horizon of
@@ -69,6 +72,8 @@ class RunConfig:
         warmup_epochs: Epochs of linear warm-up; not stretched by the multiplier.
         seed: Of initial weights, masks, growth, data order and augmentation, at least 0.
         device: ``"auto"`` takes the first CUDA device, else the CPU; or any name torch knows.
+        execution: ``"masked"``: dense weights with exact zeros, on any device. ``"sparse"``: values and positions of active
+            weights only, on the CPU.
         amp: Mixed precision: ``"off"``, ``"bfloat16"``, ``"float16"``, or ``"auto"`` for what suits the device.
         compile: Whether the forward pass goes through ``torch.compile``.
         workers: Processes that load images, for data sets that do not fit into memory.
@@ -76,6 +81,8 @@ class RunConfig:
             because torch's sums depend on it in their last bits, and because one is fastest for small networks.
         checkpoint_seconds: A checkpoint is written at the first epoch's end after so many seconds, and always at the
             end and on interruption; 0 writes one every epoch.
+        probes: Moments of the run, evenly spaced, at which its topology is kept and the gradient flow around the next
+            update is measured; 0 looks at nothing but losses and rates.
         recipe: The recipe this came from, for the record.
 
     Raises:
@@ -94,6 +101,7 @@ class RunConfig:
     download: bool = False
     image_size: int | None = None
     validation_fraction: float = 0.1
+    train_fraction: float = 1.0
     augment: bool = True
     epochs: int = 10
     multiplier: float = 1.0
@@ -112,11 +120,13 @@ class RunConfig:
     warmup_epochs: float = 0.0
     seed: int = 0
     device: str = "auto"
+    execution: str = "masked"
     amp: str = "off"
     compile: bool = False
     workers: int = 0
     threads: int | None = None
     checkpoint_seconds: float = 30.0
+    probes: int = 8
     recipe: str | None = None
 
     def __post_init__(self) -> None:
@@ -125,6 +135,7 @@ class RunConfig:
         require_known("optimizer", self.optimizer, OPTIMIZERS)
         require_known("lr_schedule", self.lr_schedule, LR_SCHEDULES)
         require_known("amp", self.amp, AMP_MODES)
+        require_known("execution", self.execution, EXECUTION_NAMES)
         self._check_numbers()
         self._check_types()
         self._check_allocation()
@@ -140,6 +151,7 @@ class RunConfig:
     def _check_numbers(self) -> None:
         self._number("sparsity", low=0, below=1)
         self._number("validation_fraction", low=0, below=1)
+        self._number("train_fraction", above=0, high=1)
         self._number("multiplier", above=0)
         self._number("learning_rate", above=0)
         self._number("momentum", low=0, below=1)
@@ -150,7 +162,7 @@ class RunConfig:
         self._number("checkpoint_seconds", low=0)
         if self.gradient_clip is not None:
             self._number("gradient_clip", above=0)
-        for name, low in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("workers", 0)):
+        for name, low in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("workers", 0), ("probes", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r}")

@@ -33,6 +33,7 @@ class DataSource:
             config.download,
             config.image_size,
             config.validation_fraction,
+            config.train_fraction,
             config.seed,
         )
         if self._data is None or key != self._key:
@@ -45,6 +46,7 @@ class DataSource:
                 download=config.download,
                 image_size=config.image_size,
                 progress=self._progress,
+                train_fraction=config.train_fraction,
             )
             self._key = key
         return self._data

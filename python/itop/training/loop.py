@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ from itop.training.interruption import Interrupted, StopRequest
 from itop.training.learning_rates import set_learning_rate
 from itop.training.meter import Score, evaluate
 from itop.training.observers import TrainingObserver
+from itop.training.predictions import predict, write_predictions
 from itop.training.records import EpochRecord, MetricsLog, UpdateRecord
 from itop.training.run_folder import RunFolder
 from itop.training.session import Session
@@ -28,6 +30,13 @@ from itop.training.summary import RunResult, summarise_run
 __all__ = ["DivergedError", "train_run", "train_session"]
 
 _EVALUATION_BATCH = 256
+_MAX_PREDICTIONS = 4_000_000
+_MAX_TRAINING_SAMPLES = 10_000
+
+
+def _evaluation_batch(config: RunConfig) -> int:
+    """Truly sparse networks may be so wide that activations are most of their memory: the batch training takes, then."""
+    return config.batch_size if config.execution == "sparse" else _EVALUATION_BATCH
 
 
 @final
@@ -113,12 +122,14 @@ class _Loop:
         self._validation: BatchLoader | None = None
         if session.data.num_validation > 0:
             self._validation = session.data.validation(
-                _EVALUATION_BATCH, device=session.device, workers=session.config.workers
+                _evaluation_batch(session.config), device=session.device, workers=session.config.workers
             )
 
     def run(self) -> dict[str, Any]:
         session, position = self._session, self._session.position
         session.engine.on_update(self._topology_updated)
+        if position.step == 0:
+            session.instruments.step_taken(0)
         self._observer.run_started(session.config, self._folder.path, position.step, session.total_steps)
         while position.epoch < session.config.num_epochs:
             self._train_epoch()
@@ -133,6 +144,7 @@ class _Loop:
             self._train_step(images, labels)
             position.step += 1
             position.batch += 1
+            session.instruments.step_taken(position.step)
             self._observer.step_taken(position.step)
             if self._stop.is_set:
                 self._save_checkpoint()
@@ -140,6 +152,7 @@ class _Loop:
 
     def _train_step(self, images: Tensor, labels: Tensor) -> None:
         session = self._session
+        session.instruments.batch_taken(images, labels)
         with session.precision.autocast():
             outputs = session.forward(images)
             loss = session.loss(outputs, labels)
@@ -161,7 +174,7 @@ class _Loop:
     def _learning_rate_of(self, step: int) -> float:
         """Of the step after `step` others."""
         session = self._session
-        progress = step / session.total_steps
+        progress = session.engine.method.schedule_progress(step, session.total_steps)
         return session.config.learning_rate * self._schedule.factor(progress)
 
     def _end_epoch(self) -> None:
@@ -176,7 +189,6 @@ class _Loop:
         validated = self._validate()
         position.epoch += 1
         position.batch = 0
-        session.flops.settle(position.step)
         if validated is not None:
             session.keep_best(validated.accuracy)
         self._record_epoch(trained, validated)
@@ -226,7 +238,10 @@ class _Loop:
         """Looks at the test set, writes the last files, the summary as the very last."""
         session = self._session
         self._save_checkpoint()
-        last = self._test()
+        last, train = self._test(), self._score_training_samples()
+        session.instruments.write(self._folder, session.data.input_shape)
+        if session.config.probes:
+            self._keep_predictions()
         best = None
         if session.best is not None:
             final = {name: value.detach().clone() for name, value in session.model.state_dict().items()}
@@ -235,14 +250,34 @@ class _Loop:
             save_checkpoint(self._folder.best_checkpoint, session.best_checkpoint())
             session.model.load_state_dict(final)
         self._elapsed()
-        summary = summarise_run(session, RunResult(last, best))
+        summary = summarise_run(session, RunResult(last, best, train))
         write_json(self._folder.summary, summary)
         self._observer.run_ended(session.config, summary)
         return summary
 
+    def _score_training_samples(self) -> Score:
+        session = self._session
+        loader = session.data.train(
+            _EVALUATION_BATCH,
+            device=session.device,
+            augment=False,
+            seed=session.config.seed,
+            workers=session.config.workers,
+        )
+        batches = itertools.islice(loader.epoch(0), -(-_MAX_TRAINING_SAMPLES // _EVALUATION_BATCH))
+        return evaluate(session.model, batches, session.loss, session.precision, session.device)
+
+    def _keep_predictions(self) -> None:
+        """What the last model says of each test sample, for ensembles and calibration; huge test sets are left out."""
+        session, data = self._session, self._session.data
+        if data.num_test * data.num_classes > _MAX_PREDICTIONS:
+            return
+        loader = data.test(_EVALUATION_BATCH, device=session.device, workers=session.config.workers)
+        write_predictions(self._folder.predictions, *predict(session.model, loader, session.precision))
+
     def _test(self) -> Score:
         config, data, device = self._session.config, self._session.data, self._session.device
-        return self._evaluate(data.test(_EVALUATION_BATCH, device=device, workers=config.workers))
+        return self._evaluate(data.test(_evaluation_batch(config), device=device, workers=config.workers))
 
     def _evaluate(self, loader: BatchLoader) -> Score:
         session = self._session

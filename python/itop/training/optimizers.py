@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from itop.compressed_weight import CompressedWeight
 from itop.optim import SGD, Adam, AdamW
 
 if TYPE_CHECKING:
@@ -46,11 +47,15 @@ def build_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimize
     Without ``config.decay_vectors``, parameters of one dimension (biases, normalisation) do not decay.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    weights = {id(module.values) for module in model.modules() if isinstance(module, CompressedWeight)}
     groups: ParameterGroups = [{"params": parameters}]
     if not config.decay_vectors:
         groups = [
-            {"params": [parameter for parameter in parameters if parameter.ndim > 1]},
-            {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
+            {"params": [entry for entry in parameters if entry.ndim > 1 or id(entry) in weights]},
+            {
+                "params": [entry for entry in parameters if entry.ndim <= 1 and id(entry) not in weights],
+                "weight_decay": 0.0,
+            },
         ]
         groups = [group for group in groups if group["params"]]
     # On the CPU the step is itop's own; on CUDA it is torch's, in one kernel.

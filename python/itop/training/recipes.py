@@ -66,6 +66,24 @@ RECIPES: dict[str, Recipe] = {
         methods=("set-itop",),
         options={"update_every": 200},
     ),
+    "million-neurons": Recipe(
+        "An MLP of 1,050,000 hidden neurons on Fashion-MNIST by SET, truly sparse: its dense form is 0.9 terabytes",
+        RunConfig(
+            recipe="million-neurons",
+            method="set",
+            model="mlp:350000,350000,350000",
+            data="fashion-mnist",
+            execution="sparse",
+            sparsity=0.99984,
+            augment=False,
+            validation_fraction=0.0,
+            epochs=5,
+            batch_size=32,
+            learning_rate=2e-6,  # logits sum over 350,000 neurons: stable rates fall with the width
+            checkpoint_seconds=600.0,
+        ),
+        methods=("set",),
+    ),
     "mlp-cifar10": Recipe(
         "The paper's MLP 3072-1024-512-10 on CIFAR-10, 200 epochs",
         # The paper leaves the MLP's rate and epochs open: these are the habits of its code.

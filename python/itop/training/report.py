@@ -4,38 +4,34 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from importlib import resources
 from pathlib import Path
 from typing import Any, final
 
-from itop.training.charts import HEAT_LEVELS, Axis, HeatMap, LineStyle, Series, heat_map, line_chart
-from itop.training.config import RunConfig
+from itop.training.analysis_charts import (
+    Subject,
+    analysis_figures,
+    ensemble_of,
+    ensemble_table,
+    feature_pictures,
+    mask_pictures,
+)
+from itop.training.charts import Axis, HeatMap, LineStyle, Series, heat_map, line_chart
 from itop.training.experiment import Experiment
-from itop.training.files import read_json, write_text
-from itop.training.records import EpochRecord, UpdateRecord, read_metrics
+from itop.training.files import write_text
+from itop.training.page import environment_list, fill, page, selection
+from itop.training.records import EpochRecord, UpdateRecord
 from itop.training.run_folder import RunFolder
+from itop.training.run_view import RunView, read_run
 from itop.training.summary import summarise_method
 from itop.training.theory import expected_exploration_of
 
 __all__ = ["write_report"]
 
 _NUM_COLOURS = 8
-_LIGHT_HEAT = ((238, 243, 250), (96, 150, 210), (12, 45, 99))
-_DARK_HEAT = ((30, 37, 48), (43, 98, 160), (163, 212, 255))
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class _Run:
-    config: RunConfig
-    epochs: tuple[EpochRecord, ...]
-    updates: tuple[UpdateRecord, ...]
-    summary: Mapping[str, Any] | None
 
 
 @final
@@ -45,7 +41,7 @@ class _MethodRuns:
 
     name: str
     colour: int
-    runs: tuple[_Run, ...]
+    runs: tuple[RunView, ...]
 
     @property
     def summary(self) -> Mapping[str, Any] | None:
@@ -53,7 +49,7 @@ class _MethodRuns:
         return summarise_method(complete) if complete else None
 
     @property
-    def first_updating(self) -> _Run | None:
+    def first_updating(self) -> RunView | None:
         return next((run for run in self.runs if run.updates), None)
 
 
@@ -72,16 +68,11 @@ def write_report(root: Path) -> Path:
 
 
 def _read(experiment: Experiment, root: Path) -> list[_MethodRuns]:
-    by_method: dict[str, list[_Run]] = {name: [] for name in experiment.methods}
+    by_method: dict[str, list[RunView]] = {name: [] for name in experiment.methods}
     for config in experiment.runs:
-        folder = RunFolder(experiment.folder_of(config, root))
-        if not folder.metrics.exists():
-            continue
-        records = list(read_metrics(folder.metrics))
-        epochs = tuple(record for record in records if isinstance(record, EpochRecord))
-        updates = tuple(record for record in records if isinstance(record, UpdateRecord))
-        summary = read_json(folder.summary) if folder.summary.exists() else None
-        by_method[config.method].append(_Run(config, epochs, updates, summary))
+        run = read_run(RunFolder(experiment.folder_of(config, root)), config)
+        if run is not None:
+            by_method[config.method].append(run)
     return [
         _MethodRuns(name, index % _NUM_COLOURS, tuple(runs)) for index, (name, runs) in enumerate(by_method.items())
     ]
@@ -91,8 +82,14 @@ def _page(experiment: Experiment, methods: Sequence[_MethodRuns]) -> str:
     config = experiment.runs[0]
     updating = [method for method in methods if method.first_updating is not None]
     environment: Mapping[str, Any] = next((m.summary["environment"] for m in methods if m.summary is not None), {})
+    title = f"{config.model} on {config.data}"
+    subjects = [
+        Subject(method.name, method.colour, run)
+        for method in methods
+        if (run := next((run for run in method.runs if run.analysis is not None), None)) is not None
+    ]
     sections = {
-        "title": escape(f"{config.model} on {config.data}"),
+        "title": escape(title),
         "subtitle": escape(_subtitle(experiment)),
         "finding": _finding(methods),
         "table": _table(methods),
@@ -100,14 +97,70 @@ def _page(experiment: Experiment, methods: Sequence[_MethodRuns]) -> str:
         "exploration": _overview_chart(methods) + "".join(_exploration_chart(method) for method in updating),
         "heat_maps": "".join(_heat_maps(method) for method in updating),
         "layers": "".join(_layer_table(method) for method in methods),
+        "selection": selection([(method.name, method.colour) for method in methods]),
+        "instruments": _instruments(subjects),
+        "pictures": _pictures(subjects),
+        "ensembles": _ensembles(methods),
         "configuration": escape(json.dumps(_shared_fields(experiment), indent=2)),
         "command": escape(str(environment.get("command", ""))),
-        "environment": _environment(environment),
-        "heat_colours_light": _heat_colours(_LIGHT_HEAT),
-        "heat_colours_dark": _heat_colours(_DARK_HEAT),
+        "environment": environment_list(environment),
     }
-    template = resources.files("itop.training").joinpath("report_template.html").read_text(encoding="utf-8")
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: sections[match[1]], template)
+    return page(title, fill("report_template.html", sections))
+
+
+def _instruments(subjects: Sequence[Subject]) -> str:
+    figures = analysis_figures(subjects)
+    if not figures:
+        return ""
+    return (
+        "<h2>How the topology moves</h2>"
+        '<p class="note">Of one run of each method. Survival is the product-limit estimate over all grown weights, with '
+        "its standard error; churn counts a weight dropped for one grown as one exchange; NNSTD compares the wiring "
+        "with that of the start whatever the order of neurons (0 the same, 1 disjoint); gradient flow is the norm of "
+        "the gradient over active weights on the batch of the update's step.</p>"
+        f'<div class="grid-2">{figures}</div>'
+    )
+
+
+def _pictures(subjects: Sequence[Subject]) -> str:
+    masks = "".join(mask_pictures(subject) for subject in subjects)
+    features = feature_pictures([subject for subject in subjects if _is_sparse(subject.run)])
+    parts = []
+    if masks:
+        parts.append(
+            "<h2>Masks over time</h2>"
+            '<p class="note">Outputs down, inputs to the right; in a large layer each pixel is the density of a block.</p>'
+            f"{masks}"
+        )
+    if features:
+        parts.append(
+            "<h2>Which pixels stay connected</h2>"
+            '<p class="note">The summed strength of the connections that leave each input pixel at the end of one run, '
+            "from the weakest pixel to the strongest (QuickSelection).</p>"
+            f"{features}"
+        )
+    return "".join(parts)
+
+
+def _ensembles(methods: Sequence[_MethodRuns]) -> str:
+    reports = [
+        (method.name, report)
+        for method in methods
+        if (report := ensemble_of([run for run in method.runs if run.summary is not None])) is not None
+    ]
+    if not reports:
+        return ""
+    return (
+        "<h2>Seeds as an ensemble</h2>"
+        '<p class="note">The networks of all seeds together, by the mean of their probabilities on the test set '
+        "(FreeTickets): negative log-likelihood in nats, expected calibration error in 15 bins, and how often and how "
+        "far two members differ.</p>"
+        f'<div class="card">{ensemble_table(reports)}</div>'
+    )
+
+
+def _is_sparse(run: RunView) -> bool:
+    return run.summary is not None and run.summary["sparsity"] > 0
 
 
 def _subtitle(experiment: Experiment) -> str:
@@ -328,26 +381,6 @@ def _shared_fields(experiment: Experiment) -> dict[str, Any]:
                 values.append(other[name])
         shared[name] = value if len(values) == 1 else values
     return shared
-
-
-def _environment(environment: Mapping[str, Any]) -> str:
-    return "".join(
-        f"<dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd>"
-        for name, value in environment.items()
-        if name != "command"
-    )
-
-
-def _heat_colours(stops: tuple[tuple[int, int, int], ...]) -> str:
-    rules = []
-    for level in range(HEAT_LEVELS):
-        position = level / (HEAT_LEVELS - 1) * (len(stops) - 1)
-        index = min(int(position), len(stops) - 2)
-        part = position - index
-        colour = [round(a + (b - a) * part) for a, b in zip(stops[index], stops[index + 1], strict=True)]
-        rules.append(f".heat-{level}{{fill:rgb({colour[0]},{colour[1]},{colour[2]})}}")
-    gradient = ",".join(f"rgb({red},{green},{blue})" for red, green, blue in stops)
-    return "".join(rules) + f".heat-scale i{{background:linear-gradient(90deg,{gradient})}}"
 
 
 def _all_epochs(methods: Sequence[_MethodRuns]) -> Iterable[EpochRecord]:

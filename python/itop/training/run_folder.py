@@ -40,6 +40,21 @@ class RunFolder:
         return self.path / "checkpoints" / "best.pt"
 
     @property
+    def analysis(self) -> Path:
+        """What the run's instruments saw."""
+        return self.path / "analysis.json"
+
+    @property
+    def topology(self) -> Path:
+        """The topologies they kept."""
+        return self.path / "topology.npz"
+
+    @property
+    def predictions(self) -> Path:
+        """Class probabilities of the test samples."""
+        return self.path / "predictions.npz"
+
+    @property
     def is_complete(self) -> bool:
         """Whether the run has been trained to its end; the summary is the last file a run writes."""
         return self.summary.exists()

@@ -15,14 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from itop import SparseEngine
+from itop.allocation import target_count
 from itop.data import BatchLoader, DataSet
 from itop.methods import METHODS, Method
-from itop.models import build_model
 from itop.training.checkpoint import Checkpoint, CheckpointError, LayerSummary
 from itop.training.config import RunConfig
 from itop.training.data_source import DataSource
 from itop.training.execution import Precision, resolve_device, resolve_precision
-from itop.training.flops_account import FlopsAccount
+from itop.training.executions import EXECUTIONS
+from itop.training.instruments import Instruments
 from itop.training.meter import Batch, Meter
 from itop.training.names import unknown_name
 from itop.training.optimizers import build_optimizer
@@ -49,9 +50,10 @@ class Position:
 @final
 @dataclass(frozen=True, slots=True)
 class BestModel:
-    """The model of the best epoch on validation so far, among the epochs at the lowest density so far.
+    """The model of the best epoch on validation so far, among the epochs at the density nearest to the target from above.
 
-    A method on its way from dense to sparse would otherwise be credited with its dense model.
+    A method on its way from dense to sparse would otherwise be credited with its dense model. Below the target one
+    density is as good as another.
     """
 
     epoch: int
@@ -61,11 +63,13 @@ class BestModel:
     engine: Mapping[str, Any]
     layers: tuple[LayerSummary, ...]
 
-    def is_beaten_by(self, accuracy: float, num_active: int) -> bool:
+    def is_beaten_by(self, accuracy: float, num_active: int, target: int) -> bool:
+        """Whether a model of `num_active` weights, of which the run aims at `target`, is to be preferred."""
+        before, now = max(self.num_active, target), max(num_active, target)
         # A method that redistributes may be off by a few connections; that is no step towards its final density.
-        if num_active < 0.99 * self.num_active:
+        if now < 0.99 * before:
             return True
-        return accuracy > self.accuracy and num_active <= 1.01 * self.num_active
+        return accuracy > self.accuracy and now <= 1.01 * before
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -99,10 +103,22 @@ def build_method(config: RunConfig) -> Method:
     for key in config.method_options:
         if key not in options:
             raise ValueError(unknown_name(f"option of method {config.method}:", key, options))
+        _check_kind(config.method, key, options[key].default, config.method_options[key])
     try:
         return METHODS[config.method](**config.method_options)
     except TypeError as error:
         raise ValueError(f"method {config.method!r} refuses its options: {error}") from None
+
+
+def _check_kind(method: str, name: str, default: object, value: object) -> None:
+    """Refuses text where the default is a number, and numbers where it is yes or no."""
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise ValueError(f"option {name} of method {method} must be true or false, got {value!r}")
+    elif isinstance(default, (int, float)) and (
+        isinstance(value, bool) or not isinstance(value, (int, float, type(None)))
+    ):
+        raise ValueError(f"option {name} of method {method} must be a number, got {value!r}")
 
 
 @dataclass(slots=True)
@@ -126,7 +142,7 @@ class Session:
     engine: SparseEngine
     loss: Callable[[Tensor, Tensor], Tensor]
     meter: Meter
-    flops: FlopsAccount
+    instruments: Instruments
     position: Position = field(default_factory=Position)
     best: BestModel | None = None
     seconds: float = 0.0
@@ -138,12 +154,14 @@ class Session:
         Raises:
             ValueError: If something in it cannot be had; nothing has been written then.
         """
-        device = resolve_device(config.device)
+        device = resolve_device("cpu" if config.execution == "sparse" and config.device == "auto" else config.device)
+        if config.execution == "sparse" and device.type != "cpu":
+            raise ValueError(f"execution 'sparse' computes on the CPU, got device {config.device!r}")
         precision = resolve_precision(config.amp, device)
         method = build_method(config)
         data = source.get(config)
         seed_everything(config.seed)
-        model = build_model(config.model, num_classes=data.num_classes, input_shape=data.input_shape).to(device)
+        model = EXECUTIONS[config.execution](config, method, data).to(device)
         if device.type == "cuda" and any(parameter.ndim == 4 for parameter in model.parameters()):
             model = model.to(memory_format=torch.channels_last)
         loader = data.train(
@@ -168,6 +186,11 @@ class Session:
             batches=functools.partial(_endless, loader),
             loss=loss,
         )
+
+        def batch_loss(images: Tensor, labels: Tensor) -> Tensor:
+            with precision.autocast():
+                return loss(model(images), labels)
+
         return cls(
             config=config,
             device=device,
@@ -182,7 +205,9 @@ class Session:
             engine=engine,
             loss=loss,
             meter=Meter(device),
-            flops=FlopsAccount(engine, torch.zeros(1, *data.input_shape, device=device)),
+            instruments=Instruments(
+                engine, model, method, batch_loss, total_steps=total_steps, num_probes=config.probes
+            ),
         )
 
     @property
@@ -208,7 +233,7 @@ class Session:
             "scaler": self.scaler.state_dict(),
             "random": random_state(),
             "meter": self.meter.state_dict(),
-            "flops": self.flops.state_dict(),
+            "instruments": self.instruments.state_dict(),
             "best": None if self.best is None else self.best.state_dict(),
             "seconds": self.seconds,
             "metrics_bytes": metrics_bytes,
@@ -219,7 +244,8 @@ class Session:
     def keep_best(self, accuracy: float) -> None:
         """Remembers the model as it is if none before, by `accuracy` on validation, was better."""
         num_active = sum(layer.num_active for layer in self.engine.layers)
-        if self.best is None or self.best.is_beaten_by(accuracy, num_active):
+        target = target_count(sum(layer.numel for layer in self.engine.layers), self.config.sparsity)
+        if self.best is None or self.best.is_beaten_by(accuracy, num_active, target):
             model = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
             engine = copy.deepcopy(self.engine.state_dict())
             layers = tuple(self.layer_summaries())
@@ -245,7 +271,7 @@ class Session:
             self.engine.load_state_dict(states["engine"])
             self.scaler.load_state_dict(states["scaler"])
             self.meter.load_state_dict(states["meter"])
-            self.flops.load_state_dict(states["flops"])
+            self.instruments.load_state_dict(states.get("instruments", {}))
             self.position = Position(**checkpoint.position)
             self.best = None if states["best"] is None else BestModel.from_state_dict(states["best"])
             self.seconds = float(states["seconds"])

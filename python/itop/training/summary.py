@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+from itop.analysis.layer import layers_of
 from itop.training.environment import describe_environment
 from itop.training.meter import Score
 from itop.training.session import Session
+from itop.training.theory import predicted_exploration
 
 __all__ = ["RunResult", "Spread", "summarise_method", "summarise_run"]
 
@@ -22,10 +24,12 @@ class RunResult:
     Args:
         last: The model at the end of training.
         best: The model that was best on validation; None where nothing was held out.
+        train: The last model on training samples as they are, not augmented: 10,000 of them, where there are more.
     """
 
     last: Score
     best: Score | None
+    train: Score
 
 
 @final
@@ -62,11 +66,13 @@ def summarise_run(session: Session, result: RunResult) -> dict[str, Any]:
         "test_accuracy_of_best": None if result.best is None else Spread((result.best.accuracy,)).to_dict(),
         "best_epoch": None if best is None else best.epoch,
         "best_validation_accuracy": None if best is None else best.accuracy,
+        "train_accuracy": Spread((result.train.accuracy,)).to_dict(),
         "exploration_rate": engine.exploration_rate,
         "reliable_rate": engine.reliable_rate,
+        "predicted_exploration": _prediction(session),
         "num_updates": engine.num_updates,
         "steps": session.position.step,
-        "train_flops_ratio": session.flops.training_factor,
+        "train_flops_ratio": engine.flops().training_factor,
         "test_flops_ratio": engine.flops().forward_factor,
         "seconds": session.seconds,
         "layers": [
@@ -84,7 +90,13 @@ def summarise_run(session: Session, result: RunResult) -> dict[str, Any]:
     }
 
 
-_SPREADS = ("test_accuracy", "test_loss", "test_accuracy_of_best")
+def _prediction(session: Session) -> dict[str, float] | None:
+    """R_s at the end as theory expects it of random growth, with the standard deviation of one run."""
+    curve = predicted_exploration(session.method, layers_of(session.engine), session.total_steps)
+    return None if curve is None else {"rate": curve.final_rate, "standard_error": curve.monte_carlo_error()}
+
+
+_SPREADS = ("test_accuracy", "test_loss", "test_accuracy_of_best", "train_accuracy")
 _MEANS = (
     "sparsity",
     "exploration_rate",
@@ -111,7 +123,7 @@ def summarise_method(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "seeds": [seed for run in runs for seed in run["seeds"]],
     }
     for name in _SPREADS:
-        values = [value for run in runs if run[name] is not None for value in run[name]["values"]]
+        values = [value for run in runs if run.get(name) is not None for value in run[name]["values"]]
         summary[name] = Spread(tuple(values)).to_dict() if values else None
     for name in _MEANS:
         known = [run[name] for run in runs if run[name] is not None]

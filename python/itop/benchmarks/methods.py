@@ -1,0 +1,74 @@
+"""An update of every dynamic method on the weight tensors of ResNet-50, beside RigL's in the same run."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD
+
+from itop import SparseEngine
+from itop.benchmarks.measure import Row, Suite, milliseconds
+from itop.methods import METHODS
+from itop.models import build_model
+
+SPARSITY = 0.9
+REPETITIONS = 3
+TOTAL_STEPS = 100
+BASELINE = "rigl"
+MEASURED = (
+    "set", "set-itop", "rigl-itop", "snfs", "dsr", "deep-r", "mest", "mest-soft", "dst-ee", "granet", "selfish-rnn",
+    "nest", "srigl", "nm", "block", "gmp", "taylor", "obd",
+)  # fmt: skip
+"""Those whose update is a topology update; rules of hidden weights choose theirs in the optimiser's step."""
+
+
+def measure() -> Iterator[Row]:
+    """The rows of the suite."""
+    baseline = _median_update(BASELINE)
+    for name in MEASURED:
+        seconds = _median_update(name)
+        yield Row(
+            f"{name} update",
+            milliseconds(seconds),
+            f"{milliseconds(baseline)} {BASELINE}",
+            seconds / baseline,
+            "<= 3",
+        )
+
+
+def _median_update(name: str) -> float:
+    torch.manual_seed(0)
+    model = build_model("resnet50", num_classes=1000, input_shape=(3, 224, 224))
+    weights = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    for weight in weights:
+        weight.grad = torch.randn_like(weight)
+        nn.init.normal_(weight)
+    values = [weight.detach().clone() for weight in weights]
+    optimizer = SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    options = {"neurons": 0} if name == "nest" else {"update_every": 1} if name == "mest-soft" else {}
+    engine = SparseEngine(model, optimizer, METHODS[name](**options), sparsity=SPARSITY, total_steps=TOTAL_STEPS)
+    times = []
+    for _ in range(REPETITIONS + 1):
+        _refresh(engine, values)
+        engine.method.before_step(engine._context)
+        engine._context.step += 1
+        start = time.perf_counter()
+        engine.update()
+        times.append(time.perf_counter() - start)
+    engine.detach()
+    return statistics.median(times[1:])
+
+
+def _refresh(engine: SparseEngine, values: list[Tensor]) -> None:
+    """Trained weights are not zero: grown ones get values between updates."""
+    with torch.no_grad():
+        for layer, value in zip(engine.topology.layers, values, strict=True):
+            layer.parameter.copy_(value)
+    engine.topology.apply()
+
+
+SUITE = Suite("methods", "Topology update of each method on ResNet-50, beside RigL's, density 0.1", measure)

@@ -1,0 +1,148 @@
+"""``itop advise``: the update interval and drop fraction that reach a wanted exploration rate, before any training."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from itop.cli.parser import UsageError
+
+if TYPE_CHECKING:
+    from itop.analysis import Advice, Refusal
+    from itop.analysis.advise import Training
+    from itop.analysis.layer import Layer
+
+__all__ = ["add_parser"]
+
+_INPUT_SHAPES = {
+    "digits": (1, 8, 8),
+    "fashion-mnist": (1, 28, 28),
+    "cifar10": (3, 32, 32),
+    "cifar100": (3, 32, 32),
+    "imagenet": (3, 224, 224),
+}
+_NUM_CLASSES = {"digits": 10, "fashion-mnist": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000}
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "advise",
+        help="choose the update interval for a wanted exploration rate",
+        description="Says which update interval (dT) and drop fraction (P) let a sparse network explore a wanted part of "
+        "its weights (R_s)\nand still keep at least a wanted number of steps between updates. Random growth; nothing is "
+        "trained.\nWhat cannot be reached is refused, with what could (exit code 1).",
+    )
+    parser.add_argument("--recipe", metavar="NAME", help="a named set-up to start from (default: digits)")
+    parser.add_argument("--model", metavar="NAME", help="a network; mlp:512,512 is an MLP with those hidden sizes")
+    parser.add_argument("--data", metavar="NAME", help="digits, fashion-mnist, cifar10, cifar100 or imagenet")
+    parser.add_argument(
+        "--samples", type=int, metavar="N", help="training samples of an epoch (default: the data set's)"
+    )
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=int, metavar="N", help="passes over them")
+    length.add_argument("--steps", type=int, metavar="N", help="optimiser steps, instead of epochs")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="samples of a step")
+    parser.add_argument("--sparsity", type=float, metavar="S", help="share of weights that are zero, in [0, 1)")
+    parser.add_argument("--allocation", metavar="NAME", help="erk, er or uniform (default: erk)")
+    parser.add_argument("--rate", type=float, default=0.9, metavar="R", help="wanted R_s at the end (default: 0.9)")
+    parser.add_argument(
+        "--min-interval", type=int, default=1, metavar="STEPS", help="fewest steps between updates (default: 1)"
+    )
+    parser.add_argument(
+        "--drop-fraction", type=float, default=0.5, metavar="P", help="preferred initial P (default: 0.5)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run, parser=parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from itop.analysis import Advice, DropFractionChoice
+    from itop.analysis.advise import advise
+
+    layers, training = _setting(options)
+    choice = DropFractionChoice(
+        preferred=options.drop_fraction,
+        largest=max(0.9, options.drop_fraction),
+        final=min(0.005, options.drop_fraction),
+    )
+    answer = advise(layers, training, options.rate, options.min_interval, drop_fractions=choice)
+    if isinstance(answer, Advice):
+        _print_advice(answer, as_json=options.json)
+        return 0
+    _print_refusal(answer, as_json=options.json)
+    return 1
+
+
+def _setting(options: argparse.Namespace) -> tuple[list[Layer], Training]:
+    """The network at the densities it is going to have, and the length of its training."""
+    import torch
+
+    from itop.allocation import LayerShape, as_allocation
+    from itop.analysis.advise import Training
+    from itop.analysis.layer import Layer
+    from itop.layers import find_layers
+    from itop.models import build_model
+    from itop.studies.named import training_samples
+    from itop.training.names import require_known
+    from itop.training.recipes import DEFAULT_RECIPE, RECIPES
+
+    recipe = RECIPES[require_known("recipe", options.recipe or DEFAULT_RECIPE, RECIPES)].config
+    changes = {
+        name: getattr(options, name)
+        for name in ("model", "data", "epochs", "batch_size", "sparsity", "allocation")
+        if getattr(options, name) is not None
+    }
+    config = recipe.replace(**changes)
+    if config.data not in _INPUT_SHAPES:
+        raise UsageError(f"--data must be one of {', '.join(_INPUT_SHAPES)}, got {config.data!r}")
+    with torch.device("meta"):
+        model = build_model(config.model, num_classes=_NUM_CLASSES[config.data], input_shape=_INPUT_SHAPES[config.data])
+    found = find_layers(model)
+    shapes = [LayerShape(layer.name, layer.shape) for layer in found]
+    counts = as_allocation(config.allocation or "erk").counts(shapes, config.sparsity)
+    layers = [
+        Layer(shape.name, tuple(shape.shape), count / shape.numel) for shape, count in zip(shapes, counts, strict=True)
+    ]
+    samples = options.samples if options.samples is not None else training_samples(config)
+    if options.steps is not None:
+        return layers, Training(num_samples=options.steps, batch_size=1, epochs=1)
+    return layers, Training(num_samples=samples, batch_size=config.batch_size, epochs=config.num_epochs)
+
+
+def _print_advice(advice: Advice, *, as_json: bool) -> None:
+    values = {
+        "update_every": advice.update_every,
+        "drop_fraction": advice.drop_fraction,
+        "final_drop_fraction": advice.final_drop_fraction,
+        "exploration_rate": advice.exploration_rate,
+        "standard_error": advice.standard_error,
+        "num_updates": advice.num_updates,
+        "total_steps": advice.total_steps,
+    }
+    if as_json:
+        print(json.dumps(values, indent=2))
+        return
+    print(
+        f"An update every {advice.update_every:,} of {advice.total_steps:,} steps, {advice.num_updates:,} in all, with "
+        f"drop fraction {advice.drop_fraction:g} annealed to {advice.final_drop_fraction:g}"
+    )
+    print(
+        f"explores {advice.exploration_rate * 100:.2f} % of the weights, ± {advice.standard_error * 100:.2g} in one run."
+    )
+    print(
+        f"  itop train --method set-itop --update-every {advice.update_every} --drop-fraction {advice.drop_fraction:g}"
+    )
+
+
+def _print_refusal(refusal: Refusal, *, as_json: bool) -> None:
+    if as_json:
+        values = {
+            "refused": refusal.message,
+            "largest_rate": refusal.largest_rate,
+            "epochs_needed": refusal.epochs_needed,
+            "longest_update_every": refusal.longest_update_every,
+        }
+        print(json.dumps(values, indent=2))
+        return
+    print(refusal.message[0].upper() + refusal.message[1:] + ".")

@@ -1,0 +1,74 @@
+"""Dynamic sparse training in the ``Trainer`` of Hugging Face's transformers.
+
+>>> trainer = Trainer(model, arguments, train_dataset=data, callbacks=[SparseCallback("rigl", sparsity=0.9)])  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from itop.engine import SparseEngine
+from itop.integrations.resuming import attach
+from itop.methods import Method
+
+try:
+    from transformers import TrainerCallback
+except ImportError as error:
+    raise ImportError(
+        "itop.integrations.huggingface needs the package transformers: pip install 'itop[integrations]'"
+    ) from error
+
+_FILE = "itop.pt"
+
+
+class SparseCallback(TrainerCallback):
+    """Makes the engine when training begins, saves it beside the trainer's checkpoints, and goes on from one.
+
+    Args:
+        method: A preset's name or a value.
+        **options: Further arguments of :class:`SparseEngine`; ``total_steps`` is the trainer's own where it is not given.
+
+    Attributes:
+        engine: None before training has begun.
+    """
+
+    def __init__(self, method: str | Method = "set-itop", **options: Any) -> None:
+        self.engine: SparseEngine | None = None
+        self._method = method
+        self._options = options
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Weights and optimiser are there, and loaded where the trainer resumes.
+
+        Raises:
+            ValueError: If the trainer resumes from a checkpoint that holds no engine.
+        """
+        saved = None
+        if state.global_step > 0:
+            path = _folder(args, state) / _FILE
+            if not path.is_file():
+                raise ValueError(
+                    f"there is no engine state {path}; resume from a checkpoint in the output folder that this callback saved"
+                )
+            saved = torch.load(path, weights_only=True)
+        if self.engine is not None:
+            self.engine.detach()
+        options = {"total_steps": state.max_steps, **self._options}
+        self.engine = attach(kwargs["model"], kwargs["optimizer"], self._method, options, saved)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The trainer has written a checkpoint."""
+        assert self.engine is not None
+        content = self.engine.state_dict(full=True)
+        if state.is_world_process_zero:
+            path = _folder(args, state) / _FILE
+            partial = path.with_suffix(".partial")
+            torch.save(content, partial)
+            partial.replace(path)
+
+
+def _folder(args: Any, state: Any) -> Path:
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}"

@@ -1,0 +1,126 @@
+"""The saved forms of one layer's topology, and the checks before they are believed.
+
+A layer with a dense weight gives one byte a weight (:data:`ACTIVE`, :data:`EXPLORED`, :data:`RELIABLE`), a truly sparse
+one three compressed sets. Either execution reads both: a run may go on in the other one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+from torch import Tensor
+
+from itop.distributed.shards import has_layout_of, is_sharded, local_part
+from itop.nn.position_set import CompressedPositions, PositionSet
+
+if TYPE_CHECKING:
+    from itop.topology import Topology
+
+ACTIVE, EXPLORED, RELIABLE = 1, 2, 4
+"""The bits of a weight's code in a saved state."""
+
+SETS = (("active", ACTIVE), ("explored", EXPLORED), ("reliable", RELIABLE))
+
+SavedSets: TypeAlias = dict[str, CompressedPositions]
+"""``"active"``, ``"explored"``, ``"reliable"`` of a truly sparse layer."""
+
+
+def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """A weight as the matrix ``[out, everything else]``."""
+    return shape[0], math.prod(shape[1:])
+
+
+def read_codes(topology: Topology, layer: int, saved: object) -> Tensor:
+    """The codes of the part of a layer that this process holds, from any saved form.
+
+    Raises:
+        ValueError: If it is of another model or sharding, or damaged.
+    """
+    name = topology.layers[layer].name
+    if isinstance(saved, Mapping):
+        codes = topology.part(layer, _codes_of_sets(name, topology.layers[layer].shape, saved))
+    else:
+        codes = _read_bytes(topology, layer, saved)
+    unexplored = ((codes & (ACTIVE | RELIABLE)) != 0) & ((codes & EXPLORED) == 0)
+    if bool((codes > (ACTIVE | EXPLORED | RELIABLE)).any()) or bool(unexplored.any()):
+        _refuse_unexplored(name)
+    return codes
+
+
+def read_sets(name: str, shape: tuple[int, ...], saved: object) -> SavedSets:
+    """The three sets of a truly sparse layer, from any saved form.
+
+    Raises:
+        ValueError: If they are of another model, or damaged.
+    """
+    if isinstance(saved, Tensor):
+        if saved.dtype != torch.uint8 or tuple(saved.shape) != shape or is_sharded(saved):
+            raise ValueError(
+                f"the engine state belongs to another model: layer '{name}' has shape {list(saved.shape)} there, "
+                f"{list(shape)} here"
+            )
+        sets = {}
+        for key, bit in SETS:
+            sets[key] = CompressedPositions(matrix_shape(shape))
+            sets[key].insert(PositionSet.from_mask((saved & bit) != 0))
+    else:
+        sets = _parse_sets(name, shape, saved)
+    explored = sets["explored"]
+    if not all(explored.contains_all(sets[key].to_set()) for key in ("active", "reliable")):
+        _refuse_unexplored(name)
+    return sets
+
+
+def _refuse_unexplored(name: str) -> None:
+    raise ValueError(
+        f"the engine state is damaged: layer '{name}' has active or reliable weights that were never explored"
+    )
+
+
+def _parse_sets(name: str, shape: tuple[int, ...], saved: object) -> SavedSets:
+    if not isinstance(saved, Mapping) or not isinstance(saved.get("shape"), (list, tuple)):
+        raise ValueError(f"the engine state is damaged: layer '{name}' holds neither bytes nor sets")
+    if tuple(saved["shape"]) != shape:
+        raise ValueError(
+            f"the engine state belongs to another model: layer '{name}' has shape {list(saved['shape'])} there, "
+            f"{list(shape)} here"
+        )
+    sets: SavedSets = {}
+    for key, _ in SETS:
+        content = saved.get(key)
+        if not isinstance(content, Tensor) or content.dtype != torch.uint8 or content.dim() != 1:
+            raise ValueError(f"the engine state is damaged: the {key} set of layer '{name}' is not a vector of bytes")
+        try:
+            sets[key] = CompressedPositions.from_bytes(matrix_shape(shape), content)
+        except ValueError as error:
+            raise ValueError(f"the engine state is damaged: the {key} set of layer '{name}': {error}") from None
+    return sets
+
+
+def _codes_of_sets(name: str, shape: tuple[int, ...], saved: Mapping[str, object]) -> Tensor:
+    sets = _parse_sets(name, shape, saved)
+    codes = torch.zeros(shape, dtype=torch.uint8)
+    for key, bit in SETS:
+        codes |= sets[key].to_set().to_mask().view(shape) * bit
+    return codes
+
+
+def _read_bytes(topology: Topology, layer: int, saved: object) -> Tensor:
+    name, shape, parameter = topology.layers[layer].name, topology.layers[layer].shape, topology.layers[layer].parameter
+    if not isinstance(saved, Tensor) or saved.dtype != torch.uint8:
+        raise ValueError(f"the engine state is damaged: layer '{name}' is not a tensor of bytes")
+    if tuple(saved.shape) != shape:
+        raise ValueError(
+            f"the engine state belongs to another model: layer '{name}' has shape {list(saved.shape)} there, {list(shape)} here"
+        )
+    if not is_sharded(saved):
+        return topology.part(layer, saved)
+    if not has_layout_of(saved, parameter):
+        raise ValueError(
+            f"the engine state is of another sharding: layer '{name}' is placed as {tuple(map(str, saved.placements))} there; "
+            "load it by torch.distributed.checkpoint, which cuts it anew, or save state_dict(full=True)"
+        )
+    return local_part(saved)

@@ -1,0 +1,511 @@
+"""The truly sparse execution of a topology: layers that hold values and positions of their active weights only.
+
+The same vocabulary as the masked one (:mod:`itop.topology`), so methods, reports and checkpoints are shared. A set of
+weights of a truly sparse layer is a list of positions or the complement of one, and no operation enumerates a matrix.
+Layers with a dense weight may stand beside them; they stay masked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.optim import LBFGS, Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from itop import _core
+from itop.distributed.agreement import LayerDigest
+from itop.layers import Layer
+from itop.nn.growth import DenseRows, ScoreRows, grow_best, scores_at
+from itop.nn.modules import SparseLayer
+from itop.nn.pattern import SparsePattern, TieKeys, select_entries
+from itop.nn.position_set import CompressedPositions, PositionSet
+from itop.nn.recorder import GradientRecorder
+from itop.optimizer_group import OptimizerGroup
+from itop.optimizer_state import OptimizerState
+from itop.saved_codes import SavedSets, read_sets
+from itop.topology import BitSet, Quota, Scores, Topology, UpdateReport
+
+__all__ = ["SparseTopology", "make_topology"]
+
+_MOST_GRADIENTS = 1 << 30
+"""Weights of a layer whose dense gradient is formed whole where a method asks for it at every step."""
+
+
+def make_topology(
+    layers: Sequence[Layer], optimizer_state: OptimizerState, seed: int, *, is_collective: bool = False
+) -> Topology:
+    """The execution that the layers ask for: masked, unless one of them is truly sparse.
+
+    Raises:
+        ValueError: If a truly sparse layer cannot be trained like this.
+    """
+    if not any(layer.is_compressed for layer in layers):
+        return Topology(layers, optimizer_state, seed)
+    if is_collective:
+        raise ValueError(
+            "truly sparse layers train in one process: their values change places at every update, which gradients that "
+            "are reduced over ranks do not follow; use dense layers, which are masked"
+        )
+    if isinstance(optimizer_state.optimizer, LBFGS):
+        raise ValueError("truly sparse layers change their length, which LBFGS does not follow; use another optimiser")
+    return SparseTopology(layers, optimizer_state, seed)
+
+
+@final
+class PositionSets(BitSet):
+    """A set of weights of a model some of whose layers are truly sparse: bits of the others, positions of these.
+
+    Attributes:
+        positions: By layer.
+    """
+
+    __slots__ = ("positions",)
+
+    def __init__(self, topology: Topology, native: _core.BitSets, positions: Mapping[int, PositionSet]) -> None:
+        super().__init__(topology, native)
+        self.positions = positions
+
+    def _with(
+        self, other: BitSet, bits: BitSet, combine: Callable[[PositionSet, PositionSet], PositionSet]
+    ) -> PositionSets:
+        theirs = _positions(other)
+        merged = {i: combine(mine, theirs[i]) for i, mine in self.positions.items()}
+        return PositionSets(self._topology, bits.native, merged)
+
+    def __and__(self, other: BitSet) -> PositionSets:
+        return self._with(other, super().__and__(other), PositionSet.__and__)
+
+    def __or__(self, other: BitSet) -> PositionSets:
+        return self._with(other, super().__or__(other), PositionSet.__or__)
+
+    def __sub__(self, other: BitSet) -> PositionSets:
+        return self._with(other, super().__sub__(other), PositionSet.__sub__)
+
+    def __xor__(self, other: BitSet) -> PositionSets:
+        return self._with(other, super().__xor__(other), PositionSet.__xor__)
+
+    def copy(self) -> PositionSets:
+        return PositionSets(self._topology, super().copy().native, self.positions)
+
+    def counts(self) -> list[int]:
+        counts = super().counts()
+        for i, positions in self.positions.items():
+            counts[i] = positions.count
+        return counts
+
+    def to_tensor(self, layer: int) -> Tensor:
+        """Of a truly sparse layer a dense tensor in its weight's shape: for looking at."""
+        if layer in self.positions:
+            return self.positions[layer].to_mask().view(self._topology.layers[layer].shape)
+        return super().to_tensor(layer)
+
+
+def _positions(bits: BitSet) -> Mapping[int, PositionSet]:
+    if not isinstance(bits, PositionSets):
+        raise TypeError("sets of a truly sparse topology only go with each other")
+    return bits.positions
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class StreamedScores(Scores):
+    """Scores that are formed for some layers as they are compared; their places in ``tensors`` are empty.
+
+    Attributes:
+        rows: By layer.
+    """
+
+    rows: Mapping[int, ScoreRows] = field(default_factory=dict)
+
+
+@final
+class SparseTopology(Topology):
+    """The topology of a model with truly sparse layers.
+
+    Their active sets are their patterns, which the modules hold: what is known here beside them is what was explored.
+    A tensor of a truly sparse layer (:meth:`weights`, masks for :meth:`from_tensors`) has one entry an active weight.
+
+    Args:
+        layers: Sparse layers, at least one of them truly so; all on the CPU.
+        optimizer_state: Of the optimiser whose state moves along.
+        seed: Of every random choice.
+
+    Attributes:
+        records_every_step: Whether gradients of inactive weights can be had after every pass: for updates outside the
+            schedule (``engine.update()``). Keeps each batch's activations until the next.
+    """
+
+    def __init__(self, layers: Sequence[Layer], optimizer_state: OptimizerState, seed: int) -> None:
+        self._modules = {i: layer.module for i, layer in enumerate(layers) if isinstance(layer.module, SparseLayer)}
+        self._stand_in = nn.Parameter(torch.empty(0), requires_grad=False)
+        super().__init__(layers, optimizer_state, seed)
+        self.records_every_step = False
+        self._recorders: dict[int, GradientRecorder] = {}
+        self._explored = {i: CompressedPositions(module.pattern.shape) for i, module in self._modules.items()}
+        self._reliable = {i: CompressedPositions(module.pattern.shape) for i, module in self._modules.items()}
+        self._known: dict[int, SparsePattern] = {}
+        self._follow_patterns()
+
+    def _make_store(self, seed: int) -> _core.MaskStore:
+        store = super()._make_store(seed)
+        for i in self._modules:  # nothing of them is masked: no gradient, no memory order
+            self._parameters[i] = self._stand_in
+        return store
+
+    def _follow_patterns(self) -> None:
+        """Somebody may have given a module another pattern (a loaded checkpoint): what is active was explored."""
+        for i, module in self._modules.items():
+            if self._known.get(i) is not module.pattern:
+                self._known[i] = module.pattern
+                self._explored[i].insert(PositionSet.of(module.pattern))
+
+    @property
+    def _optimizer(self) -> Optimizer | OptimizerGroup:
+        return self.optimizer_state.optimizer
+
+    # --- tensors ------------------------------------------------------------------------------------------------------
+
+    def local(self, layer: int) -> Tensor:
+        """What is masked of a layer: nothing of a truly sparse one."""
+        return self._stand_in.detach() if layer in self._modules else super().local(layer)
+
+    @property
+    def masked_layer_of_parameter(self) -> dict[int, int]:
+        return {identity: i for identity, i in self.layer_of_parameter.items() if i not in self._modules}
+
+    def weights(self) -> list[Tensor]:
+        """The weights of each layer, borrowed; of a truly sparse one the values of its active weights."""
+        return [
+            self._modules[i].values.detach() if i in self._modules else self.local(i) for i in range(len(self.layers))
+        ]
+
+    def record_gradients(self, is_wanted: Callable[[], bool]) -> list[RemovableHandle]:
+        def is_wanted_now() -> bool:
+            return self.records_every_step or is_wanted()
+
+        self._recorders = {i: GradientRecorder(module, is_wanted_now) for i, module in self._modules.items()}
+        return [recorder.handle for recorder in self._recorders.values()]
+
+    def gradients(self) -> list[Tensor]:
+        """Dense gradients, formed whole: for methods that look at those of all weights at every step."""
+        scores = self.gradient_scores()
+        tensors = list(scores.tensors)
+        for i, module in self._modules.items():
+            shape, layer = module.pattern.shape, self.layers[i]
+            if layer.numel > _MOST_GRADIENTS:
+                raise ValueError(
+                    f"the method looks at the gradients of all {layer.numel} weights of layer '{layer.name}' at every step, "
+                    "which no memory holds; grow at random or by the gradient of the update step"
+                )
+            tensors[i] = torch.zeros(layer.shape)
+            if i in scores.rows:
+                scores.rows[i].write(slice(0, shape[0]), tensors[i].view(shape))
+        return tensors
+
+    def gradient_scores(self) -> StreamedScores:
+        tensors, rows = [], {}
+        for i in range(len(self.layers)):
+            tensors.append(self._dense_gradient(i))
+            recorded = self._recorders[i].gradient_rows() if i in self._recorders else None
+            if recorded is not None:
+                rows[i] = recorded
+        if not rows:
+            raise RuntimeError(
+                "growth by gradient needs the batch of an update step, but no truly sparse layer has seen one; update after "
+                "backward(), and set engine.topology.records_every_step for updates outside the schedule"
+            )
+        for i in self._modules.keys() - rows.keys():
+            rows[i] = DenseRows(torch.zeros(1, 1).expand(self._modules[i].pattern.shape))
+        return StreamedScores(tensors, rows=rows)
+
+    def _dense_gradient(self, layer: int) -> Tensor:
+        if layer in self._modules:
+            return self.local(layer)
+        gradient = self.kept_gradients.get(layer, self.layers[layer].parameter.grad)
+        return torch.zeros_like(self.local(layer)) if gradient is None else self.in_storage_order(layer, gradient)
+
+    # --- sets ---------------------------------------------------------------------------------------------------------
+
+    def _sets(self, bits: BitSet, positions: Callable[[int], PositionSet]) -> PositionSets:
+        return PositionSets(self, bits.native, {i: positions(i) for i in self._modules})
+
+    @property
+    def active(self) -> PositionSets:
+        return self._sets(super().active, lambda i: PositionSet.of(self._modules[i].pattern))
+
+    @property
+    def explored(self) -> PositionSets:
+        return self._sets(super().explored, lambda i: self._explored[i].to_set())
+
+    @property
+    def reliable(self) -> PositionSets:
+        return self._sets(super().reliable, lambda i: self._reliable[i].to_set())
+
+    def empty(self) -> PositionSets:
+        return self._sets(super().empty(), lambda i: PositionSet.empty(self._modules[i].pattern.shape))
+
+    def full(self) -> PositionSets:
+        return self._sets(super().full(), lambda i: ~PositionSet.empty(self._modules[i].pattern.shape))
+
+    def only(self, layers: Iterable[int]) -> PositionSets:
+        chosen = set(map(int, layers))
+        full, empty = self.full(), self.empty()
+        for i in chosen - self._modules.keys():
+            empty.native.set_words(i, full.native.words(i, self.stream), self.stream)
+        positions = {i: full.positions[i] if i in chosen else empty.positions[i] for i in self._modules}
+        return PositionSets(self, empty.native, positions)
+
+    def from_tensors(self, masks: Sequence[Tensor]) -> PositionSets:
+        """A set from one bool tensor a layer: in its shape, or with one entry an active weight."""
+        dense = [self.local(i).bool() if i in self._modules else mask for i, mask in enumerate(masks)]
+        return self._sets(super().from_tensors(dense), lambda i: self._positions_of(i, masks[i]))
+
+    def _positions_of(self, layer: int, mask: Tensor) -> PositionSet:
+        pattern = self._modules[layer].pattern
+        if mask.shape == (pattern.num_active,):
+            return PositionSet.of(pattern).only(mask)
+        if tuple(mask.shape) != self.layers[layer].shape:
+            raise ValueError(
+                f"a mask of the truly sparse layer '{self.layers[layer].name}' must have shape "
+                f"{list(self.layers[layer].shape)} or [{pattern.num_active}], one entry an active weight, got {list(mask.shape)}"
+            )
+        return PositionSet.from_mask(mask)
+
+    # --- the three operations -------------------------------------------------------------------------------------------
+
+    def select(
+        self,
+        candidates: BitSet,
+        k: Sequence[int] | int | Quota,
+        scores: Scores | None = None,
+        *,
+        largest: bool = True,
+        preferred: BitSet | None = None,
+    ) -> BitSet:
+        """As in the masked execution, with the same choice; counts are per layer.
+
+        Scores of a truly sparse layer have one entry an active weight, are a dense tensor, or are streamed.
+        """
+        if isinstance(k, Quota) or preferred is not None:
+            return super().select(candidates, k, scores, largest=largest, preferred=preferred)
+        if isinstance(k, int):
+            raise ValueError("truly sparse layers do not compete with each other; give each layer a count of its own")
+        draw = self._draw
+        masked = None
+        if scores is not None:
+            own = [self.local(i) if i in self._modules else tensor for i, tensor in enumerate(scores.tensors)]
+            masked = Scores(own, scores.signed)
+        bits = super().select(
+            candidates, [0 if i in self._modules else count for i, count in enumerate(k)], masked, largest=largest
+        )
+        among = _positions(candidates)
+
+        def chosen(i: int) -> PositionSet:
+            count = min(int(k[i]), among[i].count)
+            keys = TieKeys(self.seed, i, self.num_updates, draw)
+            return self._choose(i, among[i], count, scores, largest, keys)
+
+        return self._sets(bits, chosen)
+
+    def _choose(
+        self, layer: int, among: PositionSet, k: int, scores: Scores | None, largest: bool, keys: TieKeys
+    ) -> PositionSet:
+        if k == 0:
+            return PositionSet.empty(among.shape)
+        if k == among.count:
+            return among.listed()
+        if scores is None:
+            return self._choose_at_random(among, k, keys)
+        try:
+            return self._choose_by_score(layer, among, k, scores, largest, keys)
+        except _core.NonFiniteError:
+            raise _core.NonFiniteError(
+                f"the scores of layer '{self.layers[layer].name}' hold NaN or infinity"
+            ) from None
+
+    def _choose_at_random(self, among: PositionSet, k: int, keys: TieKeys) -> PositionSet:
+        if among.is_complement:
+            taken = SparsePattern(among.shape, among.row_pointers, among.columns)
+            return PositionSet.from_indices(among.shape, taken.free_positions(k, keys))
+        return self._best_entries(among, torch.zeros(among.count), k, keys, magnitude=True, largest=False)
+
+    def _choose_by_score(
+        self, layer: int, among: PositionSet, k: int, scores: Scores, largest: bool, keys: TieKeys
+    ) -> PositionSet:
+        rows = self._rows_of(layer, scores)
+        if among.is_complement:
+            if rows is None or scores.signed or not largest:
+                raise ValueError(
+                    f"inactive weights of the truly sparse layer '{self.layers[layer].name}' are grown at random or by the "
+                    "largest magnitude of a score that all weights have"
+                )
+            return PositionSet.from_indices(among.shape, grow_best(rows, k, among, keys))
+        values = scores_at(rows, among) if rows is not None else self._values_at(layer, among, scores.tensors[layer])
+        return self._best_entries(among, values, k, keys, magnitude=not scores.signed, largest=largest)
+
+    def _rows_of(self, layer: int, scores: Scores) -> ScoreRows | None:
+        """Scores that all weights have; None where only active ones do."""
+        if isinstance(scores, StreamedScores):
+            return scores.rows[layer]
+        tensor = scores.tensors[layer]
+        return DenseRows(tensor) if tuple(tensor.shape) == self.layers[layer].shape else None
+
+    def _values_at(self, layer: int, among: PositionSet, values: Tensor) -> Tensor:
+        pattern = self._modules[layer].pattern
+        if values.shape != (pattern.num_active,):
+            raise ValueError(
+                f"scores of the truly sparse layer '{self.layers[layer].name}' must have one entry for each of its "
+                f"{pattern.num_active} active weights, got shape {list(values.shape)}"
+            )
+        if among.count == pattern.num_active:
+            return values
+        return values[among.members_among(PositionSet.of(pattern))]
+
+    @staticmethod
+    def _best_entries(
+        among: PositionSet, values: Tensor, k: int, keys: TieKeys, *, magnitude: bool, largest: bool
+    ) -> PositionSet:
+        values = values.float() if values.dtype == torch.float16 else values
+        return among.only(select_entries(among, values, k, keys, magnitude=magnitude, largest=largest))
+
+    def initialise(self, active: BitSet) -> None:
+        """As in the masked execution; weights that were not held so far are drawn as the module draws its own."""
+        for i, positions in _positions(active).items():
+            self._initialise_layer(self._modules[i], positions.listed())
+            shape = self._modules[i].pattern.shape
+            self._explored[i], self._reliable[i] = CompressedPositions(shape), CompressedPositions(shape)
+        self._known.clear()
+        self._follow_patterns()
+        super().initialise(active)
+
+    def _initialise_layer(self, module: SparseLayer, positions: PositionSet) -> None:
+        pattern = module.pattern
+        if positions == PositionSet.of(pattern):
+            return
+        sources = self._become(module, positions)
+        new = sources < 0
+        with torch.no_grad():
+            module.values[new] = module.fresh_values(int(new.sum()))
+
+    def _become(self, module: SparseLayer, positions: PositionSet) -> Tensor:
+        """Gives a module another pattern; its weights in both keep value and state, new ones are zero."""
+        held = PositionSet.of(module.pattern)
+        grown = (positions - held).indices()
+        update = module.update_topology(positions.members_among(held), grown, self._optimizer)
+        return update.sources
+
+    def begin_update(self, step: int) -> None:
+        self._follow_patterns()
+        super().begin_update(step)
+
+    def replace(self, active: BitSet, *, marks_reliable: bool = True) -> UpdateReport:
+        raise ValueError(
+            "inactive weights of truly sparse layers are not held anywhere and cannot live on out of sight"
+        )
+
+    def _commit(
+        self, dropped: BitSet, grown: BitSet, *, touches_values: bool = True, **options: bool
+    ) -> npt.NDArray[np.int64]:
+        counts = super()._commit(dropped, grown, touches_values=touches_values, **options)
+        gone, new = _positions(dropped), _positions(grown)
+        for i in self._modules:
+            counts[i] = self._commit_layer(i, gone[i], new[i], options)
+        for recorder in self._recorders.values():
+            recorder.clear()
+        self._counts = counts[:, :3].copy()
+        return counts
+
+    def _commit_layer(
+        self, layer: int, dropped: PositionSet, grown: PositionSet, options: Mapping[str, bool]
+    ) -> list[int]:
+        module, explored, reliable = self._modules[layer], self._explored[layer], self._reliable[layer]
+        held = PositionSet.of(module.pattern)
+        keep = dropped.members_among(held).logical_not_()
+        if options["marks_reliable"]:
+            reliable.insert(held if dropped.count == 0 else held.only(keep))
+        explored.insert(grown)
+        if dropped.count or grown.count:
+            update = module.update_topology(
+                keep, grown.indices(), self._optimizer, regrown_keeps_value=options["regrown_keeps_value"]
+            )
+            self._known[layer] = update.pattern
+        regrown = (dropped & grown).count
+        return [module.num_active, explored.count, reliable.count, dropped.count, grown.count, regrown]
+
+    # --- counts, bytes, state -------------------------------------------------------------------------------------------
+
+    def _recount(self) -> None:
+        # Of the bits alone: what was explored of a truly sparse layer is counted without being listed.
+        sets = (self.store.active, self.store.explored, self.store.reliable)
+        counts = np.array([self.summed(bits.count(self.stream)) for bits in sets], dtype=np.int64).T.copy()
+        for i, module in self._modules.items():
+            counts[i] = (module.num_active, self._explored[i].count, self._reliable[i].count)
+        self._counts = counts
+
+    def num_bytes(self) -> int:
+        """Of bit sets, patterns and explored sets."""
+        return super().num_bytes() + sum(
+            module.pattern.num_bytes() + self._explored[i].num_bytes + self._reliable[i].num_bytes
+            for i, module in self._modules.items()
+        )
+
+    def digest(self) -> bytes:
+        digest = hashlib.blake2b(super().digest(), digest_size=16)
+        for i in self._modules:
+            for part in self._saved_parts(i):
+                digest.update(part)
+        return digest.digest()
+
+    def _saved_parts(self, layer: int) -> Iterator[bytes]:
+        for key, content in self.layer_codes(layer).items():
+            if key != "shape":
+                yield content.numpy().tobytes()
+
+    def layer_digests(self) -> list[LayerDigest]:
+        digests = super().layer_digests()
+        for i in self._modules:
+            digest = hashlib.blake2b(b"".join(self._saved_parts(i)), digest_size=16).digest()
+            digests[i] = LayerDigest(self.layers[i].name, (None, self.layers[i].shape), digest)
+        return digests
+
+    def mask(self, layer: int) -> Tensor:
+        return self._modules[layer].mask() if layer in self._modules else super().mask(layer)
+
+    def layer_codes(self, layer: int) -> Any:
+        """Of a truly sparse layer ``{"shape", "active", "explored", "reliable"}``, the sets in bytes."""
+        if layer not in self._modules:
+            return super().layer_codes(layer)
+        self._follow_patterns()
+        active = CompressedPositions(self._modules[layer].pattern.shape)
+        active.insert(PositionSet.of(self._modules[layer].pattern))
+        return {
+            "shape": list(self.layers[layer].shape),
+            "active": active.to_bytes(),
+            "explored": self._explored[layer].to_bytes(),
+            "reliable": self._reliable[layer].to_bytes(),
+        }
+
+    def read_codes(self, layer: int, saved: object) -> Any:
+        if layer not in self._modules:
+            return super().read_codes(layer, saved)
+        return read_sets(self.layers[layer].name, self.layers[layer].shape, saved)
+
+    def load_codes(self, codes: Sequence[Any], num_updates: int, *, touches_values: bool = True) -> None:
+        """As in the masked execution; a weight that becomes active here is zero."""
+        for i, module in self._modules.items():
+            sets: SavedSets = codes[i]
+            active = sets["active"].to_set()
+            if active != PositionSet.of(module.pattern):
+                self._become(module, active)
+            self._explored[i], self._reliable[i] = sets["explored"], sets["reliable"]
+            self._known[i] = module.pattern
+        nothing = torch.empty(0, dtype=torch.uint8)
+        own = [nothing if i in self._modules else of_layer for i, of_layer in enumerate(codes)]
+        super().load_codes(own, num_updates, touches_values=touches_values)

@@ -1,0 +1,113 @@
+"""The loss on the way from one seed's network to the next one's, for each point of a study."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from itop.analysis.landscape import loss_between_tickets
+from itop.analysis.preserving import buffers_kept
+from itop.analysis.topology_distance import topology_distance
+from itop.studies.results import CellResult, StudyResults
+from itop.training.checkpoint import load_checkpoint
+from itop.training.data_source import DataSource
+from itop.training.files import read_json, write_json
+from itop.training.meter import evaluate
+from itop.training.session import Session
+
+__all__ = ["interpolate_study", "read_landscape", "ticket_masks"]
+
+_POSITIONS = tuple(i / 10 for i in range(11))
+_EVALUATION_BATCH = 256
+_MAX_SAMPLES = 5_000
+_STATISTICS_BATCHES = 20
+_ACTIVE = 1  # the bit of an engine state's codes
+
+
+def interpolate_study(results: StudyResults) -> Path:
+    """Measures each point's first two complete seeds and writes ``landscape.json``; points measured before are kept.
+
+    The loss is that of 5,000 test images. Running statistics of batch normalisation are renewed on training batches.
+    """
+    path = results.root / "landscape.json"
+    found = read_landscape(results.root)
+    source = DataSource()
+    for point in results.points:
+        if point.label in found:
+            continue
+        pair = [result for result in point.complete if result.cell.folder(results.root).last_checkpoint.exists()][:2]
+        if len(pair) == 2:
+            found[point.label] = _between(results.root, pair[0], pair[1], source)
+            write_json(path, found)
+    return path
+
+
+def read_landscape(root: Path) -> dict[str, Any]:
+    """What :func:`interpolate_study` measured, by label of the point; empty where nothing was.
+
+    Raises:
+        ValueError: If the file is damaged; the message names it.
+    """
+    path = root / "landscape.json"
+    if not path.exists():
+        return {}
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} does not hold losses between tickets")
+    return content
+
+
+def ticket_masks(engine_state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The masks in a saved engine state, bool by layer name."""
+    return {name: (codes & _ACTIVE).bool() for name, codes in engine_state["layers"].items()}
+
+
+def _between(root: Path, first: CellResult, second: CellResult, source: DataSource) -> dict[str, Any]:
+    config = first.cell.config
+    session = Session.build(config.replace(probes=0), source)
+    tickets = [
+        load_checkpoint(result.cell.folder(root).last_checkpoint, device=session.device) for result in (first, second)
+    ]
+    states = [ticket.states["model"] for ticket in tickets]
+    masks = [ticket_masks(ticket.states["engine"]) for ticket in tickets]
+    session.engine.detach()
+
+    def loss(model: nn.Module) -> float:
+        with buffers_kept(model):
+            _renew_statistics(model, session)
+            loader = session.data.test(_EVALUATION_BATCH, device=session.device)
+            batches = itertools.islice(loader, -(-_MAX_SAMPLES // _EVALUATION_BATCH))
+            return evaluate(model, batches, session.loss, session.precision, session.device).loss
+
+    path = loss_between_tickets(session.model, states[0], states[1], loss, _POSITIONS, (masks[0], masks[1]))
+    try:
+        distance: float | None = topology_distance(masks[0], masks[1]).distance
+    except ValueError:  # the layers are no chain
+        distance = None
+    return {
+        "positions": list(path.positions),
+        "losses": list(path.losses),
+        "barrier": path.barrier,
+        "union_density": path.union_density,
+        "distance": distance,
+        "seeds": [first.cell.config.seed, second.cell.config.seed],
+    }
+
+
+@torch.no_grad()
+def _renew_statistics(model: nn.Module, session: Session) -> None:
+    normalising = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not normalising:
+        return
+    for module in normalising:
+        module.reset_running_stats()
+    was_training = model.training
+    model.train()
+    for images, _ in itertools.islice(session.train_loader.epoch(0), _STATISTICS_BATCHES):
+        model(images)
+    model.train(was_training)

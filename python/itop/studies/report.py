@@ -1,0 +1,436 @@
+"""``report.html`` of a study: one self-contained page, with its tables as CSV and LaTeX beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any, final
+
+from itop.analysis.correlation import Correlation
+from itop.studies.landscape import read_landscape
+from itop.studies.results import CellResult, PointResult, StudyResults, read_results
+from itop.studies.series import Line, lines_of, number_axis
+from itop.studies.tables import cells_csv, points_latex, write_tables
+from itop.training.analysis_charts import (
+    Subject,
+    analysis_figures,
+    ensemble_of,
+    ensemble_table,
+    feature_pictures,
+    mask_pictures,
+)
+from itop.training.charts import Axis, LineStyle, Series, line_chart
+from itop.training.files import write_text
+from itop.training.page import environment_list, fill, page, selection, table
+from itop.training.run_view import RunView, read_run
+from itop.training.summary import Spread
+from itop.training.theory import expected_exploration_of
+
+__all__ = ["write_study_report"]
+
+_NUM_COLOURS = 8
+_GREY = 8
+_MOST_POINTS = 8
+_ACCURACY = Axis("test accuracy", percent=True)
+_SHARE = Axis("part of all weights", percent=True, low=0, high=1)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """A point with the run that stands for it inside the page."""
+
+    result: PointResult
+    subject: Subject
+
+
+def write_study_report(root: Path) -> Path:
+    """Writes ``report.html``, ``cells.csv``, ``points.csv`` and ``points.tex`` into a study's folder, complete or not.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        FileNotFoundError: If `root` is no study's folder.
+        ValueError: If a file in it is damaged; the message names it.
+    """
+    results = read_results(root)
+    write_tables(results, root)
+    path = root / "report.html"
+    write_text(path, _page(results))
+    return path
+
+
+def _page(results: StudyResults) -> str:
+    study = results.study
+    lines = lines_of(results)
+    points = _points(results)
+    environment: Mapping[str, Any] = next(
+        (result.summary["environment"] for result in results.complete if result.summary is not None), {}
+    )
+    sections = {
+        "title": escape(study.title),
+        "subtitle": escape(_subtitle(results)),
+        "question": escape(study.question),
+        "failures": _failures(results),
+        "hypothesis": _hypothesis(results),
+        "selection": selection([(line.label, line.colour) for line in lines]),
+        "main": _main_charts(results, lines),
+        "table": _table(results),
+        "seed": str(study.cells[0].config.seed),
+        "point_selection": selection([(point.subject.label, point.subject.colour) for point in points]),
+        "inside": "".join(_exploration_charts(points)) + analysis_figures([point.subject for point in points]),
+        "pictures": _pictures(points),
+        "ensembles": _ensembles(results),
+        "landscape": _landscape(results),
+        "layers": "".join(_layer_table(point) for point in points),
+        "command": escape(str(environment.get("command", ""))),
+        "environment": environment_list(environment),
+        "configuration": escape(json.dumps(_shared_fields(results), indent=2)),
+        "latex": escape(points_latex(results)),
+        "csv": escape(cells_csv(results)),
+    }
+    return page(study.title, fill("study_template.html", sections, "itop.studies"))
+
+
+def _subtitle(results: StudyResults) -> str:
+    config = results.study.cells[0].config
+    seeds = len({cell.config.seed for cell in results.study.cells})
+    parts = [f"study {results.study.name}"]
+    if config.recipe is not None:
+        parts.append(f"recipe {config.recipe}")
+    axes = {axis for cell in results.study.cells for axis in cell.axes}
+    if "sparsity" not in axes:
+        parts.append(f"sparsity {config.sparsity * 100:g} %")
+    if not axes & {"epochs", "multiplier", "batch_size"}:
+        parts.append(f"{config.num_epochs} epochs of batches of {config.batch_size}")
+    if config.train_fraction < 1.0:
+        parts.append(f"{config.train_fraction * 100:.3g} % of the training set")
+    parts.append(f"{seeds} seed{'s' if seeds > 1 else ''}")
+    complete, total = len(results.complete), len(results.cells)
+    parts.append(f"{total} runs" if complete == total else f"{complete} of {total} runs complete")
+    return " · ".join(parts)
+
+
+def _failures(results: StudyResults) -> str:
+    if not results.failures:
+        return ""
+    entries = "".join(
+        f"<li><strong>{escape(result.cell.label)}</strong>: {escape(str(result.failure))}</li>"
+        for result in results.failures
+    )
+    return f'<div class="card failures"><p>{len(results.failures)} runs failed:</p><ul>{entries}</ul></div>'
+
+
+def _hypothesis(results: StudyResults) -> str:
+    test = results.hypothesis()
+    if test is None:
+        return '<p class="note">Too few points for a correlation: it takes three whose topology moves.</p>'
+    rows = [
+        (
+            f"accuracy and {name}",
+            f"<strong>{correlation.value:+.2f}</strong>",
+            _interval(correlation),
+            _fisher(correlation),
+        )
+        for name, correlation in (("R<sub>s</sub>", test.exploration), ("R<sub>r</sub>", test.reliable))
+    ]
+    head = ("Spearman's rank correlation of", "value", "95 % interval, points resampled", "95 % interval, Fisher")
+    words = [_in_words("explored (R_s)", test.exploration), _in_words("reliably explored (R_r)", test.reliable)]
+    deviation = results.largest_deviation()
+    theory = (
+        ""
+        if deviation is None
+        else f" The largest deviation of a run's R_s from the closed form is {deviation:.1f} standard deviations."
+    )
+    return (
+        f'<p class="note">Over {test.exploration.num_points} runs whose topology moves; baselines are left out. '
+        f"{escape(words[0])} {escape(words[1])}{theory}</p>"
+        f'<div class="card">{table(head, rows)}</div>'
+    )
+
+
+def _in_words(what: str, correlation: Correlation) -> str:
+    low, high = correlation.bootstrap.low, correlation.bootstrap.high
+    if low > 0:
+        return f"Accuracy rises with the number of weights {what}."
+    if high < 0:
+        return f"Accuracy falls with the number of weights {what}."
+    return f"No relation of accuracy to the number of weights {what} can be told from chance."
+
+
+def _interval(correlation: Correlation) -> str:
+    return f"{correlation.bootstrap.low:+.2f} … {correlation.bootstrap.high:+.2f}"
+
+
+def _fisher(correlation: Correlation) -> str:
+    return f"{correlation.fisher.low:+.2f} … {correlation.fisher.high:+.2f}"
+
+
+# --- results --------------------------------------------------------------------------------------------------------
+
+
+def _main_charts(results: StudyResults, lines: Sequence[Line]) -> str:
+    charts = []
+    axis = results.study.axis
+    if axis is not None:
+        x_axis = number_axis(axis)
+        charts.append(
+            line_chart(
+                [line.over_axis("accuracy", "test_accuracy") for line in lines],
+                title=f"Test accuracy against {axis.label}",
+                x_axis=x_axis,
+                y_axis=_ACCURACY,
+            )
+        )
+        rates = [line.over_axis("R_s", "exploration_rate") for line in lines]
+        rates += [line.over_axis("R_r", "reliable_rate", style=LineStyle.DASHED) for line in lines if line.moves]
+        rates += [
+            line.over_axis("R_s predicted", "predicted_exploration", colour=_GREY, style=LineStyle.DOTTED)
+            for line in lines
+            if line.is_predicted
+        ]
+        charts.append(line_chart(rates, title=f"Explored weights against {axis.label}", x_axis=x_axis, y_axis=_SHARE))
+    share = Axis("explored, R_s", percent=True)
+    reliable = Axis("explored reliably, R_r", percent=True)
+    flops = Axis("training FLOPs, × dense", low=0)
+    for title, name, x_axis, chosen in (
+        ("Every run: accuracy against R_s", "exploration_rate", share, lines),
+        ("Every run: accuracy against R_r", "reliable_rate", reliable, [line for line in lines if line.moves]),
+        ("Every run: accuracy against training FLOPs", "train_flops_ratio", flops, lines),
+    ):
+        charts.append(
+            line_chart([line.scattered(name) for line in chosen], title=title, x_axis=x_axis, y_axis=_ACCURACY)
+        )
+    gap = Axis("training minus test accuracy", percent=True)
+    if axis is not None:
+        charts.append(
+            line_chart(
+                [line.gap_over_axis() for line in lines],
+                title=f"Train-test gap against {axis.label}",
+                x_axis=number_axis(axis),
+                y_axis=gap,
+            )
+        )
+    return "".join(charts)
+
+
+def _table(results: StudyResults) -> str:
+    head = (
+        "Point",
+        "Runs",
+        "Test accuracy",
+        "Train − test",
+        "R<sub>s</sub>",
+        "predicted",
+        "deviation",
+        "R<sub>r</sub>",
+        "Updates",
+        "Training FLOPs",
+        "Inference FLOPs",
+    )
+    return table(head, [_row(point) for point in results.points], kind="results")
+
+
+def _row(point: PointResult) -> tuple[str, ...]:
+    gap, deviations = point.generalisation_gap, point.prediction_deviations
+    updates, train, test = (point.mean(name) for name in ("num_updates", "train_flops_ratio", "test_flops_ratio"))
+    kind = ' <span class="kind">baseline</span>' if point.is_baseline else ""
+    return (
+        escape(point.label) + kind,
+        f"{len(point.complete)}/{len(point.cells)}",
+        f"<strong>{_spread(point.spread('test_accuracy'))}</strong>",
+        "–" if gap is None else f"{gap.mean * 100:.2f}",
+        _rate(point.mean("exploration_rate")),
+        _rate(point.mean("predicted_exploration")),
+        "–" if not deviations else f"{max(deviations, key=abs):+.1f} σ",
+        _rate(point.mean("reliable_rate")) if updates else "–",
+        "–" if updates is None else f"{updates:g}",
+        "–" if train is None else f"{train:.3g}×",
+        "–" if test is None else f"{test:.3g}×",
+    )
+
+
+# --- inside the runs --------------------------------------------------------------------------------------------------
+
+
+def _points(results: StudyResults) -> list[_Point]:
+    """The moving points that have a complete run, spread over the study where there are more than there are colours."""
+    found: list[tuple[PointResult, RunView]] = []
+    for point in results.points:
+        run = next(iter(_runs(results, point.complete)), None)
+        if run is not None and run.updates and not point.is_baseline:
+            found.append((point, run))
+    stride = max(1, -(-len(found) // _MOST_POINTS))
+    return [
+        _Point(point, Subject(point.label, index % _NUM_COLOURS, run))
+        for index, (point, run) in enumerate(found[::stride])
+    ]
+
+
+def _runs(results: StudyResults, cells: Iterable[CellResult]) -> list[RunView]:
+    runs = [read_run(result.cell.folder(results.root), result.cell.config) for result in cells]
+    return [run for run in runs if run is not None]
+
+
+def _exploration_charts(points: Sequence[_Point]) -> list[str]:
+    """R_s(t) with theory and bound, and R_r(t)."""
+    if not points:
+        return []
+    explored, reliable, bounds = [], [], []
+    for point in points:
+        subject, updates = point.subject, point.subject.run.updates
+        steps = [update.step for update in updates]
+        explored.append(subject.line("R_s", steps, [update.exploration_rate for update in updates]))
+        reliable.append(subject.line("R_r", steps, [update.reliable_rate for update in updates]))
+        expected = expected_exploration_of(updates)
+        if expected is not None:
+            label = f"{subject.label}, theory"
+            group = f"{subject.label} theory"
+            explored.append(
+                Series(label, group, _GREY, expected.steps, expected.random_growth, style=LineStyle.DASHED, faint=True)
+            )
+            bounds.append(
+                Series(
+                    f"{subject.label}, bound",
+                    f"{subject.label} bound",
+                    subject.colour,
+                    expected.steps,
+                    expected.bound,
+                    style=LineStyle.DOTTED,
+                )
+            )
+    steps_axis = Axis("optimiser step", low=0)
+    return [
+        line_chart(explored, title="R_s over time, with theory", x_axis=steps_axis, y_axis=_SHARE),
+        line_chart(
+            reliable,
+            title="R_r over time",
+            x_axis=steps_axis,
+            y_axis=Axis("part of all weights", percent=True, low=0),
+        ),
+        line_chart(bounds, title="What no growth rule exceeds", x_axis=steps_axis, y_axis=_SHARE) if bounds else "",
+    ]
+
+
+def _pictures(points: Sequence[_Point]) -> str:
+    subjects = [point.subject for point in points]
+    shown = subjects if len(subjects) <= 3 else [subjects[0], subjects[len(subjects) // 2], subjects[-1]]
+    masks = "".join(mask_pictures(subject) for subject in shown)
+    features = feature_pictures(subjects)
+    parts = ""
+    if masks:
+        parts += (
+            "<h2>Masks over time</h2>"
+            '<p class="note">Outputs down, inputs to the right; in a large layer each pixel is the density of a block.</p>'
+            f"{masks}"
+        )
+    if features:
+        parts += (
+            "<h2>Which pixels stay connected</h2>"
+            '<p class="note">The summed strength of the connections that leave each input pixel at the end, from the '
+            "weakest pixel to the strongest (QuickSelection).</p>"
+            f"{features}"
+        )
+    return parts
+
+
+def _ensembles(results: StudyResults) -> str:
+    rows = []
+    for point in results.points:
+        report = ensemble_of(_runs(results, point.complete))
+        if report is not None:
+            rows.append((point.label, report))
+    if not rows:
+        return ""
+    return (
+        "<h2>Seeds as an ensemble</h2>"
+        '<p class="note">The networks of all seeds of a point together, by the mean of their probabilities on the test '
+        "set (FreeTickets): negative log-likelihood in nats, expected calibration error in 15 bins, and how often and "
+        "how far two members differ.</p>"
+        f'<div class="card">{ensemble_table(rows)}</div>'
+    )
+
+
+def _landscape(results: StudyResults) -> str:
+    paths = read_landscape(results.root)
+    labels = [point.label for point in results.points if point.label in paths]
+    if not labels:
+        return ""
+    lines = [
+        Series(label, f"{label} path", index % _NUM_COLOURS, paths[label]["positions"], paths[label]["losses"])
+        for index, label in enumerate(labels)
+    ]
+    chart = line_chart(
+        lines,
+        title="Loss between two seeds' tickets",
+        x_axis=Axis("position on the line", low=0, high=1),
+        y_axis=Axis("cross-entropy on test images"),
+    )
+    rows = [
+        (
+            escape(label),
+            f"{paths[label]['barrier']:.3f}",
+            f"{paths[label]['distance']:.3f}" if paths[label]["distance"] is not None else "–",
+            f"{paths[label]['union_density'] * 100:.1f} %",
+        )
+        for label in labels
+    ]
+    head = ("Tickets", "Barrier", "NNSTD", "Density of both together")
+    return (
+        "<h2>Between two tickets</h2>"
+        '<p class="note">Along the straight line from the network of one seed to that of the next: where the loss '
+        "rises in between, the two lie in different basins.</p>"
+        f'<div class="grid-2">{chart}<div class="card">{table(head, rows)}</div></div>'
+    )
+
+
+def _layer_table(point: _Point) -> str:
+    run = point.subject.run
+    if run.summary is None:
+        return ""
+    expected = expected_exploration_of(run.updates)
+    rows = []
+    for layer in run.summary["layers"]:
+        theory = None if expected is None else expected.layers.get(layer["name"])
+        rows.append(
+            (
+                f"<code>{escape(layer['name'])}</code>",
+                escape(" × ".join(str(size) for size in layer["shape"])),
+                f"{layer['num_active']:,}",
+                _rate(layer["density"]),
+                _rate(layer["exploration_rate"]),
+                "–" if theory is None else _rate(theory[0]),
+                "–" if theory is None else _rate(theory[1]),
+                _rate(layer["reliable_rate"]),
+            )
+        )
+    head = ("Layer", "Shape", "Active weights", "Density", "R<sub>s</sub>", "random growth", "bound", "R<sub>r</sub>")
+    return f"<details><summary>{escape(point.subject.label)}</summary>{table(head, rows)}</details>"
+
+
+def _shared_fields(results: StudyResults) -> dict[str, Any]:
+    """The configuration, with a list where cells differ."""
+    described = [cell.config.to_dict() for cell in results.study.cells]
+    shared: dict[str, Any] = {}
+    for name, value in described[0].items():
+        values: list[Any] = []
+        for other in described:
+            if other[name] not in values:
+                values.append(other[name])
+        shared[name] = value if len(values) == 1 else values
+    return shared
+
+
+def _spread(value: Spread | None) -> str:
+    if value is None:
+        return "–"
+    deviation = f" ± {value.std * 100:.2f}" if len(value.values) > 1 else ""
+    return f"{value.mean * 100:.2f}{deviation} %"
+
+
+def _rate(value: float | None) -> str:
+    return "–" if value is None else f"{value * 100:.2f} %"

@@ -1,0 +1,142 @@
+"""Points of a study that belong on one line of a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+from itop.studies.results import PointResult, StudyResults
+from itop.studies.study import Axis as StudyAxis
+from itop.training.charts import Axis, LineStyle, Series
+from itop.training.summary import Spread
+
+__all__ = ["Line", "lines_of", "number_axis"]
+
+_NUM_COLOURS = 8
+_PERCENT = {"sparsity", "drop_fraction", "train_fraction"}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Points that agree in everything but the study's axis; a baseline that lacks the axis is a level.
+
+    Args:
+        label: What they agree in.
+        colour: Index into the page's series colours.
+        axis: Name of the study's axis; None where it has none.
+        points: In ascending order along it.
+        reach: The ends of the axis over the whole study, between which a level is drawn.
+    """
+
+    label: str
+    colour: int
+    axis: str | None
+    points: tuple[PointResult, ...]
+    reach: tuple[float, float]
+
+    @property
+    def is_level(self) -> bool:
+        return self.axis is None or any(self.axis not in point.axes for point in self.points)
+
+    @property
+    def moves(self) -> bool:
+        """Whether the topology does."""
+        return any((point.mean("num_updates") or 0) > 0 for point in self.points)
+
+    @property
+    def is_predicted(self) -> bool:
+        return any(point.mean("predicted_exploration") is not None for point in self.points)
+
+    def over_axis(
+        self, what: str, name: str, *, colour: int | None = None, style: LineStyle = LineStyle.SOLID
+    ) -> Series:
+        """One of the summaries' numbers along the axis: mean and standard deviation over seeds."""
+        suffix = "" if what == "accuracy" else f" {what}"
+        return self._drawn(what, f"{self.label}{suffix}", lambda point: point.spread(name), colour, style)
+
+    def gap_over_axis(self) -> Series:
+        """Training minus test accuracy along the axis."""
+        return self._drawn("gap", self.label, lambda point: point.generalisation_gap, None, LineStyle.SOLID)
+
+    def scattered(self, name: str) -> Series:
+        """Test accuracy of each run against one of its numbers."""
+        pairs = sorted(
+            (x, y)
+            for point in self.points
+            for result in point.complete
+            if (x := result.number(name)) is not None and (y := result.number("test_accuracy")) is not None
+        )
+        return Series(
+            self.label,
+            f"{self.label} runs",
+            self.colour,
+            [pair[0] for pair in pairs],
+            [pair[1] for pair in pairs],
+            style=LineStyle.POINTS,
+        )
+
+    def _drawn(
+        self,
+        what: str,
+        label: str,
+        spread_of: Callable[[PointResult], Spread | None],
+        colour: int | None,
+        style: LineStyle,
+    ) -> Series:
+        known = [(point, spread) for point in self.points if (spread := spread_of(point)) is not None]
+        if self.is_level:
+            known = known[:1]
+            x: list[float] = list(dict.fromkeys(self.reach)) if known else []
+            known = known * len(x)
+            style = LineStyle.DASHED if style is LineStyle.SOLID else style
+        else:
+            x = [float(point.axes[str(self.axis)]) for point, _ in known]
+        several = any(len(spread.values) > 1 for _, spread in known)
+        return Series(
+            label,
+            f"{self.label} {what}",
+            self.colour if colour is None else colour,
+            x,
+            [spread.mean for _, spread in known],
+            [spread.std for _, spread in known] if several else None,
+            style,
+            has_dots=not self.is_level and style is LineStyle.SOLID,
+        )
+
+
+def lines_of(results: StudyResults) -> tuple[Line, ...]:
+    """The lines of a study's figures, the studied ones before the baselines."""
+    axis = None if results.study.axis is None else results.study.axis.name
+    groups: dict[str, list[PointResult]] = {}
+    for point in sorted(results.points, key=lambda point: point.is_baseline):
+        told = {name: value for name, value in point.axes.items() if name != axis}
+        groups.setdefault(_label(told), []).append(point)
+    values = [float(point.axes[axis]) for point in results.points if axis is not None and axis in point.axes]
+    reach = (min(values), max(values)) if values else (0.0, 0.0)
+    return tuple(
+        Line(label, index % _NUM_COLOURS, axis, tuple(_sorted(points, axis)), reach)
+        for index, (label, points) in enumerate(groups.items())
+    )
+
+
+def number_axis(axis: StudyAxis) -> Axis:
+    """The study's axis as a chart draws it."""
+    return Axis(axis.label, percent=axis.name in _PERCENT, is_logarithmic=axis.is_logarithmic)
+
+
+def _sorted(points: Sequence[PointResult], axis: str | None) -> list[PointResult]:
+    if axis is None or any(axis not in point.axes for point in points):
+        return list(points)
+    return sorted(points, key=lambda point: float(point.axes[axis]))
+
+
+def _label(axes: dict[str, Any]) -> str:
+    parts = []
+    for name, value in axes.items():
+        if value is True:
+            parts.append(name.replace("_", " "))
+        elif value is not False:
+            parts.append(str(value) if name == "method" else f"{name.replace('_', ' ')} {value}")
+    return ", ".join(parts) or "all runs"

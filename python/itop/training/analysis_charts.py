@@ -1,0 +1,201 @@
+"""Figures of what runs' instruments saw: survival, churn, topology distance, gradient flow, pictures, ensembles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any, final
+
+import torch
+
+from itop.analysis.ensembles import EnsembleReport, ensemble_report
+from itop.training.charts import Axis, LineStyle, Series, line_chart
+from itop.training.instruments import read_snapshots
+from itop.training.page import table
+from itop.training.pictures import mask_picture, strength_picture
+from itop.training.predictions import read_predictions
+from itop.training.run_view import RunView
+
+__all__ = ["Subject", "analysis_figures", "ensemble_of", "ensemble_table", "feature_pictures", "mask_pictures"]
+
+_STEPS = Axis("optimiser step", low=0)
+_MOST_PICTURES = 5
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Something a figure has a line of: a method, a point of a study.
+
+    Args:
+        label: In legends; groups of lines begin with it.
+        colour: Index into the page's series colours.
+        run: What the line is drawn from, one run of possibly several.
+    """
+
+    label: str
+    colour: int
+    run: RunView
+
+    def line(self, what: str, x: Sequence[float], y: Sequence[float], **style: Any) -> Series:
+        return Series(self.label, f"{self.label} {what}", self.colour, x, y, **style)
+
+
+def analysis_figures(subjects: Sequence[Subject]) -> str:
+    """A chart of each instrument that has seen something."""
+    charts = [
+        _chart(subjects, _survival, "Survival of grown weights", Axis("age in optimiser steps", low=0), _SHARE),
+        _chart(
+            subjects,
+            _churn,
+            "Churn of each update",
+            _STEPS,
+            Axis("exchanged, of the active weights", percent=True, low=0),
+        ),
+        _chart(
+            subjects, _distance, "Topology distance (NNSTD) from the start", _STEPS, Axis("distance", low=0, high=1)
+        ),
+        _chart(subjects, _gradient_flow, "Gradient flow: after an update over before", _STEPS, Axis("ratio")),
+    ]
+    return "".join(chart for chart in charts if chart)
+
+
+_SHARE = Axis("part that lives longer", percent=True, low=0, high=1)
+
+
+def _chart(
+    subjects: Sequence[Subject],
+    line_of: Callable[[Subject, Mapping[str, Any]], Series | None],
+    title: str,
+    x_axis: Axis,
+    y_axis: Axis,
+) -> str:
+    lines = [
+        line
+        for subject in subjects
+        if subject.run.analysis is not None and (line := line_of(subject, subject.run.analysis)) is not None
+    ]
+    return line_chart(lines, title=title, x_axis=x_axis, y_axis=y_axis) if lines else ""
+
+
+def _survival(subject: Subject, analysis: Mapping[str, Any]) -> Series | None:
+    curve = analysis["survival"]
+    if not curve or not curve["ages"]:
+        return None
+    return subject.line(
+        "survival", [0, *curve["ages"]], [1.0, *curve["survival"]], spread=[0.0, *curve["standard_error"]]
+    )
+
+
+def _churn(subject: Subject, analysis: Mapping[str, Any]) -> Series | None:
+    churn = analysis["churn"]
+    if not churn["steps"] or subject.run.summary is None:
+        return None
+    active = sum(layer["num_active"] for layer in subject.run.summary["layers"])
+    return subject.line("churn", churn["steps"], [weights / (2 * max(active, 1)) for weights in churn["weights"]])
+
+
+def _distance(subject: Subject, analysis: Mapping[str, Any]) -> Series | None:
+    distance = analysis["topology_distance"]
+    if not distance or max(distance["from_start"]) == 0.0:
+        return None
+    return subject.line("distance", distance["steps"], distance["from_start"], has_dots=True)
+
+
+def _gradient_flow(subject: Subject, analysis: Mapping[str, Any]) -> Series | None:
+    flows = [flow for flow in analysis["gradient_flow"] if flow["before"] > 0]
+    if not flows:
+        return None
+    ratios = [flow["after"] / flow["before"] for flow in flows]
+    return subject.line("gradient flow", [flow["step"] for flow in flows], ratios, has_dots=True, style=LineStyle.SOLID)
+
+
+def mask_pictures(subject: Subject) -> str:
+    """The first layer that moved, at up to five moments from the start to the end of the run."""
+    snapshots = read_snapshots(subject.run.folder)
+    steps = sorted(snapshots)
+    if len(steps) < 2:
+        return ""
+    first, last = snapshots[steps[0]], snapshots[steps[-1]]
+    moved = [name for name, mask in first.items() if (mask.words != last[name].words).any()]
+    if not moved:
+        return ""
+    name = moved[0]
+    count = min(_MOST_PICTURES, len(steps))
+    chosen = [steps[round(i * (len(steps) - 1) / (count - 1))] for i in range(count)]
+    pictures = "".join(
+        mask_picture(
+            snapshots[step][name],
+            label=f"Mask of {name} of {subject.label} after {step} steps",
+            caption=f"step {step:,}",
+        )
+        for step in chosen
+    )
+    shape = " × ".join(str(size) for size in first[name].shape)
+    title = f"{escape(subject.label)}: <code>{escape(name)}</code>, {shape}"
+    return f'<div class="strip"><h3>{title}</h3><div class="pictures">{pictures}</div></div>'
+
+
+def feature_pictures(subjects: Sequence[Subject]) -> str:
+    """Which pixels each network kept connected, where its first layer reads images."""
+    pictures = []
+    for subject in subjects:
+        strength = None if subject.run.analysis is None else subject.run.analysis["input_strength"]
+        if strength is None:
+            continue
+        values = torch.tensor(strength["values"], dtype=torch.float64)
+        pictures.append(
+            strength_picture(
+                values,
+                tuple(strength["shape"]),
+                label=f"Strength of the input pixels of {subject.label}",
+                caption=subject.label,
+            )
+        )
+    return f'<div class="pictures">{"".join(pictures)}</div>' if pictures else ""
+
+
+def ensemble_of(runs: Sequence[RunView]) -> EnsembleReport | None:
+    """The runs' networks as one classifier, on the test set; None with fewer than two of them, or other test sets.
+
+    Raises:
+        ValueError: If a run's predictions are damaged; the message names the file.
+    """
+    paths: list[Path] = [run.folder.predictions for run in runs if run.folder.predictions.exists()]
+    if len(paths) < 2:
+        return None
+    read = [read_predictions(path) for path in paths]
+    labels = read[0][1]
+    if any(len(other) != len(labels) or bool((other != labels).any()) for _, other in read):
+        return None
+    return ensemble_report(torch.stack([probabilities for probabilities, _ in read]), labels)
+
+
+def ensemble_table(rows: Sequence[tuple[str, EnsembleReport]]) -> str:
+    """Calibration and diversity of each ensemble; empty without any."""
+    if not rows:
+        return ""
+    head = ("Tickets", "Members", "Mean of members", "Ensemble", "NLL", "ECE", "Disagreement", "KL divergence")
+    lines = []
+    for label, report in rows:
+        members = report.member_accuracies
+        lines.append(
+            (
+                escape(label),
+                str(len(members)),
+                f"{sum(members) / len(members) * 100:.2f} %",
+                f"<strong>{report.accuracy * 100:.2f} %</strong>",
+                _number(report.negative_log_likelihood),
+                f"{report.calibration_error * 100:.2f} %",
+                f"{report.disagreement * 100:.2f} %",
+                _number(report.kl_divergence),
+            )
+        )
+    return table(head, lines, kind="ensembles")
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else "∞"

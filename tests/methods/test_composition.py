@@ -1,0 +1,168 @@
+"""Parts go with each other: any score, any growth, any pattern, a density that changes, in one method."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections import Counter
+
+import pytest
+import torch
+from tests.methods.by_hand import ByHand
+from tests.methods.workbench import TOTAL_STEPS, Run, short
+
+from itop.criteria import (
+    Blocks,
+    ConstantFanIn,
+    GradientGrowth,
+    MagnitudeAndGradientDrop,
+    MagnitudeDrop,
+    MomentumGrowth,
+    NofM,
+    Pattern,
+    RandomGrowth,
+    SensitivityDrop,
+    SignedMagnitudeDrop,
+    SoftDrop,
+    SoftGrowth,
+    TaylorDrop,
+    UnexploredFirst,
+)
+from itop.criteria.curvature import CurvatureDrop
+from itop.methods import METHODS, DropAndGrow
+from itop.schedules import ConstantDropFraction, DensityRamp, Every
+
+DYNAMIC = [
+    name
+    for name in ("set-itop", "rigl", "rigl-itop", "mest", "dst-ee", "selfish-rnn", "nm", "block")
+    if name in METHODS
+]
+
+
+def composed(name: str, **changes: object) -> DropAndGrow:
+    method = short(name)
+    assert isinstance(method, DropAndGrow)
+    return dataclasses.replace(method, **changes)  # type: ignore[arg-type]
+
+
+def groups_of(mask: torch.Tensor, size: int) -> set[int]:
+    """How many weights are active in each full group of consecutive weights of a row."""
+    rows = mask.flatten(1)
+    whole = rows[:, : rows.shape[1] // size * size]
+    return set(whole.reshape(-1, size).sum(1).tolist())
+
+
+@pytest.mark.parametrize("name", DYNAMIC)
+def test_any_dynamic_method_keeps_n_of_m(name: str) -> None:
+    run = Run(composed(name, pattern=NofM(4), allocation="uniform"), sparsity=0.75)
+    run.train(TOTAL_STEPS, lambda run: [check_one_of_four(mask) for mask in run.masks().values()])
+    assert run.engine.num_updates > 0
+    assert run.engine.exploration_rate > run.engine.density
+
+
+def check_one_of_four(mask: torch.Tensor) -> None:
+    if mask.flatten(1).shape[1] >= 4:
+        assert groups_of(mask, 4) == {1}
+
+
+@pytest.mark.parametrize("name", DYNAMIC)
+@pytest.mark.parametrize("pattern", [Blocks(2, 2), ConstantFanIn()])
+def test_any_dynamic_method_keeps_blocks_or_a_constant_fan_in(name: str, pattern: Pattern) -> None:
+    run = Run(composed(name, pattern=pattern, allocation="uniform"), sparsity=0.75)
+    run.train(TOTAL_STEPS)
+    mask = run.engine.mask("fc2.weight")
+    if isinstance(pattern, Blocks):
+        blocks = mask.view(10, 2, 15, 2).sum((1, 3))
+        assert set(blocks.flatten().tolist()) == {0, 4}
+    else:
+        assert len(set(mask.sum(1).tolist())) == 1
+    assert run.engine.exploration_rate > run.engine.density
+
+
+@pytest.mark.parametrize("name", [name for name in DYNAMIC if name not in ("nm", "block")])
+@pytest.mark.parametrize("initial", [1.0, 0.5, 0.05])
+def test_any_dynamic_method_takes_a_density_that_changes(name: str, initial: float) -> None:
+    from itop.criteria import RandomMasksOfDensity
+
+    ramp = DensityRamp(initial, 0.0, 0.5)
+    method = composed(name, ramp=ramp, initial=RandomMasksOfDensity(initial), update_schedule=ramp.updates(Every(8)))
+    run = Run(method)
+    densities = [run.engine.density]
+    run.train(TOTAL_STEPS, lambda run: densities.append(run.engine.density))
+    assert densities[0] == pytest.approx(initial, abs=1e-3)
+    falls = initial > 0.2
+    assert all((b <= a) if falls else (b >= a) for a, b in itertools.pairwise(densities))
+    assert run.engine.density == pytest.approx(0.2, abs=1e-3)
+
+
+DROPS = [
+    MagnitudeDrop(),
+    SignedMagnitudeDrop(),
+    MagnitudeAndGradientDrop(),
+    TaylorDrop(),
+    SensitivityDrop(),
+    CurvatureDrop(),
+    SoftDrop(),
+    SoftDrop(TaylorDrop()),
+]
+GROWTHS = [
+    RandomGrowth(),
+    GradientGrowth(),
+    MomentumGrowth(),
+    SoftGrowth(),
+    SoftGrowth(MomentumGrowth()),
+    UnexploredFirst(),
+    UnexploredFirst(SoftGrowth()),
+]
+
+
+@pytest.mark.parametrize("drop", DROPS, ids=repr)
+@pytest.mark.parametrize("grow", GROWTHS, ids=repr)
+def test_any_drop_goes_with_any_growth_at_exact_counts(drop: object, grow: object) -> None:
+    method = DropAndGrow("composed", Every(4), ConstantDropFraction(0.3), drop, grow)  # type: ignore[arg-type]
+    run = Run(method)
+    counts = [layer.num_active for layer in run.engine.layers]
+    run.train(16)
+    assert run.engine.num_updates == 4
+    assert [layer.num_active for layer in run.engine.layers] == counts
+
+
+def test_sensitivity_drops_what_the_loss_hardly_feels() -> None:
+    method = DropAndGrow("sensitivity", Every(2), ConstantDropFraction(0.5), SensitivityDrop(0.5), GradientGrowth())
+    run = ByHand(method, [[1.0, 9.0, 0.0, 0.0]], masks=[[[1, 1, 0, 0]]])
+    run.step([[4.0, 1.0, 0.0, 0.0]])
+    run.step([[-1.0, 1.0, 0.0, 2.0]])
+    # abs(g) averaged: 1 + 0.5 and 0.25 + 0.5: the large weight goes.
+    assert run.active() == [[1, 0, 0, 1]]
+
+
+def test_soft_drop_takes_small_weights_more_often_in_proportion_to_their_inverse() -> None:
+    method = DropAndGrow("soft", Every(1), ConstantDropFraction(0.5), SoftDrop(MagnitudeDrop(), 1.0))
+    gone = Counter(
+        int(after_a_drop(method, seed).argmin()) for seed in range(400)
+    )  # of 1 and 3 one goes: p ~ 1/1 against 1/3
+    assert gone[0] / 400 == pytest.approx(0.75, abs=0.07)
+
+
+def after_a_drop(method: DropAndGrow, seed: int) -> torch.Tensor:
+    """The magnitudes after one update of two weights, 1 and 3."""
+    run = ByHand(method, [[1.0, 3.0, 0.0, 0.0]], masks=[[[1, 1, 0, 0]]], seed=seed)
+    run.step()
+    return run.weights()[0, :2].abs()
+
+
+def test_soft_growth_takes_large_gradients_more_often() -> None:
+    method = DropAndGrow("soft", Every(1), ConstantDropFraction(0.5), grow=SoftGrowth(temperature=1.0))
+    grown: Counter[int] = Counter()
+    for seed in range(400):
+        run = ByHand(method, [[5.0, 1.0, 0.0, 0.0]], masks=[[[1, 1, 0, 0]]], seed=seed)
+        run.step([[0.0, 0.0, 1.0, 3.0]])
+        grown[torch.tensor(run.active()[0][1:]).argmax().item()] += 1  # type: ignore[index]
+    # Sites 1, 2, 3 with gradients 0, 1, 3: p = 0, 1/4, 3/4.
+    assert grown[0] == 0
+    assert grown[2] / 400 == pytest.approx(0.75, abs=0.07)
+
+
+def test_signed_magnitude_refuses_a_pattern_in_one_sentence() -> None:
+    with pytest.raises(ValueError, match="knows no patterns; drop by score instead"):
+        Run(composed("set", pattern=NofM(4))).train(TOTAL_STEPS)
