@@ -4,8 +4,8 @@
 #include <bit>
 #include <cstring>
 
-#include "itop/thread_pool.hpp"
 #include "itop/sparse_scratch.hpp"
+#include "itop/thread_pool.hpp"
 
 namespace itop {
 namespace {

@@ -223,12 +223,15 @@ def _forward_choice(pattern: SparsePattern, batch: int, wide: int, dtype: torch.
     known: BlockSize | None = pattern.kernel_cache.get(key)
     if known is None:
         candidates = _distinct_sizes(pattern, batch, wide)
+        # Many entries are better read once for all samples than once for every 32 of them.
+        is_dense = pattern.num_active > pattern.numel * 0.15
+        default = BlockSize.SECOND_LEVEL if is_dense else BlockSize.NARROW_TILES
         known = choose(
             f"linear forward {pattern.shape[0]}x{pattern.shape[1]} density {_density_class(pattern)} "
             f"batch {_batch_class(batch)} {dtype}",
             candidates,
             pattern.num_active * batch,
-            candidates[0],
+            default if default in candidates else candidates[0],
             run,
         )
         pattern.kernel_cache[key] = known
