@@ -1,10 +1,13 @@
 #include <pybind11/native_enum.h>
+#include <pybind11/numpy.h>
 
 #include <cstdint>
+#include <memory>
 
 #include "itop/sparse_convolution.hpp"
 #include "itop/sparse_linear.hpp"
 #include "itop/sparse_matrix.hpp"
+#include "itop/sparse_scratch.hpp"
 #include "itop/thread_pool.hpp"
 #include "registers.hpp"
 
@@ -34,7 +37,17 @@ SparsePattern make_pattern(std::int64_t num_rows, std::int64_t num_columns, std:
           at<const std::uint32_t>(permutation)};
 }
 
+/// Bytes for a result, from memory that earlier results have left: fresh pages would cost more than the product.
+py::array_t<std::uint8_t> lend_bytes(std::size_t num_bytes) {
+  auto lease = std::make_unique<ScratchLease>(num_bytes, 1);
+  auto* const data = lease->as<std::uint8_t>();
+  const py::capsule owner(lease.get(), [](void* held) { delete static_cast<ScratchLease*>(held); });
+  static_cast<void>(lease.release());
+  return py::array_t<std::uint8_t>(static_cast<py::ssize_t>(num_bytes), data, owner);
+}
+
 void register_patterns(py::module_& module) {
+  module.def("lend_bytes", &lend_bytes, py::arg("num_bytes"));
   py::native_enum<ValueType>(module, "ValueType", "enum.Enum")
       .value("FLOAT32", ValueType::kFloat32)
       .value("FLOAT64", ValueType::kFloat64)

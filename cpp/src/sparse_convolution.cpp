@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "cpu/sparse_kernels.hpp"
+#include "itop/sparse_scratch.hpp"
 #include "itop/thread_pool.hpp"
 #include "sparse_operands.hpp"
 #include "sparse_planes.hpp"
-#include "sparse_scratch.hpp"
 
 namespace itop {
 namespace {

@@ -4,8 +4,8 @@
 #include <bit>
 #include <cstring>
 
+#include "itop/sparse_scratch.hpp"
 #include "itop/thread_pool.hpp"
-#include "sparse_scratch.hpp"
 
 namespace itop {
 namespace {

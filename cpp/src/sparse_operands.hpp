@@ -7,8 +7,8 @@
 #include "cpu/sparse_kernels.hpp"
 #include "itop/sparse_linear.hpp"
 #include "itop/sparse_matrix.hpp"
+#include "itop/sparse_scratch.hpp"
 #include "itop/thread_pool.hpp"
-#include "sparse_scratch.hpp"
 
 namespace itop {
 

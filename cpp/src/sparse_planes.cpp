@@ -7,7 +7,7 @@
 #include <string>
 
 #include "cpu/sparse_kernels.hpp"
-#include "sparse_scratch.hpp"
+#include "itop/sparse_scratch.hpp"
 
 namespace itop {
 namespace {

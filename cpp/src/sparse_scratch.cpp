@@ -1,8 +1,9 @@
-#include "sparse_scratch.hpp"
+#include "itop/sparse_scratch.hpp"
 
 #include <algorithm>
 #include <mutex>
 #include <new>
+#include <utility>
 #include <vector>
 
 namespace itop {
@@ -30,7 +31,7 @@ FreeBlocks& free_blocks() {
 
 }  // namespace
 
-ScratchLease::ScratchLease(std::size_t num_bytes) {
+ScratchLease::ScratchLease(std::size_t num_bytes, std::size_t max_excess) {
   if (num_bytes == 0) return;
   // The slack lets a kernel start its last vector inside the operand and read past the end.
   num_bytes = (num_bytes + 4096 + 65535) & ~std::size_t{65535};
@@ -39,7 +40,7 @@ ScratchLease::ScratchLease(std::size_t num_bytes) {
     const std::lock_guard lock(free.mutex);
     auto best = free.blocks.end();
     for (auto block = free.blocks.begin(); block != free.blocks.end(); ++block) {
-      if (block->capacity < num_bytes || block->capacity > 8 * num_bytes) continue;
+      if (block->capacity < num_bytes || block->capacity > max_excess * num_bytes) continue;
       if (best == free.blocks.end() || block->capacity < best->capacity) best = block;
     }
     if (best != free.blocks.end()) {
@@ -53,6 +54,9 @@ ScratchLease::ScratchLease(std::size_t num_bytes) {
   data_ = ::operator new(num_bytes, kAlignment);
   capacity_ = num_bytes;
 }
+
+ScratchLease::ScratchLease(ScratchLease&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), capacity_(other.capacity_) {}
 
 ScratchLease::~ScratchLease() {
   if (data_ == nullptr) return;

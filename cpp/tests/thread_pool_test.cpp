@@ -123,5 +123,45 @@ TEST(ThreadPool, WorksOnTheCallingThreadOfAForkedChild) {
 }
 #endif
 
+std::atomic<int> num_host_jobs = 0;
+
+void host_team(void (*function)(void*), void* data, unsigned num_threads, unsigned /*flags*/) {
+  ++num_host_jobs;
+  std::vector<std::thread> others;
+  for (unsigned i = 1; i < num_threads; ++i) others.emplace_back(function, data);
+  function(data);
+  for (auto& other : others) other.join();
+}
+
+TEST(ThreadPool, RunsOnTheHostsThreadsWhereThereAreSome) {
+  ThreadPool pool(3);
+  num_host_jobs = 0;
+  ThreadPool::set_host_team(host_team);
+  std::atomic<std::int64_t> sum = 0;
+  pool.parallel_for(100, [&](std::int64_t chunk) { sum += chunk; });
+  EXPECT_THROW(pool.parallel_for(100, [](std::int64_t) { throw std::domain_error("chunk failed"); }),
+               std::domain_error);
+  ThreadPool::set_host_team(nullptr);
+  pool.parallel_for(100, [&](std::int64_t chunk) { sum += chunk; });
+  EXPECT_EQ(sum.load(), 2 * 4950);
+  EXPECT_EQ(num_host_jobs.load(), 2);
+}
+
+TEST(ThreadPool, LeavesTheHostsThreadsToTheParentOfAFork) {
+  ThreadPool::set_host_team(host_team);
+  const pid_t child = fork();
+  if (child == 0) {
+    num_host_jobs = 0;
+    ThreadPool pool(2);
+    std::atomic<std::int64_t> sum = 0;
+    pool.parallel_for(100, [&](std::int64_t chunk) { sum += chunk; });
+    _exit(sum.load() == 4950 && num_host_jobs.load() == 0 ? 0 : 1);
+  }
+  ThreadPool::set_host_team(nullptr);
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+}
+
 }  // namespace
 }  // namespace itop

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -42,6 +44,18 @@ def value_type(tensor: Tensor) -> _core.ValueType:
 
 def address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
+
+
+_LARGE = 1 << 20
+
+
+def _result(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """An uninitialised tensor. Large ones come from memory that earlier results left: the system's zeroed pages cost as
+    much time as a product."""
+    num_bytes = math.prod(shape) * dtype.itemsize
+    if num_bytes < _LARGE:
+        return torch.empty(shape, dtype=dtype)
+    return torch.from_numpy(_core.lend_bytes(num_bytes)).view(dtype).view(shape)
 
 
 # --- indices in blocks --------------------------------------------------------------------------------------------------
@@ -184,7 +198,7 @@ def _distinct_sizes(pattern: SparsePattern, batch: int, itemsize: int) -> list[B
 def linear_forward(pattern: SparsePattern, values: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
     """``x W^T + bias`` for contiguous ``x [batch, in]``."""
     batch = x.shape[0]
-    y = x.new_empty(batch, pattern.shape[0])
+    y = _result((batch, pattern.shape[0]), x.dtype)
     wide = values.element_size() if values.dtype == torch.float64 else 4
 
     def run(size: BlockSize) -> None:
@@ -209,12 +223,15 @@ def _forward_choice(pattern: SparsePattern, batch: int, wide: int, dtype: torch.
     known: BlockSize | None = pattern.kernel_cache.get(key)
     if known is None:
         candidates = _distinct_sizes(pattern, batch, wide)
+        # Many entries are better read once for all samples than once for every 32 of them.
+        is_dense = pattern.num_active > pattern.numel * 0.15
+        default = BlockSize.SECOND_LEVEL if is_dense else BlockSize.NARROW_TILES
         known = choose(
             f"linear forward {pattern.shape[0]}x{pattern.shape[1]} density {_density_class(pattern)} "
             f"batch {_batch_class(batch)} {dtype}",
             candidates,
             pattern.num_active * batch,
-            candidates[0],
+            default if default in candidates else candidates[0],
             run,
         )
         pattern.kernel_cache[key] = known
@@ -240,8 +257,8 @@ def linear_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the input, the values and the bias; what is not needed is an empty tensor."""
     batch, wide = x.shape[0], (8 if values.dtype == torch.float64 else 4)
-    grad_x = torch.empty_like(x) if needs_x else x.new_empty(0)
-    grad_values = torch.empty_like(values) if needs_values else values.new_empty(0)
+    grad_x = _result(x.shape if needs_x else (0,), x.dtype)
+    grad_values = _result(values.shape if needs_values else (0,), values.dtype)
     grad_bias = values.new_empty(pattern.shape[0] if needs_bias else 0)
 
     def run(way: InputGradient | None, only_input: bool = False) -> None:
@@ -420,7 +437,7 @@ def convolution_forward(
     """The convolution of contiguous ``x [batch, in, height, width]``, float32 or float64."""
     size = (x.shape[2], x.shape[3])
     shape = geometry.native(*size)
-    y = x.new_empty(x.shape[0], geometry.out_channels, shape.out_height, shape.out_width)
+    y = _result((x.shape[0], geometry.out_channels, shape.out_height, shape.out_width), x.dtype)
 
     def run(layout: ConvolutionLayout) -> None:
         plan = _plan(pattern, geometry, size, layout, False)
@@ -451,8 +468,8 @@ def convolution_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the input, the values and the bias; what is not needed is an empty tensor."""
     size = (x.shape[2], x.shape[3])
-    grad_x = torch.empty_like(x) if needs_x else x.new_empty(0)
-    grad_values = torch.empty_like(values) if needs_values else values.new_empty(0)
+    grad_x = _result(x.shape if needs_x else (0,), x.dtype)
+    grad_values = _result(values.shape if needs_values else (0,), values.dtype)
     grad_bias = values.new_empty(geometry.out_channels if needs_bias else 0)
 
     def run(layout: ConvolutionLayout) -> None:

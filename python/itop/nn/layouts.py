@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 _WORK_WORTH_MEASURING = 4_000_000
 """Multiply-adds below which a wrong choice costs less than the measurement."""
 
+_WORTH_LEAVING_THE_DEFAULT = 0.9
+"""A candidate must take at most this share of the default's time: what a busy machine does to a measurement is less."""
+
 
 class BlockSize(Enum):
     """How much of the dense operand a product reads before it moves on to the next columns."""
@@ -96,7 +99,7 @@ def choose(
     for candidate in candidates:
         if candidate.name == known:
             return candidate
-    chosen = _measure(candidates, run)
+    chosen = _measure(candidates, default, run)
     logger.info("%s: %s", key, chosen.value)
     with _lock:
         _read()[key] = chosen.name
@@ -104,16 +107,17 @@ def choose(
     return chosen
 
 
-def _measure(candidates: Sequence[Choice], run: Callable[[Choice], object]) -> Choice:
+def _measure(candidates: Sequence[Choice], default: Choice, run: Callable[[Choice], object]) -> Choice:
     best = dict.fromkeys(candidates, float("inf"))
     for candidate in candidates:
         run(candidate)
-    for _ in range(3):  # interleaved: a disturbance of the machine meets all candidates
+    for _ in range(5):  # interleaved: a disturbance of the machine meets all candidates
         for candidate in candidates:
             start = time.perf_counter()
             run(candidate)
             best[candidate] = min(best[candidate], time.perf_counter() - start)
-    return min(candidates, key=best.__getitem__)
+    fastest = min(candidates, key=best.__getitem__)
+    return fastest if best[fastest] < _WORTH_LEAVING_THE_DEFAULT * best.get(default, float("inf")) else default
 
 
 def _read() -> dict[str, str]:

@@ -11,8 +11,10 @@ namespace itop {
 /// bytes is null.
 class ScratchLease {
  public:
-  explicit ScratchLease(std::size_t num_bytes);
+  /// @param max_excess a kept block of up to so many times the size will do; 1 for leases that live long
+  explicit ScratchLease(std::size_t num_bytes, std::size_t max_excess = 8);
   ~ScratchLease();
+  ScratchLease(ScratchLease&& other) noexcept;
   ScratchLease(const ScratchLease&) = delete;
   ScratchLease& operator=(const ScratchLease&) = delete;
 
