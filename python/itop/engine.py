@@ -227,6 +227,7 @@ class SparseEngine:
         self._handles_of_method = list(self.method.hooks(self._context))
         if self.method.needs_gradient or self.method.needs_gradient_every_step:
             self._handles_of_method += self.topology.record_gradients(self._looks_at_gradients)
+        self._acts_before_step = self.method.has_before_step
         self._young: YoungWeights | None = None
         if grown_state.horizon > 0:
             self._young = YoungWeights(grown_state, self.topology)
@@ -586,7 +587,7 @@ class SparseEngine:
         self._masks_gradients = False
         self._move_if_needed()
         update_due = self._is_update_step(step)
-        if is_first_evaluation and type(self.method).before_step is not Method.before_step:
+        if is_first_evaluation and self._acts_before_step:
             self.method.before_step(self._context)
         if type(self.method).regulariser is not Method.regulariser:
             self._regularise()
@@ -649,7 +650,7 @@ class SparseEngine:
         self._round.begin(optimizer)
         if not self._round.is_open:
             self._move_if_needed()
-            if type(self.method).before_step is not Method.before_step:
+            if self._acts_before_step:
                 self.method.before_step(self._context)
         if not self._is_update_step(self._context.step + 1):
             return

@@ -46,6 +46,23 @@ std::vector<LayerChunk> chunks_of(const Layers& layers) {
   return chunks;
 }
 
+/// Runs `body(i)` for every chunk. Small ones go together, so that a thread is not woken for less than a chunk's worth.
+template <class Body>
+void for_chunks(const std::vector<LayerChunk>& chunks, Body&& body) {
+  std::vector<std::size_t> first_of_task{0};
+  std::int64_t num_words = 0;
+  for (std::size_t i = 0; i < chunks.size(); ++i) {
+    num_words += chunks[i].range.end_word - chunks[i].range.begin_word;
+    if (num_words < kChunkWords && i + 1 < chunks.size()) continue;
+    first_of_task.push_back(i + 1);
+    num_words = 0;
+  }
+  ThreadPool::global().parallel_for(static_cast<std::int64_t>(first_of_task.size()) - 1, [&](std::int64_t task) {
+    const auto t = static_cast<std::size_t>(task);
+    for (std::size_t i = first_of_task[t]; i < first_of_task[t + 1]; ++i) body(i);
+  });
+}
+
 /// Runs `body(first, last)` over pieces of [0, num_words).
 template <class Body>
 void for_word_pieces(std::int64_t num_words, Body&& body) {
@@ -107,8 +124,8 @@ void CpuBackend::copy_from_host(std::span<const Word> source, Word* target, Stre
 
 void CpuBackend::complement(std::span<const LayerComplement> layers, StreamHandle) {
   const std::vector<LayerChunk> chunks = chunks_of(layers);
-  ThreadPool::global().parallel_for(static_cast<std::int64_t>(chunks.size()), [&](std::int64_t i) {
-    const auto& [layer, range] = chunks[static_cast<std::size_t>(i)];
+  for_chunks(chunks, [&](std::size_t i) {
+    const auto& [layer, range] = chunks[i];
     const auto [of, target, numel] = layers[layer];
     for (std::int64_t word = range.begin_word; word < range.end_word; ++word) {
       target[word] = valid_bits(word, numel) & ~(of == nullptr ? Word{0} : of[word]);
@@ -170,10 +187,8 @@ std::vector<LayerCounts> CpuBackend::commit(std::span<const LayerCommit> layers,
                                             StreamHandle) {
   const std::vector<LayerChunk> chunks = chunks_of(layers);
   std::vector<LayerCounts> of_chunk(chunks.size());
-  ThreadPool::global().parallel_for(static_cast<std::int64_t>(chunks.size()), [&](std::int64_t i) {
-    const auto& chunk = chunks[static_cast<std::size_t>(i)];
-    of_chunk[static_cast<std::size_t>(i)] = commit_chunk(layers[chunk.layer], chunk.range, options);
-  });
+  for_chunks(chunks,
+             [&](std::size_t i) { of_chunk[i] = commit_chunk(layers[chunks[i].layer], chunks[i].range, options); });
   std::vector<LayerCounts> counts(layers.size());
   for (std::size_t i = 0; i < chunks.size(); ++i) counts[chunks[i].layer] += of_chunk[i];
   return counts;
@@ -181,10 +196,7 @@ std::vector<LayerCounts> CpuBackend::commit(std::span<const LayerCommit> layers,
 
 void CpuBackend::apply(std::span<const LayerApply> layers, StreamHandle) {
   const std::vector<LayerChunk> chunks = chunks_of(layers);
-  ThreadPool::global().parallel_for(static_cast<std::int64_t>(chunks.size()), [&](std::int64_t i) {
-    const auto& chunk = chunks[static_cast<std::size_t>(i)];
-    apply_chunk(layers[chunk.layer], chunk.range);
-  });
+  for_chunks(chunks, [&](std::size_t i) { apply_chunk(layers[chunks[i].layer], chunks[i].range); });
 }
 
 }  // namespace itop

@@ -82,6 +82,11 @@ class Method(ABC):
         return False
 
     @property
+    def has_before_step(self) -> bool:
+        """Whether :meth:`before_step` does anything: otherwise a step does without calling it."""
+        return type(self).before_step is not Method.before_step
+
+    @property
     def is_dense(self) -> bool:
         """Whether every weight takes part whatever the sparsity asked for."""
         return False
@@ -256,6 +261,10 @@ class DropAndGrow(Method):
     @property
     def acts_before_step(self) -> bool:
         return any(type(part).observe is not Part.observe for part in self._parts)
+
+    @property
+    def has_before_step(self) -> bool:
+        return self.acts_before_step or type(self).before_step is not DropAndGrow.before_step
 
     def for_loop(self, steps_per_epoch: int) -> Method:
         return replace(self, update_schedule=self.update_schedule.for_loop(steps_per_epoch))
