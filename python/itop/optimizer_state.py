@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -96,35 +97,51 @@ class OptimizerState:
         for vector in _tensors_of_shape(self.optimizer.state.get(parameters[0], {}).values(), total):
             yield vector[start : start + parameter.numel()].view(parameter.shape)
 
-    def tensors_to_mask(self, topology: Topology) -> list[list[Tensor]]:
-        """For each layer its weights and all state laid out in memory as they are."""
-        tensors: list[list[Tensor]] = []
+    def tensors_to_mask(self, topology: Topology) -> TensorsToMask:
+        """Of each layer its weights and all state of theirs."""
+        tensors = TensorsToMask([], {})
         for i, layer in enumerate(self.layers):
             weight = topology.local(i)
-            tensors.append([weight, *(state for state in self.states(layer) if _same_layout(state, weight))])
+            alike = [weight]
+            for state in self.states(layer):
+                if _same_layout(state, weight):
+                    alike.append(state)
+                else:
+                    tensors.unusual.setdefault(i, []).append(state)
+            tensors.alike.append(alike)
         return tensors
-
-    def mask_unusual(self, topology: Topology, restarted: BitSet | None = None) -> None:
-        """Masks state that lies elsewhere or in another memory order than its weight, with torch's own operations.
-
-        Args:
-            topology: Whose inactive weights have no state.
-            restarted: Active weights whose state starts at zero too.
-        """
-        for i, layer in enumerate(self.layers):
-            weight = topology.local(i)
-            unusual = [state for state in self.states(layer) if not _same_layout(state, weight)]
-            if unusual:
-                without_state = ~topology.active.to_tensor(i)
-                if restarted is not None:
-                    without_state |= restarted.to_tensor(i)
-                for state in unusual:
-                    state.masked_fill_(without_state.to(state.device), 0)
 
     def signature(self) -> tuple[int, int]:
         """Changes when the optimiser makes state: of how many parameters it has some, and how much in all."""
         state = self.optimizer.state
         return len(state), sum(map(len, state.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class TensorsToMask:
+    """What is zero where a weight is inactive.
+
+    Attributes:
+        alike: Of each layer its weights, and the state laid out in memory as they are.
+        unusual: By layer, state that lies elsewhere or in another memory order.
+    """
+
+    alike: list[list[Tensor]]
+    unusual: dict[int, list[Tensor]]
+
+    def mask_unusual(self, topology: Topology, restarted: BitSet | None = None) -> None:
+        """Masks the unusual state with torch's own operations.
+
+        Args:
+            topology: Whose inactive weights have no state.
+            restarted: Active weights whose state starts at zero too.
+        """
+        for i, states in self.unusual.items():
+            without_state = ~topology.active.to_tensor(i)
+            if restarted is not None:
+                without_state |= restarted.to_tensor(i)
+            for state in states:
+                state.masked_fill_(without_state.to(state.device), 0)
 
 
 def _same_layout(state: Tensor, weight: Tensor) -> bool:

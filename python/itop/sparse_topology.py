@@ -91,6 +91,10 @@ class PositionSets(BitSet):
     def __xor__(self, other: BitSet) -> PositionSets:
         return self._with(other, super().__xor__(other), PositionSet.__xor__)
 
+    def __invert__(self) -> PositionSets:
+        others = {i: ~positions for i, positions in self.positions.items()}
+        return PositionSets(self._topology, super().__invert__().native, others)
+
     def copy(self) -> PositionSets:
         return PositionSets(self._topology, super().copy().native, self.positions)
 

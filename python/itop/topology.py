@@ -317,7 +317,8 @@ class Topology:
             raise ValueError(
                 f"scores of layer '{self.layers[layer].name}' must have shape {tuple(weight.shape)}, got {tuple(tensor.shape)}"
             )
-        tensor = tensor.detach()
+        if tensor.requires_grad:
+            tensor = tensor.detach()
         if has_same_memory_order(tensor, weight):
             return tensor
         return torch.empty_strided(weight.shape, weight.stride(), dtype=tensor.dtype, device=tensor.device).copy_(
@@ -596,10 +597,11 @@ class Topology:
     def _commit(
         self, dropped: BitSet, grown: BitSet, *, touches_values: bool = True, **options: bool
     ) -> npt.NDArray[np.int64]:
-        tensors = self.optimizer_state.tensors_to_mask(self) if touches_values else [[] for _ in self.layers]
-        counts = self.store.commit(dropped.native, grown.native, tensors, stream=self.stream, **options)
-        if touches_values:
-            self.optimizer_state.mask_unusual(self, grown - dropped if options["regrown_keeps_value"] else grown)
+        tensors = self.optimizer_state.tensors_to_mask(self) if touches_values else None
+        alike: Sequence[Sequence[Tensor]] = [()] * len(self.layers) if tensors is None else tensors.alike
+        counts = self.store.commit(dropped.native, grown.native, alike, stream=self.stream, **options)
+        if tensors is not None and tensors.unusual:
+            tensors.mask_unusual(self, grown - dropped if options["regrown_keeps_value"] else grown)
         self.reductions.sum(counts)
         self._counts = counts[:, :3].copy()
         return counts
@@ -607,10 +609,11 @@ class Topology:
     def apply(self, layers: Collection[int] | None = None) -> None:
         """Zeroes weights and optimiser state outside the active set, of all layers or of some."""
         tensors = self.optimizer_state.tensors_to_mask(self)
+        alike: Sequence[Sequence[Tensor]] = tensors.alike
         if layers is not None:
-            tensors = [of_layer if i in layers else [] for i, of_layer in enumerate(tensors)]
-        self.store.apply(tensors, self.stream)
-        self.optimizer_state.mask_unusual(self)
+            alike = [of_layer if i in layers else () for i, of_layer in enumerate(alike)]
+        self.store.apply(alike, self.stream)
+        tensors.mask_unusual(self)
 
     def sweep(self) -> None:
         """Zeroes weights outside the active set, a few layers a call, all in turn; small models whole.
