@@ -19,7 +19,11 @@ LAYERS = {
     "compressed_weight": 0,
     "analysis": 1,
     "example_input": 1,
+    "exact_sums": 1,
+    "layer_state": 1,
     "layers": 1,
+    "turns": 1,
+    "update_report": 1,
     "allocation": 2,
     "distributed": 2,
     "optimizer_group": 2,
@@ -28,6 +32,7 @@ LAYERS = {
     "optimizer_state": 3,
     "nn": 3,
     "saved_codes": 4,
+    "selection": 4,
     "topology": 5,
     "schedules": 5,
     "sparse_topology": 6,
@@ -35,17 +40,21 @@ LAYERS = {
     "engine_state": 6,
     "grown_state": 6,
     "criteria": 7,
+    "held_gradients": 6,
     "methods": 8,
-    "engine": 9,
-    "models": 10,
-    "data": 10,
-    "benchmarks": 11,
-    "export": 11,
-    "integrations": 11,
-    "training": 12,
-    "studies": 13,
-    "cli": 14,
-    "__main__": 15,
+    "training_cost": 9,
+    "stepper": 10,
+    "engine_plan": 11,
+    "engine": 12,
+    "models": 13,
+    "data": 13,
+    "benchmarks": 14,
+    "export": 14,
+    "integrations": 14,
+    "training": 15,
+    "studies": 16,
+    "cli": 17,
+    "__main__": 18,
 }
 # Beside the order: the networks and data sets are the training's and the command line's business only.
 ONLY_FOR = {"models": {"models", "training", "cli", "benchmarks"}, "data": {"data", "training", "cli"}}
@@ -148,7 +157,21 @@ def test_the_device_comes_from_the_tensor(path: Path) -> None:
         assert not is_cuda_call, f"{name_of(path)}:{call.lineno}: .cuda()"
 
 
-@pytest.mark.parametrize("part", ["engine", "topology", "context", "criteria", "methods", "optim", "distributed"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        "engine",
+        "engine_plan",
+        "stepper",
+        "topology",
+        "selection",
+        "context",
+        "criteria",
+        "methods",
+        "optim",
+        "distributed",
+    ],
+)
 def test_no_method_is_asked_for_its_name(part: str) -> None:
     """Behaviour that varies is an object passed in: below the command line no name of a preset or rule is compared."""
     for path in (path for path in MODULES if part_of(path) == part):

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from itop import _core
 from itop._core import BackendUnavailableError, CudaError
-from itop.engine import Flops, LayerState, SparseEngine
-from itop.topology import LayerUpdate, UpdateReport
+from itop.engine import SparseEngine
+from itop.layer_state import LayerState
+from itop.training_cost import Flops
+from itop.update_report import LayerUpdate, UpdateReport
 
 # Torch's idle OpenMP threads spin; threads of our own would fight them for the cores.
 _core.share_threads_with("libtorch_cpu.so")

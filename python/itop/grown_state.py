@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.optim import LBFGS, Adam, AdamW, Optimizer
 
 from itop.distributed.shards import local_part
-from itop.topology import BitSet, Topology
+from itop.selection import BitSet
+from itop.topology import Topology
 
 
 class GrownState(ABC):

@@ -16,7 +16,8 @@ from itop.optim import MaskedOptimizer
 from itop.optimizer_group import OptimizerGroup
 
 if TYPE_CHECKING:
-    from itop.topology import BitSet, Topology
+    from itop.selection import BitSet
+    from itop.topology import Topology
 
 _ZERO_STAYS_ZERO: frozenset[type[Optimizer]] = frozenset({SGD, Adam, AdamW, NAdam, RAdam, RMSprop, Adagrad, Adadelta})
 """Optimisers that leave a weight at zero whose gradient, value and state are zero, so that masking gradients is enough.

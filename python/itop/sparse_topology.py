@@ -30,7 +30,9 @@ from itop.nn.recorder import GradientRecorder
 from itop.optimizer_group import OptimizerGroup
 from itop.optimizer_state import OptimizerState
 from itop.saved_codes import SavedSets, read_sets
-from itop.topology import BitSet, Quota, Scores, Topology, UpdateReport
+from itop.selection import BitSet, Quota, Scores
+from itop.topology import Topology
+from itop.update_report import UpdateReport
 
 __all__ = ["SparseTopology", "make_topology"]
 

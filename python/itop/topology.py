@@ -12,10 +12,8 @@ and commits::
 from __future__ import annotations
 
 import hashlib
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,160 +26,15 @@ from itop import _core
 from itop.distributed.agreement import LayerDigest
 from itop.distributed.reduction import LayerReductions, Reduction, Traffic
 from itop.distributed.shards import has_layout_of, in_layout_of, is_sharded, like_parameter, local_part, shard_start
+from itop.exact_sums import exact_sums
 from itop.layers import Layer, has_same_memory_order, index_map
 from itop.optimizer_state import OptimizerState
 from itop.saved_codes import ACTIVE, EXPLORED, RELIABLE, read_codes
+from itop.selection import BitSet, Quota, Scores, SelectionOrder
+from itop.turns import Turns
+from itop.update_report import LayerUpdate, UpdateReport
 
-_SWEPT_WEIGHTS = 1 << 18
-_SWEPT_LAYERS = 16
 _NUM_DRAWS = 128
-_LOWEST_EXPONENT, _NUM_EXPONENTS = 148, 278
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """What a selection compares: one tensor a layer, in the shape of the part this process holds, finite.
-
-    Attributes:
-        tensors: float32, float64, bfloat16 or float16, on the layer's device; DTensors give their local part.
-        signed: Compare the values; by default their magnitudes.
-    """
-
-    tensors: Sequence[Tensor]
-    signed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class SelectionOrder:
-    """How candidates are compared: magnitudes or values, which end is better, and the number of the random keys."""
-
-    magnitude: bool
-    largest: bool
-    draw: int
-
-
-@dataclass(frozen=True, slots=True)
-class LayerUpdate:
-    """What one topology update did to one layer; counts of weights."""
-
-    name: str
-    numel: int
-    num_active: int
-    num_explored: int
-    num_reliable: int
-    dropped: int
-    grown: int
-    regrown: int
-    """Dropped and grown in the same update."""
-
-    @property
-    def churn(self) -> int:
-        """``|M_t xor M_(t-1)|``: weights whose activity changed."""
-        return self.dropped + self.grown - 2 * self.regrown
-
-
-@dataclass(frozen=True, slots=True)
-class UpdateReport:
-    """One topology update: which, when, what it did to each layer, and what it put on the wire.
-
-    Attributes:
-        num_reductions: All-reduces between the ranks that hold parts of layers; 0 where no layer is sharded.
-        num_wire_bytes: The bytes of counts that this process put into them.
-    """
-
-    update: int
-    step: int
-    drop_fraction: float | None
-    layers: tuple[LayerUpdate, ...]
-    num_reductions: int = 0
-    num_wire_bytes: int = 0
-
-    def __getitem__(self, name: str) -> LayerUpdate:
-        for layer in self.layers:
-            if layer.name == name:
-                return layer
-        raise KeyError(name)
-
-    @property
-    def dropped(self) -> int:
-        return sum(layer.dropped for layer in self.layers)
-
-    @property
-    def grown(self) -> int:
-        return sum(layer.grown for layer in self.layers)
-
-    @property
-    def churn(self) -> int:
-        return sum(layer.churn for layer in self.layers)
-
-    @property
-    def exploration_rate(self) -> float:
-        return sum(layer.num_explored for layer in self.layers) / sum(layer.numel for layer in self.layers)
-
-    @property
-    def reliable_rate(self) -> float:
-        return sum(layer.num_reliable for layer in self.layers) / sum(layer.numel for layer in self.layers)
-
-
-class BitSet:
-    """A set of weights of a model: one bit for each, kept by the core.
-
-    ``&``, ``|``, ``-``, ``^`` and ``~`` make new sets; sets of one topology go together.
-    """
-
-    __slots__ = ("_topology", "native")
-
-    def __init__(self, topology: Topology, native: _core.BitSets) -> None:
-        self._topology = topology
-        self.native = native
-
-    def __and__(self, other: BitSet) -> BitSet:
-        return BitSet(self._topology, self.native.intersection(other.native, self._topology.stream))
-
-    def __or__(self, other: BitSet) -> BitSet:
-        return BitSet(self._topology, self.native.union(other.native, self._topology.stream))
-
-    def __sub__(self, other: BitSet) -> BitSet:
-        return BitSet(self._topology, self.native.difference(other.native, self._topology.stream))
-
-    def __xor__(self, other: BitSet) -> BitSet:
-        return BitSet(self._topology, self.native.symmetric_difference(other.native, self._topology.stream))
-
-    def __invert__(self) -> BitSet:
-        return BitSet(self._topology, self.native.complement(self._topology.stream))
-
-    def copy(self) -> BitSet:
-        return BitSet(self._topology, self.native.copy(self._topology.stream))
-
-    def counts(self) -> list[int]:
-        """How many weights of each layer are in the set, over all processes."""
-        return self._topology.summed(self.native.count(self._topology.stream))
-
-    def to_tensors(self) -> list[Tensor]:
-        """Bool tensors in the local parts' shapes, devices and memory formats; copies."""
-        return [self.to_tensor(i) for i in range(len(self._topology.layers))]
-
-    def to_tensor(self, layer: int) -> Tensor:
-        weight = self._topology.local(layer)
-        target = torch.empty_strided(weight.shape, weight.stride(), dtype=torch.bool, device=weight.device)
-        self.native.unpack(layer, target, self._topology.stream)
-        return target
-
-
-class Quota(ABC):
-    """How many weights a selection takes where one count a layer does not say it: so many in each group, whole blocks."""
-
-    @abstractmethod
-    def select(
-        self,
-        topology: Topology,
-        candidates: BitSet,
-        scores: Scores | None,
-        *,
-        largest: bool,
-        preferred: BitSet | None,
-    ) -> BitSet:
-        """The best candidates that the quota admits; arguments as in :meth:`Topology.select`."""
 
 
 class Topology:
@@ -226,8 +79,7 @@ class Topology:
         self.step = 0
         self._draw = 0
         self._traffic_before = Traffic()
-        self._next_swept = 0
-        self._sweep_credit = 0
+        self._sweep_turns = Turns([layer.numel for layer in self.layers])
         self.store = self._make_store(seed)
         self.layer_of_parameter = {id(layer.parameter): i for i, layer in enumerate(self.layers)}
         self._counts = np.zeros((len(self.layers), 3), dtype=np.int64)
@@ -380,23 +232,7 @@ class Topology:
         Args:
             values: One float tensor a layer, of any length, finite.
         """
-        # Whole numbers add up alike in any order: mantissas of 24 bits, summed for each exponent (float32 has 278).
-        rows = np.zeros((len(self.layers), _NUM_EXPONENTS), dtype=np.int64)
-        for row, tensor in zip(rows, values, strict=True):
-            mantissa, exponent = np.frexp(tensor.detach().float().cpu().numpy().reshape(-1))
-            whole = np.ldexp(mantissa.astype(np.float64), 24)
-            row += np.bincount(exponent + _LOWEST_EXPONENT, weights=whole, minlength=_NUM_EXPONENTS).astype(np.int64)
-        self.reductions.sum(rows)
-        return [
-            float(
-                sum(
-                    Fraction(int(count)) * Fraction(2) ** (i - _LOWEST_EXPONENT - 24)
-                    for i, count in enumerate(row)
-                    if count
-                )
-            )
-            for row in rows
-        ]
+        return exact_sums(values, self.reductions.sum)
 
     # --- the three operations -------------------------------------------------------------------------------------------
 
@@ -622,23 +458,9 @@ class Topology:
         trace; this keeps them from staying, at a cost that does not grow with the model.
         """
         tensors: list[Sequence[Tensor]] = [()] * len(self.layers)
-        for i in self._swept_now():
+        for i in self._sweep_turns.next():
             tensors[i] = (self.local(i),)
         self.store.apply(tensors, self.stream)
-
-    def _swept_now(self) -> list[int]:
-        """The layers whose turn it is."""
-        self._sweep_credit += _SWEPT_WEIGHTS
-        swept: list[int] = []
-        while len(swept) < min(_SWEPT_LAYERS, len(self.layers)):
-            numel = self.layers[self._next_swept].numel
-            if numel > self._sweep_credit:
-                return swept
-            self._sweep_credit -= numel
-            swept.append(self._next_swept)
-            self._next_swept = (self._next_swept + 1) % len(self.layers)
-        self._sweep_credit = 0
-        return swept
 
     def apply_to_gradients(self, layers: Collection[int] | None = None) -> bool:
         """Zeroes gradients outside the active set, in place, of all layers or of some.
@@ -663,7 +485,7 @@ class Topology:
             else:
                 tensors.append(())
                 gradient.masked_fill_(~self.active.to_tensor(i), 0)
-        for i in self._swept_now() if layers is None else ():
+        for i in self._sweep_turns.next() if layers is None else ():
             tensors[i] = (*tensors[i], self.local(i))
         self.store.apply(tensors, self.stream)
         return all_masked

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from itop import SparseEngine
 from itop.methods import METHODS, Method
-from itop.topology import UpdateReport
+from itop.update_report import UpdateReport
 
 Rows = Sequence[Sequence[float]]
 

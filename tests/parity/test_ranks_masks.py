@@ -190,7 +190,7 @@ def select_across_layers(is_sharded: bool) -> list[Any]:
     topology = engine.topology
     generator = torch.Generator().manual_seed(3)
     scores = [torch.randint(-9, 10, layer.shape, generator=generator).float() for layer in topology.layers]
-    from itop.topology import Scores
+    from itop.selection import Scores
 
     chosen = topology.select(topology.full(), 500, Scores([topology.part(i, score) for i, score in enumerate(scores)]))
     result = [topology.whole(i, mask).numpy().copy() for i, mask in enumerate(chosen.to_tensors())]

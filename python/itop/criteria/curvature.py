@@ -8,7 +8,7 @@ from typing import final
 from itop.context import Context
 from itop.criteria.averages import gradient_average, update_average
 from itop.criteria.drop import ScoreDrop
-from itop.topology import Scores
+from itop.selection import Scores
 
 _CURVATURE = "curvature average"
 

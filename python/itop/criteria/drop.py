@@ -14,7 +14,7 @@ from itop.context import Context
 from itop.criteria.averages import gradient_average, update_average
 from itop.criteria.observer import Part
 from itop.criteria.patterns import Pattern, Unstructured
-from itop.topology import BitSet, Scores
+from itop.selection import BitSet, Scores
 
 
 class DropCriterion(Part):

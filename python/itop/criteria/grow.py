@@ -16,7 +16,7 @@ from itop.context import Context
 from itop.criteria.averages import gradient_average, update_average
 from itop.criteria.drop import sampled
 from itop.criteria.observer import Part
-from itop.topology import BitSet, Quota, Scores
+from itop.selection import BitSet, Quota, Scores
 
 
 class GrowCriterion(Part):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import final
 
 from itop.context import Context
-from itop.topology import BitSet, Scores
+from itop.selection import BitSet, Scores
 
 
 class InitialMasks(ABC):

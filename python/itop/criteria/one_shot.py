@@ -21,7 +21,7 @@ from torch.func import functional_call
 from itop.context import Context, TrainingData
 from itop.criteria.initial import InitialMasks
 from itop.distributed.shards import reshard
-from itop.topology import BitSet, Scores
+from itop.selection import BitSet, Scores
 
 
 class DataMasks(InitialMasks):

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from itop.context import Context
 from itop.criteria.initial import InitialMasks
-from itop.topology import BitSet, Quota, Scores, Topology
+from itop.selection import BitSet, Quota, Scores
+from itop.topology import Topology
 
 Counts: TypeAlias = Sequence[int] | Quota
 

@@ -11,7 +11,7 @@ from itop import _core
 from itop.context import Context
 from itop.criteria.grow import MomentumGrowth, momentum_scores
 from itop.criteria.observer import Part
-from itop.topology import BitSet
+from itop.selection import BitSet
 
 
 class Redistribution(Part):

@@ -13,7 +13,7 @@ from itop.allocation import AllocationLike
 from itop.context import Context
 from itop.methods.method import Method
 from itop.schedules import Every, UpdateSchedule
-from itop.topology import UpdateReport
+from itop.update_report import UpdateReport
 
 _POSITIVE = "positive signs"
 _START = 1e-12

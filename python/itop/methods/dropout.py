@@ -13,7 +13,7 @@ from torch import Tensor
 from itop.context import Context
 from itop.methods.hidden_weights import ChosenMasks, DenselyTrained
 from itop.schedules import step_at
-from itop.topology import Scores
+from itop.selection import Scores
 
 _VARIANCE = "log variance"
 

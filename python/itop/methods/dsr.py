@@ -11,7 +11,8 @@ from itop.criteria.grow import RandomGrowth
 from itop.criteria.redistribution import SurvivorRedistribution
 from itop.methods.method import Method
 from itop.schedules import UpdateSchedule
-from itop.topology import Scores, UpdateReport
+from itop.selection import Scores
+from itop.update_report import UpdateReport
 
 _THRESHOLD = "threshold"
 

@@ -13,7 +13,7 @@ from itop.context import Context
 from itop.criteria.initial import DenseMasks
 from itop.methods.method import Method
 from itop.schedules import AtFractions, EitherOf, EveryEpoch, UpdateSchedule, step_at
-from itop.topology import UpdateReport
+from itop.update_report import UpdateReport
 
 _HISTORY = "channel masks"
 _DRAWN = "drawn at"

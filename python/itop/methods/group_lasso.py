@@ -13,7 +13,8 @@ from itop.context import Context
 from itop.criteria.initial import DenseMasks
 from itop.methods.method import Method
 from itop.schedules import AtFractions, UpdateSchedule
-from itop.topology import Scores, UpdateReport
+from itop.selection import Scores
+from itop.update_report import UpdateReport
 
 
 @final

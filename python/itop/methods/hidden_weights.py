@@ -36,7 +36,8 @@ from itop.analysis.training_flops import DenseTraining, TopKASTTraining, Trainin
 from itop.context import Context
 from itop.methods.method import Method
 from itop.schedules import AtFractions, DensityRamp, EitherOf, Every, TimesARun, UpdateSchedule, step_at
-from itop.topology import BitSet, Scores, UpdateReport
+from itop.selection import BitSet, Scores
+from itop.update_report import UpdateReport
 
 _HIDDEN = "hidden weights"
 _REPORTED = "reported masks"

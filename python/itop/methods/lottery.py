@@ -14,7 +14,7 @@ from itop.criteria.drop import MagnitudeDrop
 from itop.criteria.initial import DenseMasks
 from itop.methods.method import Method
 from itop.schedules import AtFractions, UpdateSchedule, step_at
-from itop.topology import UpdateReport
+from itop.update_report import UpdateReport
 
 _REWIND = "rewind point"
 

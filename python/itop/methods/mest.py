@@ -11,7 +11,7 @@ from itop.criteria.drop import MagnitudeAndGradientDrop
 from itop.criteria.grow import RandomGrowth
 from itop.methods.method import DropAndGrow, Method
 from itop.schedules import AtFractions, DropFraction, EitherOf, Every, EveryEpoch, StepwiseDropFraction, UpdateSchedule
-from itop.topology import UpdateReport
+from itop.update_report import UpdateReport
 
 
 def MEST(

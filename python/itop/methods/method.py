@@ -21,7 +21,8 @@ from itop.criteria.observer import Part
 from itop.criteria.patterns import Pattern, Unstructured
 from itop.criteria.redistribution import Redistribution, SameLayer, share
 from itop.schedules import ConstantDropFraction, DensityRamp, DropFraction, Never, UpdateSchedule
-from itop.topology import BitSet, UpdateReport
+from itop.selection import BitSet
+from itop.update_report import UpdateReport
 
 
 class UpdateTiming(enum.Enum):

@@ -18,7 +18,8 @@ from itop.criteria.drop import MagnitudeDrop
 from itop.criteria.initial import RandomMasksOfDensity
 from itop.methods.method import Method
 from itop.schedules import AtFractions, EitherOf, Every, UpdateSchedule, step_at
-from itop.topology import BitSet, Scores, UpdateReport
+from itop.selection import BitSet, Scores
+from itop.update_report import UpdateReport
 
 _GRADIENT = "nest gradient"
 _BRIDGE = "bridging gradient"

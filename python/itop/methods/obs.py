@@ -14,7 +14,8 @@ from itop.context import Context
 from itop.criteria.initial import DenseMasks
 from itop.methods.method import Method
 from itop.schedules import DensityRamp, Every, UpdateSchedule
-from itop.topology import Scores, UpdateReport
+from itop.selection import Scores
+from itop.update_report import UpdateReport
 
 _INVERSES = "inverse curvature"
 

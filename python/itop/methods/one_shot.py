@@ -17,7 +17,7 @@ from itop.criteria.one_shot import (
     SynFlowMasks,
 )
 from itop.methods.method import Method, require_data
-from itop.topology import UpdateReport
+from itop.update_report import UpdateReport
 
 
 @final

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from itop.context import Context
 from itop.methods.method import Method
-from itop.topology import UpdateReport
+from itop.update_report import UpdateReport
 
 
 @final

@@ -15,7 +15,8 @@ from itop.criteria.drop import MagnitudeDrop, drop_counts
 from itop.criteria.patterns import GroupQuota
 from itop.methods.method import Method
 from itop.schedules import CosineDropFraction, Every, UpdateSchedule
-from itop.topology import BitSet, Scores, UpdateReport
+from itop.selection import BitSet, Scores
+from itop.update_report import UpdateReport
 
 _FAN_IN = "fan-in"
 

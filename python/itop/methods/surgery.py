@@ -11,7 +11,7 @@ from torch import Tensor
 
 from itop.context import Context
 from itop.methods.hidden_weights import ChosenMasks
-from itop.topology import Scores
+from itop.selection import Scores
 
 _THRESHOLDS = "thresholds"
 

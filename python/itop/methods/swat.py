@@ -15,7 +15,7 @@ from itop.allocation import AllocationLike
 from itop.analysis.training_flops import SparseTraining, TopKASTTraining, TrainingFlops
 from itop.context import Context
 from itop.methods.hidden_weights import ChosenMasks
-from itop.topology import Scores
+from itop.selection import Scores
 
 
 @final

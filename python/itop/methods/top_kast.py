@@ -14,7 +14,7 @@ from itop.analysis.training_flops import TopKASTTraining, TrainingFlops
 from itop.context import Context
 from itop.methods.hidden_weights import ChosenMasks
 from itop.schedules import Every
-from itop.topology import Scores
+from itop.selection import Scores
 
 _BACKWARD = "backward sets"
 

@@ -11,7 +11,6 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from itop.data import BatchLoader
-from itop.topology import UpdateReport
 from itop.training.checkpoint import load_checkpoint, save_checkpoint
 from itop.training.config import RunConfig
 from itop.training.data_source import DataSource
@@ -26,6 +25,7 @@ from itop.training.records import EpochRecord, MetricsLog, UpdateRecord
 from itop.training.run_folder import RunFolder
 from itop.training.session import Session
 from itop.training.summary import RunResult, summarise_run
+from itop.update_report import UpdateReport
 
 __all__ = ["DivergedError", "train_run", "train_session"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, final
 
-from itop.topology import UpdateReport
+from itop.update_report import UpdateReport
 
 __all__ = ["EpochRecord", "LayerUpdate", "MetricsLog", "UpdateRecord", "read_metrics"]
 

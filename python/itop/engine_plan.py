@@ -1,0 +1,168 @@
+"""What an engine is asked for, checked before anything changes: method, layers, active weights of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from itop import _core
+from itop.allocation import Allocation, AllocationLike, LayerShape, as_allocation, target_count
+from itop.distributed.agreement import describe_options
+from itop.distributed.shards import is_sharded, local_part
+from itop.grown_state import GrownState
+from itop.layers import Layer, Rules, find_layers
+from itop.methods import Method, as_method
+from itop.optim import MaskedOptimizer
+from itop.optimizer_calls import owner_of
+from itop.optimizer_group import OptimizerGroup
+from itop.optimizer_state import OptimizerState
+from itop.stepper import Stepper
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePlan:
+    """What the arguments of an engine came to.
+
+    Attributes:
+        method: Its rule, told the sparsity.
+        allocation: What made the counts.
+        layers: The sparse layers.
+        counts: Active weights of each layer.
+        optimizer: The user's optimiser, or several in one view.
+        optimizer_state: Finds its tensors that move with a weight.
+    """
+
+    method: Method
+    allocation: Allocation
+    layers: tuple[Layer, ...]
+    counts: list[int]
+    optimizer: Optimizer | OptimizerGroup
+    optimizer_state: OptimizerState
+
+
+def check_arguments(model: object, optimizer: object, total_steps: object, seed: object) -> None:
+    """Raises TypeError or ValueError, in one sentence, for what cannot be an engine's argument."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    several = isinstance(optimizer, (list, tuple)) and len(optimizer) > 0
+    for member in optimizer if several else (optimizer,):  # type: ignore[attr-defined]
+        if not isinstance(member, Optimizer):
+            raise TypeError(f"optimizer must be a torch.optim.Optimizer or a list of them, got {type(member).__name__}")
+    if total_steps is not None and (
+        isinstance(total_steps, bool) or not isinstance(total_steps, int) or total_steps < 1
+    ):
+        raise ValueError(f"total_steps must be a whole number, at least 1, got {total_steps!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
+        raise ValueError(f"seed must be a whole number in [0, 2^64), got {seed!r}")
+
+
+def plan_engine(
+    model: nn.Module,
+    optimizer: Optimizer | OptimizerGroup,
+    method: str | Method,
+    *,
+    sparsity: float,
+    allocation: AllocationLike | None,
+    total_steps: int | None,
+    include: Rules,
+    exclude: Rules,
+    attach: bool,
+    grown_state: GrownState,
+) -> EnginePlan:
+    """Decides what an engine will do; the arguments are those of ``SparseEngine``. Changes nothing.
+
+    Raises:
+        ValueError: If an argument does not fit the others, the model or the optimiser.
+    """
+    target_count(1, sparsity)  # says what is wrong with it before anything else is asked
+    chosen_method = as_method(method).for_sparsity(sparsity)
+    name = chosen_method.name
+    if chosen_method.needs_total_steps and total_steps is None:
+        raise ValueError(
+            f"method '{name}' needs total_steps, the number of optimiser steps of the run: its schedule depends on it"
+        )
+    if chosen_method.acts_before_step and not attach:
+        raise ValueError(f"method '{name}' acts before each optimiser step and needs the engine's hooks: attach=True")
+    layers = find_layers(model, include, exclude)
+    shapes = [LayerShape(layer.name, layer.shape) for layer in layers]
+    chosen = as_allocation(chosen_method.default_allocation if allocation is None else allocation)
+    counts = [shape.numel for shape in shapes] if chosen_method.is_dense else chosen.counts(shapes, sparsity)
+    if not chosen_method.works_on_shards and any(is_sharded(layer.parameter) for layer in layers):
+        raise ValueError(
+            f"method '{name}' looks at whole layers and does not work on sharded ones (FSDP2, tensor parallelism); use "
+            "DistributedDataParallel"
+        )
+    compressed = next((layer for layer in layers if layer.is_compressed), None)
+    if compressed is not None and not chosen_method.works_truly_sparse:
+        raise ValueError(
+            f"method '{name}' looks at inactive weights, which the truly sparse layer '{compressed.name}' does not hold; "
+            "use dense layers, which are masked"
+        )
+    if compressed is not None and grown_state.horizon > 0:
+        raise ValueError("grown_state does not follow truly sparse layers; use dense layers, which are masked")
+    state = OptimizerState(optimizer, layers)
+    if grown_state.horizon > 0:
+        if not isinstance(optimizer, Optimizer) or not attach:
+            raise ValueError("grown_state needs one optimiser, by itself and with the engine's hooks")
+        grown_state.check(optimizer)
+    _check_finite(layers)
+    for member in (optimizer,) if isinstance(optimizer, Optimizer) else optimizer.members:
+        _check_no_other_engine(member, layers)
+    return EnginePlan(chosen_method, chosen, layers, counts, optimizer, state)
+
+
+def fingerprint(
+    method: Method, layers: Sequence[Layer], counts: Sequence[int], total_steps: int | None, seed: int
+) -> dict[str, str]:
+    """What must be alike on all ranks, in words."""
+    return {
+        "the version of itop": str(_core.build_info()["version"]),
+        "the layers": ", ".join(f"{layer.name} {list(layer.shape)}" for layer in layers),
+        "seed": str(seed),
+        "the method": f"{method.name}({describe_options(method.options())})",
+        "active weights per layer": str(list(counts)),
+        "total_steps": str(total_steps),
+    }
+
+
+def starting_anew(
+    batches: Iterable[tuple[Any, Any]] | Callable[[], Iterable[tuple[Any, Any]]],
+) -> Callable[[], Iterable[tuple[Any, Any]]]:
+    """Batches as a callable that starts from the first of them.
+
+    Raises:
+        ValueError: If they can be gone through once only.
+    """
+    if callable(batches):
+        return batches
+    if iter(batches) is batches:
+        raise ValueError(
+            "batches must be something that can be iterated anew, such as a list, a loader, or a callable that returns "
+            "an iterator; got an iterator"
+        )
+    return lambda: batches
+
+
+def _check_finite(layers: Sequence[Layer]) -> None:
+    for layer in layers:
+        if not torch.isfinite(local_part(layer.parameter)).all():
+            raise ValueError(f"the weights of layer '{layer.name}' hold NaN or infinity")
+
+
+def _check_no_other_engine(optimizer: Optimizer, layers: Sequence[Layer]) -> None:
+    mine = {id(layer.parameter) for layer in layers}
+    for hook in optimizer._optimizer_step_pre_hooks.values():
+        other = owner_of(hook)
+        if not isinstance(other, Stepper):
+            continue
+        shared = [layer.name for layer in other.topology.layers if id(layer.parameter) in mine]
+        if shared or isinstance(optimizer, MaskedOptimizer):
+            raise ValueError(
+                f"the optimiser already has a SparseEngine, for {', '.join(shared) or 'other layers'}; call its "
+                "detach() first"
+            )

@@ -1,0 +1,99 @@
+"""What selections work on: sets of weights, scores, and quotas finer than one count a layer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from itop import _core
+
+if TYPE_CHECKING:
+    from itop.topology import Topology
+
+
+class BitSet:
+    """A set of weights of a model: one bit for each, kept by the core.
+
+    ``&``, ``|``, ``-``, ``^`` and ``~`` make new sets; sets of one topology go together.
+    """
+
+    __slots__ = ("_topology", "native")
+
+    def __init__(self, topology: Topology, native: _core.BitSets) -> None:
+        self._topology = topology
+        self.native = native
+
+    def __and__(self, other: BitSet) -> BitSet:
+        return BitSet(self._topology, self.native.intersection(other.native, self._topology.stream))
+
+    def __or__(self, other: BitSet) -> BitSet:
+        return BitSet(self._topology, self.native.union(other.native, self._topology.stream))
+
+    def __sub__(self, other: BitSet) -> BitSet:
+        return BitSet(self._topology, self.native.difference(other.native, self._topology.stream))
+
+    def __xor__(self, other: BitSet) -> BitSet:
+        return BitSet(self._topology, self.native.symmetric_difference(other.native, self._topology.stream))
+
+    def __invert__(self) -> BitSet:
+        return BitSet(self._topology, self.native.complement(self._topology.stream))
+
+    def copy(self) -> BitSet:
+        return BitSet(self._topology, self.native.copy(self._topology.stream))
+
+    def counts(self) -> list[int]:
+        """How many weights of each layer are in the set, over all processes."""
+        return self._topology.summed(self.native.count(self._topology.stream))
+
+    def to_tensors(self) -> list[Tensor]:
+        """Bool tensors in the local parts' shapes, devices and memory formats; copies."""
+        return [self.to_tensor(i) for i in range(len(self._topology.layers))]
+
+    def to_tensor(self, layer: int) -> Tensor:
+        weight = self._topology.local(layer)
+        target = torch.empty_strided(weight.shape, weight.stride(), dtype=torch.bool, device=weight.device)
+        self.native.unpack(layer, target, self._topology.stream)
+        return target
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a selection compares: one tensor a layer, in the shape of the part this process holds, finite.
+
+    Attributes:
+        tensors: float32, float64, bfloat16 or float16, on the layer's device; DTensors give their local part.
+        signed: Compare the values; by default their magnitudes.
+    """
+
+    tensors: Sequence[Tensor]
+    signed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionOrder:
+    """How candidates are compared: magnitudes or values, which end is better, and the number of the random keys."""
+
+    magnitude: bool
+    largest: bool
+    draw: int
+
+
+class Quota(ABC):
+    """How many weights a selection takes where one count a layer does not say it: so many in each group, whole blocks."""
+
+    @abstractmethod
+    def select(
+        self,
+        topology: Topology,
+        candidates: BitSet,
+        scores: Scores | None,
+        *,
+        largest: bool,
+        preferred: BitSet | None,
+    ) -> BitSet:
+        """The best candidates that the quota admits; arguments as in :meth:`Topology.select`."""
