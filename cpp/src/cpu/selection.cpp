@@ -1,97 +1,25 @@
 #include "cpu/selection.hpp"
 
 #include <algorithm>
-#include <array>
-#include <bit>
 #include <cmath>
 #include <limits>
-#include <stdexcept>
 #include <utility>
+#include <vector>
 
 #include "cpu/kernels.hpp"
+#include "cpu/listed_candidates.hpp"
 #include "cpu/order_statistics.hpp"
+#include "cpu/selection_histogram.hpp"
+#include "cpu/selection_problem.hpp"
+#include "cpu/selection_sample.hpp"
 #include "itop/error.hpp"
 
 namespace itop::cpu {
 namespace {
 
-constexpr std::int64_t kChunkWords = 2048;         // 131,072 weights: small enough to balance, large enough to stream
-constexpr std::int64_t kSmallSelection = 1 << 14;  // up to here every candidate is resolved exactly, without a bracket
-constexpr double kBracketDeviations = 4.0;         // a miss costs a second pass, never exactness
-constexpr double kMinSample = 256.0;
-constexpr double kSampleScale = kBracketDeviations;  // a sampled key costs about what a candidate in the bracket does
-constexpr std::int64_t kSampleLookahead = 16;
 constexpr std::int64_t kLowestKey = std::numeric_limits<std::int64_t>::min();
 constexpr std::int64_t kHighestKey = std::numeric_limits<std::int64_t>::max();
-constexpr int kHistogramDigitBits = 11;
 constexpr int kIndexBits = 44;  // of an index within a layer, where the layers of a selection come before it
-
-struct Chunk {
-  std::size_t segment = 0;
-  WordRange range;
-  PassResult result;
-};
-
-/// What is known of the k-th best candidate as the rounds go on.
-enum class Stage : std::uint8_t {
-  kBracketed,  ///< its key lies in [low, high], if the sample did not mislead
-  kTies,       ///< its key is `low`; `wanted` of the `num_equal` candidates with that key are to be taken by tie keys
-  kDone,
-};
-
-struct Problem {
-  const Selection* selection = nullptr;
-  std::vector<Chunk> chunks;
-  std::int64_t num_scored_segments = 0;  // over all parts, as is every count below
-  std::int64_t num_wide_segments = 0;
-  bool has_scores = false;
-  bool wide = false;
-  Stage stage = Stage::kDone;
-  std::int64_t num_candidates = 0;
-  std::int64_t numel = 0;
-  std::int64_t low = 0;
-  std::int64_t high = 0;
-  bool lists_inside = true;
-  std::int64_t num_below = 0;
-  std::int64_t num_inside = 0;
-  std::int64_t num_equal = 0;
-  std::int64_t wanted = 0;
-  std::int64_t threshold = 0;
-  std::int64_t listed_here = 0;
-  std::uint16_t tie_low = 0;
-  std::uint16_t tie_high = 0;
-
-  std::int64_t key_min() const { return wide ? kLowestKey : std::numeric_limits<std::int32_t>::min(); }
-  std::int64_t key_max() const { return wide ? kHighestKey : std::numeric_limits<std::int32_t>::max(); }
-};
-
-KeyFormat format_of(const Problem& problem, const SelectionSegment& segment) {
-  return {segment.scores.dtype, segment.transform, problem.selection->order, problem.wide};
-}
-
-/// The key of one score; the kernels have the same arithmetic for 64 at once.
-std::int64_t key_of(const void* scores, const KeyFormat& format, std::int64_t position) {
-  const auto key_of_bits32 = [&](std::uint32_t bits) -> std::int64_t {
-    if (format.wide) return OrderedKey64::from_bits(float64_bits_of_float32(bits), format.transform, format.order);
-    return OrderedKey32::from_bits(bits, format.transform, format.order);
-  };
-  switch (format.dtype) {
-    case DType::kFloat32:
-      return key_of_bits32(static_cast<const std::uint32_t*>(scores)[position]);
-    case DType::kBFloat16:
-      return key_of_bits32(float32_bits_of_bfloat16(static_cast<const std::uint16_t*>(scores)[position]));
-    case DType::kFloat16:
-      return key_of_bits32(float32_bits_of_float16(static_cast<const std::uint16_t*>(scores)[position]));
-    case DType::kFloat64:
-      return OrderedKey64::from_bits(static_cast<const std::uint64_t*>(scores)[position], format.transform,
-                                     format.order);
-  }
-  return 0;
-}
-
-void set_chosen(const Problem& problem, const Chunk& chunk, std::int64_t position) {
-  problem.selection->segments[chunk.segment].chosen[position / kWordBits] |= Word{1} << (position % kWordBits);
-}
 
 class Rounds {
  public:
@@ -243,11 +171,6 @@ class Rounds {
     }
   }
 
-  static bool is_sampled(const Problem& problem) {
-    const std::int64_t k = problem.selection->k;
-    return problem.stage == Stage::kBracketed && k > 0 && k < problem.num_candidates && problem.numel > kSmallSelection;
-  }
-
   void choose_all_or_ties(Problem& problem) {
     const std::int64_t k = problem.selection->k;
     const bool all = k >= problem.num_candidates;
@@ -263,82 +186,6 @@ class Rounds {
     problem.wanted = k;
     problem.num_equal = problem.num_candidates;
     problem.lists_inside = false;
-  }
-
-  static double quantile_of(const Problem& problem) {
-    return static_cast<double>(problem.selection->k) / static_cast<double>(problem.num_candidates);
-  }
-
-  /// How many keys to sample: more make the bracket narrower, so that fewer candidates are left for the end. The sum of
-  /// both costs is least where the sample grows as the two-thirds power of candidates times standard deviation.
-  static double sample_size(const Problem& problem) {
-    const double quantile = quantile_of(problem);
-    const double deviation = std::sqrt(quantile * (1.0 - quantile));
-    const double root = std::cbrt(kSampleScale * static_cast<double>(problem.num_candidates) * deviation);
-    return std::max(kMinSample, root * root);
-  }
-
-  /// Candidates of a whole chunk that a bracket of a sample holds, with room to spare.
-  static std::size_t expected_inside(const Problem& problem) {
-    const double quantile = quantile_of(problem);
-    const double width = 2.0 * kBracketDeviations * std::sqrt(quantile * (1.0 - quantile) / sample_size(problem));
-    const double density = static_cast<double>(problem.num_candidates) / static_cast<double>(problem.numel);
-    return static_cast<std::size_t>(1.3 * width * density * static_cast<double>(kChunkWords * kWordBits)) + 64;
-  }
-
-  /// Keys of the candidates in groups of neighbours spread over this part, at scattered places so that rows do not
-  /// alias. Every part samples at the same rate.
-  static ScratchArray<std::int64_t> sample(const Problem& problem) {
-    // A cache line's worth where candidates are few. Neighbours resemble each other, so fewer of them where all would
-    // count.
-    const int log_group_weights = 4 * problem.num_candidates < problem.numel ? 4 : 2;
-    const int log_groups_per_word = std::countr_zero(static_cast<std::uint64_t>(kWordBits)) - log_group_weights;
-    const std::int64_t groups_per_word = std::int64_t{1} << log_groups_per_word;
-    const Word ones = (Word{1} << (1 << log_group_weights)) - 1;
-    const auto first_bit_of = [&](std::int64_t group) { return (group % groups_per_word) << log_group_weights; };
-    std::int64_t num_groups = 0;
-    for (const auto& segment : problem.selection->segments) num_groups += words_for(segment.numel) * groups_per_word;
-    const double rate = std::min(1.0, sample_size(problem) / static_cast<double>(problem.num_candidates));
-    const auto wanted = static_cast<std::int64_t>(std::ceil(rate * static_cast<double>(num_groups)));
-    const double stride = static_cast<double>(num_groups) / static_cast<double>(std::max<std::int64_t>(wanted, 1));
-    ScratchArray<std::int64_t> keys;
-    keys.reserve(static_cast<std::size_t>(1.2 * sample_size(problem) + 16.0));
-    std::size_t s = 0;
-    std::int64_t first_word = 0;
-    const SelectionSegment* segment = &problem.selection->segments[0];
-    std::int64_t num_words = words_for(segment->numel);
-    KeyFormat format = format_of(problem, *segment);
-    auto value_size = static_cast<std::int64_t>(size_of(format.dtype));
-    const auto group_at = [&](std::int64_t i) {
-      const double jitter =
-          static_cast<double>((static_cast<std::uint64_t>(i) * 0x9E3779B97F4A7C15ULL) >> 40) / 16777216.0;
-      return std::min(num_groups - 1, static_cast<std::int64_t>((static_cast<double>(i) + jitter) * stride));
-    };
-    for (std::int64_t i = 0; i < wanted; ++i) {
-      const std::int64_t group = group_at(i);
-      const std::int64_t word = group >> log_groups_per_word;
-      while (word - first_word >= num_words) {
-        first_word += num_words;
-        segment = &problem.selection->segments[++s];
-        num_words = words_for(segment->numel);
-        format = format_of(problem, *segment);
-        value_size = static_cast<std::int64_t>(size_of(format.dtype));
-      }
-      // Scattered places are cache misses: ask for those to come while these are compared.
-      const std::int64_t group_ahead = group_at(i + kSampleLookahead);
-      const std::int64_t word_ahead = (group_ahead >> log_groups_per_word) - first_word;
-      if (word_ahead < num_words) {
-        __builtin_prefetch(segment->candidates + word_ahead);
-        __builtin_prefetch(static_cast<const char*>(segment->scores.data) +
-                           (word_ahead * kWordBits + first_bit_of(group_ahead)) * value_size);
-      }
-      const Word in_group = ones << first_bit_of(group);
-      for (Word left = segment->candidates[word - first_word] & in_group; left != 0; left &= left - 1) {
-        const std::int64_t position = (word - first_word) * kWordBits + std::countr_zero(left);
-        keys.push_back(key_of(segment->scores.data, format, position));
-      }
-    }
-    return keys;
   }
 
   /// chosen <- candidates below `low`; lists those inside the bracket where asked to.
@@ -426,44 +273,13 @@ class Rounds {
     problem.stage = Stage::kTies;
   }
 
-  /// Radix search for the k-th key: one histogram a digit, summed over the parts.
+  /// Exact thresholds where brackets missed; a second pass chooses what lies below them.
   void find_thresholds_by_histogram(const std::vector<Problem*>& missed) {
-    constexpr std::size_t bins = std::size_t{1} << kHistogramDigitBits;
     for (Problem* problem : missed) {
-      const int key_bits = problem->wide ? 64 : 32;
-      std::uint64_t prefix = 0;
-      std::int64_t rank = problem->selection->k;
-      std::int64_t num_equal = 0;
-      for (int top = key_bits; top > 0;) {
-        const int digit_bits = std::min(kHistogramDigitBits, top);
-        const int shift = top - digit_bits;
-        std::vector<std::vector<std::int64_t>> partial(problem->chunks.size());
-        threads_.parallel_for(static_cast<std::int64_t>(problem->chunks.size()), [&](std::int64_t c) {
-          const Chunk& chunk = problem->chunks[static_cast<std::size_t>(c)];
-          const auto& segment = problem->selection->segments[chunk.segment];
-          auto& histogram = partial[static_cast<std::size_t>(c)];
-          histogram.assign(bins, 0);
-          kernels().histogram_pass(
-              {segment.scores.data, format_of(*problem, segment), segment.candidates, shift, digit_bits, prefix},
-              chunk.range, histogram.data());
-        });
-        std::vector<std::int64_t> histogram(bins, 0);
-        for (const auto& one : partial) {
-          for (std::size_t bin = 0; bin < bins; ++bin) histogram[bin] += one[bin];
-        }
-        reduction_.sum(histogram);
-        std::size_t digit = 0;
-        while (rank > histogram[digit]) rank -= histogram[digit++];
-        num_equal = histogram[digit];
-        prefix = (prefix << digit_bits) | digit;
-        top = shift;
-      }
-      const std::int64_t threshold = problem->wide
-                                         ? static_cast<std::int64_t>(prefix ^ (std::uint64_t{1} << 63))
-                                         : static_cast<std::int32_t>(static_cast<std::uint32_t>(prefix) ^ 0x80000000u);
-      problem->low = problem->high = threshold;
-      problem->num_equal = num_equal;
-      problem->lists_inside = num_equal <= kSmallSelection;
+      const KeyCount found = kth_key_by_histogram(*problem, reduction_, threads_);
+      problem->low = problem->high = found.key;
+      problem->num_equal = found.num_equal;
+      problem->lists_inside = found.num_equal <= kSmallSelection;
     }
     // The pass that writes the chosen bits again, below the exact threshold. Counts of the parts are summed once more.
     std::vector<Stage> stages;
@@ -522,52 +338,6 @@ class Rounds {
     for (std::size_t i = 0; i < open.size(); ++i) {
       open[i]->wanted -= counts[2 * i];
       open[i]->num_equal = counts[2 * i + 1];
-    }
-  }
-
-  /// The wanted-th smallest of a problem's listed keys, all of them here: counted in equal steps, then one step sorted.
-  static std::int64_t wanted_key(const Problem& problem, std::int64_t lowest, std::int64_t highest) {
-    constexpr int bin_bits = 10;
-    const auto base = static_cast<std::uint64_t>(lowest);
-    const int shift =
-        std::max(0, static_cast<int>(std::bit_width(static_cast<std::uint64_t>(highest) - base)) - bin_bits);
-    const auto bin_of = [&](const InsideCandidate& candidate) {
-      return static_cast<std::size_t>((static_cast<std::uint64_t>(candidate.key) - base) >> shift);
-    };
-    std::array<std::uint32_t, std::size_t{1} << bin_bits> bins{};
-    for (const auto& chunk : problem.chunks) {
-      for (const auto& candidate : chunk.result.inside) ++bins[bin_of(candidate)];
-    }
-    std::int64_t rank = problem.wanted;
-    std::size_t bin = 0;
-    while (rank > bins[bin]) rank -= bins[bin++];
-    std::vector<std::int64_t> keys;
-    keys.reserve(bins[bin]);
-    for (const auto& chunk : problem.chunks) {
-      for (const auto& candidate : chunk.result.inside) {
-        if (bin_of(candidate) == bin) keys.push_back(candidate.key);
-      }
-    }
-    const auto wanted = keys.begin() + (rank - 1);
-    std::nth_element(keys.begin(), wanted, keys.end());
-    return *wanted;
-  }
-
-  /// Chooses a problem's listed candidates below its threshold and keeps its equals listed; counts both.
-  static void take_below(Problem& problem, std::int64_t& num_below, std::int64_t& num_equal) {
-    for (auto& chunk : problem.chunks) {
-      auto& inside = chunk.result.inside;
-      std::size_t kept = 0;
-      for (const InsideCandidate candidate : inside) {
-        if (candidate.key < problem.threshold) {
-          set_chosen(problem, chunk, candidate.position);
-          ++num_below;
-        }
-        inside[kept] = candidate;
-        kept += candidate.key == problem.threshold ? 1 : 0;
-      }
-      inside.resize(kept);
-      num_equal += static_cast<std::int64_t>(kept);
     }
   }
 

@@ -1,0 +1,26 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/scratch_memory.hpp"
+#include "cpu/selection_problem.hpp"
+
+namespace itop::cpu {
+
+inline constexpr double kBracketDeviations = 4.0;  // a miss costs a second pass, never exactness
+
+/// Whether the k-th best is first looked for in a sample: small selections are resolved exactly at once.
+bool is_sampled(const Problem& problem);
+
+/// Where the k-th best lies among the candidates, in (0, 1).
+double quantile_of(const Problem& problem);
+
+/// Candidates of a whole chunk that a bracket of a sample holds, with room to spare.
+std::size_t expected_inside(const Problem& problem);
+
+/// Keys of the candidates in groups of neighbours spread over this part, at scattered places so that rows do not alias.
+/// Every part samples at the same rate.
+ScratchArray<std::int64_t> sample(const Problem& problem);
+
+}  // namespace itop::cpu
