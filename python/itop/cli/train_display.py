@@ -178,6 +178,10 @@ def print_result(result: ExperimentResult, experiment: Experiment, report: Path)
         )
     console.print()
     console.print(table)
+    for summary in result.summaries:
+        if summary["tickets_accuracy"] is not None:
+            together = _spread(summary["tickets_accuracy"])
+            console.print(f"{summary['method']}: the tickets of a run classify {together} together.", highlight=False)
     for name, reason in result.failures.items():
         console.print(Text.assemble(("failed", "red"), f"  {name}: {' '.join(reason.split())}"))
     console.print(f"Report: {report}", soft_wrap=True, highlight=False, markup=False)
