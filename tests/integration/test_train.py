@@ -358,3 +358,24 @@ def test_a_run_that_is_stopped_from_outside_resumes_to_the_same_end(
     assert main(["train", "--resume", str(folder), "--no-tensorboard"]) == 0
     assert_same(learned(whole), learned(folder))
     assert records(whole) == records(folder)
+
+
+def test_a_run_too_short_for_its_update_interval_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["train", "--methods", "static,set-itop", "--model", "mlp:16", "--epochs", "1", "--quiet"]
+    assert main([*common, "--update-every", "1500", "--out", str(tmp_path / "short")]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.count("set-itop changes its topology every 1,500 steps, and this run has") == 1
+    assert "static changes" not in printed
+    assert main([*common, "--update-every", "10", "--out", str(tmp_path / "right")]) == 0
+    assert "changes its topology" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:99", "meta"])
+def test_a_device_that_is_not_there_is_refused_once_and_before_anything(
+    device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--device", device, "--out", str(tmp_path / "out")]) != 0
+    captured = capsys.readouterr()
+    assert "failed" not in captured.out
+    assert captured.err.count(device) == 1
+    assert not (tmp_path / "out").exists()

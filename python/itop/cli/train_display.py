@@ -20,6 +20,7 @@ from itop.training.experiment import Experiment, ExperimentResult
 from itop.training.interruption import Interrupted
 from itop.training.observers import TrainingObserver
 from itop.training.records import EpochRecord, UpdateRecord
+from itop.training.session import build_method
 
 __all__ = ["TrainingDisplay", "print_result"]
 
@@ -54,6 +55,7 @@ class TrainingDisplay(TrainingObserver):
         self._step = 0
         self._measured_at = (0.0, 0)
         self._rates: dict[str, str] = {}
+        self._warned: set[str] = set()
 
     def __enter__(self) -> TrainingDisplay:
         self._bars.start()
@@ -87,6 +89,9 @@ class TrainingDisplay(TrainingObserver):
         self._total_steps = total_steps
         self._measured_at = (time.monotonic(), step)
         self._rates = {}
+        if config.method not in self._warned:
+            self._warned.add(config.method)
+            self._warn_of_no_update(config, total_steps)
         self._run = self._bars.add_task(_name(config), total=total_steps, completed=step, rates="")
         self._bars.refresh()
 
@@ -129,6 +134,17 @@ class TrainingDisplay(TrainingObserver):
             highlight=False,
             markup=False,
             soft_wrap=True,  # a command that is to be copied has no line break
+        )
+
+    def _warn_of_no_update(self, config: RunConfig, total_steps: int) -> None:
+        schedule = build_method(config).for_loop(total_steps // config.num_epochs).schedule
+        interval = schedule.mean_interval(total_steps)
+        if interval is None or interval <= total_steps:
+            return
+        self._console.print(
+            f"[yellow]note[/]  {config.method} changes its topology every {interval:,.0f} steps, and this run has "
+            f"{total_steps:,}: its masks will stay as they begin. --update-every {max(1, total_steps // 10)} makes ten updates.",
+            highlight=False,
         )
 
     def _run_over(self) -> None:
@@ -179,6 +195,10 @@ def print_result(result: ExperimentResult, experiment: Experiment, report: Path)
         )
     console.print()
     console.print(table)
+    for summary in result.summaries:
+        if summary["tickets_accuracy"] is not None:
+            together = _spread(summary["tickets_accuracy"])
+            console.print(f"{summary['method']}: the tickets of a run classify {together} together.", highlight=False)
     for name, reason in result.failures.items():
         console.print(Text.assemble(("failed", "red"), f"  {name}: {' '.join(reason.split())}"))
     console.print(f"Report: {report}", soft_wrap=True, highlight=False, markup=False)
