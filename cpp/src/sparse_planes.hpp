@@ -27,6 +27,7 @@ class PlaneGrid {
   const ConvolutionShape& shape() const noexcept { return shape_; }
   /// Images that share a stack of planes.
   std::int64_t images_per_stack() const noexcept { return interleave_ * images_; }
+  bool is_interleaved() const noexcept { return interleave_ > 1; }
   std::int64_t num_phases() const noexcept { return static_cast<std::int64_t>(phases_.size()); }
   std::int64_t num_input_planes() const noexcept { return shape_.in_channels * num_phases(); }
   /// A contiguous batch already is a stack of planes: nothing is packed. True of pointwise convolutions.
@@ -36,11 +37,32 @@ class PlaneGrid {
   /// Scalars before the first position of a plane.
   std::int64_t front() const noexcept { return front_; }
 
+  /// Rows of a plane with images, and the scalars from one to the next.
+  std::int64_t num_rows() const noexcept { return vertical_.pitch; }
+  std::int64_t row_stride() const noexcept { return horizontal_.pitch * interleave_; }
+  /// How many rows taps reach over from an output.
+  std::int64_t rows_above() const noexcept { return -vertical_.min_shift; }
+  std::int64_t rows_below() const noexcept { return vertical_.max_shift; }
+  /// What the largest of an input channel's planes holds of an image.
+  std::int64_t num_input_rows() const noexcept;
+  std::int64_t num_input_columns() const noexcept;
+
+  /// A plane's picture: `height` x `width` positions, each `step` inputs apart from `first_y`, `first_x` on.
+  struct Picture {
+    std::int64_t channels, image_height, image_width;
+    std::int64_t first_y, first_x, step_y, step_x;
+    std::int64_t height, width;
+  };
+  Picture output_picture() const;
+  Picture input_picture(std::int64_t phase) const;
+
   struct Tap {
     std::int64_t phase;  ///< which of an input channel's planes
     std::int64_t shift;  ///< in scalars
   };
   Tap tap(std::int64_t kernel_y, std::int64_t kernel_x) const;
+
+  // Where images lie side by side; sparse_interleaved.hpp has the other layout.
 
   /// What the kernels walk for the outputs, or for the inputs' gradients, of `num_images` images.
   std::vector<PositionRun> output_runs(std::int64_t num_images, int max_log2) const;
@@ -69,24 +91,14 @@ class PlaneGrid {
   struct Extent {
     std::int64_t pitch, min_shift, max_shift;
   };
-  /// A plane's picture: `height` x `width` positions, each `step` inputs apart from `first_y`, `first_x` on.
-  struct Picture {
-    std::int64_t channels, image_height, image_width;
-    std::int64_t first_y, first_x, step_y, step_x;
-    std::int64_t height, width;
-  };
 
   static Extent extent(std::int64_t in, std::int64_t out, std::int64_t kernel, std::int64_t stride,
                        std::int64_t padding, std::int64_t dilation);
-  Picture output_picture() const;
-  Picture input_picture(const Phase& phase) const;
   std::vector<PositionRun> runs(std::int64_t num_images, std::int64_t height, std::int64_t width, int max_log2) const;
   template <class Scalar>
-  void pack_plane(const Picture& picture, const Scalar* channel, std::int64_t num_images, Scalar* plane,
-                  Scalar* interleaved) const;
+  void pack_plane(const Picture& picture, const Scalar* channel, std::int64_t num_images, Scalar* plane) const;
   template <class Scalar>
-  void unpack_plane(const Picture& picture, const Scalar* plane, std::int64_t num_images, Scalar* channel,
-                    Scalar* interleaved) const;
+  void unpack_plane(const Picture& picture, const Scalar* plane, std::int64_t num_images, Scalar* channel) const;
 
   ConvolutionShape shape_;
   bool direct_ = false;
