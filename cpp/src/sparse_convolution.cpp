@@ -224,8 +224,7 @@ void fill_convolution_shifts(const ConvolutionShape& shape, PlaneLayout layout, 
     for (std::int64_t e = row_pointers[row]; e < row_pointers[row + 1]; ++e) {
       const WeightIndex index = weight_index(shape, row, columns[e]);
       const PlaneGrid::Tap tap = grid.tap(index.kernel_y, index.kernel_x);
-      const std::int64_t plane = index.in_channel * grid.num_phases() + tap.phase;
-      shifts[e] = static_cast<std::int32_t>(plane * grid.plane_stride() + tap.shift);
+      shifts[e] = static_cast<std::int32_t>(grid.input_shift(index.in_channel, tap));
     }
   }
 }
@@ -241,18 +240,18 @@ void transpose_convolution(const ConvolutionShape& shape, PlaneLayout layout, co
       for (std::int64_t e = row_pointers[row]; e < row_pointers[row + 1]; ++e) {
         const WeightIndex index = weight_index(shape, row, columns[e]);
         const PlaneGrid::Tap tap = grid.tap(index.kernel_y, index.kernel_x);
-        body(row, e, index.in_channel * grid.num_phases() + tap.phase, tap.shift);
+        body(row, e, index.in_channel * grid.num_phases() + tap.phase, tap);
       }
     }
   };
-  for_each([&](std::int64_t, std::int64_t, std::int64_t plane, std::int64_t) { ++plane_pointers[plane + 1]; });
+  for_each([&](std::int64_t, std::int64_t, std::int64_t plane, const PlaneGrid::Tap&) { ++plane_pointers[plane + 1]; });
   for (std::int64_t plane = 0; plane < num_planes; ++plane) plane_pointers[plane + 1] += plane_pointers[plane];
   std::vector<std::int64_t> next(plane_pointers, plane_pointers + num_planes);
-  for_each([&](std::int64_t row, std::int64_t e, std::int64_t plane, std::int64_t shift) {
+  for_each([&](std::int64_t row, std::int64_t e, std::int64_t plane, const PlaneGrid::Tap& tap) {
     const std::int64_t to = next[static_cast<std::size_t>(plane)]++;
     out_channels[to] = static_cast<std::int32_t>(row);
     permutation[to] = static_cast<std::uint32_t>(e);
-    shifts[to] = static_cast<std::int32_t>(row * grid.plane_stride() - shift);
+    shifts[to] = static_cast<std::int32_t>(grid.output_shift(row, tap));
   });
 }
 

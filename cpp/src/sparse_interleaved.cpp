@@ -14,9 +14,6 @@ namespace {
 
 using cpu::kImages;
 
-// What a strip reads and writes should stay in the second-level cache.
-constexpr std::int64_t kStripBytes = std::int64_t{512} << 10;
-
 template <class Scalar>
 void copy_positions(const Scalar* from, std::int64_t count, std::int64_t from_step, Scalar* to, std::int64_t to_step) {
   for (std::int64_t p = 0; p < count; ++p) {
@@ -60,73 +57,76 @@ class ImageGroup {
   ScratchLease zeros_;  ///< null in a group that is written
 };
 
-/// The planes of a group, packed from above as far as they are needed.
+/// The planes of a group, row by row: [rows][planes][columns][kImages], empty rows above the first.
 template <class Scalar>
 class GroupPlanes {
  public:
   /// @param pictures those of a channel's planes
-  GroupPlanes(const PlaneGrid& grid, std::vector<PlaneGrid::Picture> pictures, const Scalar* images,
-              std::int64_t num_images)
+  GroupPlanes(const PlaneGrid& grid, const std::vector<PlaneGrid::Picture>& pictures)
       : grid_(grid),
-        pictures_(std::move(pictures)),
-        num_planes_(static_cast<std::int64_t>(pictures_.size()) * pictures_[0].channels),
-        group_(images, num_images, pictures_[0].channels, pictures_[0].image_height * pictures_[0].image_width,
-               pictures_[0].image_height * pictures_[0].image_width),
-        memory_(static_cast<std::size_t>(num_planes_ * grid.plane_stride()) * sizeof(Scalar)) {}
+        pictures_(pictures),
+        num_planes_(static_cast<std::int64_t>(pictures.size()) * pictures[0].channels),
+        front_((grid.num_empty_columns() + kLinePositions - 1) / kLinePositions * kLinePositions * kImages +
+               grid.num_empty_rows() * row_stride()),
+        memory_(static_cast<std::size_t>(front_ + grid.num_rows() * row_stride()) * sizeof(Scalar)) {}
 
-  /// The first position of the first plane.
-  const Scalar* data() const noexcept { return memory_.template as<const Scalar>() + grid_.front(); }
+  std::int64_t row_stride() const noexcept { return num_planes_ * grid_.plane_stride(); }
+  const Scalar* row(std::int64_t y) const noexcept {
+    return memory_.template as<const Scalar>() + front_ + y * row_stride();
+  }
 
-  /// Rows before `end` are packed from now on.
-  void pack_until(std::int64_t end, bool alone, ThreadPool& pool) {
-    end = std::min(end, grid_.num_rows());
-    if (end <= packed_) return;
-    in_pieces(num_planes_, alone, pool, [&](std::int64_t first, std::int64_t last) {
-      const ScratchLease rows(static_cast<std::size_t>((end - packed_) * pictures_[0].image_width * kImages) *
-                              sizeof(Scalar));
-      for (std::int64_t plane = first; plane < last; ++plane) pack(plane, packed_, end, rows.as<Scalar>());
+  void pack(const Scalar* images, std::int64_t num_images, bool alone, ThreadPool& pool) {
+    const PlaneGrid::Picture& any = pictures_[0];
+    const std::int64_t area = any.image_height * any.image_width;
+    const ImageGroup<const Scalar> group(images, num_images, any.channels, area, area);
+    std::fill_n(memory_.template as<Scalar>(), front_, Scalar{0});
+    const auto num_phases = static_cast<std::int64_t>(pictures_.size());
+    in_pieces(any.channels, alone, pool, [&](std::int64_t first, std::int64_t last) {
+      const ScratchLease whole(static_cast<std::size_t>(area * kImages) * sizeof(Scalar));
+      for (std::int64_t channel = first; channel < last; ++channel) {
+        const bool in_place = any.step_x == 1 && any.step_y == 1 && any.width >= kImages;
+        if (!in_place) {
+          group.at(channel, 0, [&](const Scalar* const* from) {
+            cpu::sparse_image_kernels<Scalar>().interleave(from, area, whole.as<Scalar>());
+          });
+        }
+        for (std::int64_t phase = 0; phase < num_phases; ++phase) {
+          pack_plane(group, channel, pictures_[static_cast<std::size_t>(phase)],
+                     in_place ? nullptr : whole.as<Scalar>(), channel * num_phases + phase);
+        }
+      }
     });
-    packed_ = end;
   }
 
  private:
-  void pack(std::int64_t plane, std::int64_t first, std::int64_t end, Scalar* rows) const {
-    const auto& kernels = cpu::sparse_image_kernels<Scalar>();
-    const auto num_phases = static_cast<std::int64_t>(pictures_.size());
-    const PlaneGrid::Picture& picture = pictures_[static_cast<std::size_t>(plane % num_phases)];
-    const std::int64_t width = picture.image_width;
-    Scalar* const start = memory_.template as<Scalar>() + plane * grid_.plane_stride();
-    Scalar* const origin = start + grid_.front();
-    if (first == 0) std::fill(start, origin, Scalar{0});
-    const std::int64_t last = std::min(end, picture.height);
-    const bool in_place = picture.step_x == 1 && picture.width >= kImages;
-    const bool at_once = !in_place && picture.step_y == 1 && first < last;
-    const auto interleave = [&](std::int64_t y, std::int64_t x, std::int64_t count, Scalar* to) {
-      group_.at(plane / num_phases, (picture.first_y + y * picture.step_y) * width + x,
-                [&](const Scalar* const* images) { kernels.interleave(images, count, to); });
-    };
-    if (at_once) interleave(first, 0, (last - first) * width, rows);
-    for (std::int64_t y = first; y < last; ++y) {
-      Scalar* const to = origin + y * grid_.row_stride();
-      if (in_place) {
-        interleave(y, picture.first_x, picture.width, to);
+  static constexpr std::int64_t kLinePositions = 2;  // of the narrower type
+
+  /// @param whole the interleaved channel, or null: rows are interleaved in place
+  void pack_plane(const ImageGroup<const Scalar>& group, std::int64_t channel, const PlaneGrid::Picture& picture,
+                  const Scalar* whole, std::int64_t plane) const {
+    Scalar* const start = memory_.template as<Scalar>() + front_ + plane * grid_.plane_stride();
+    for (std::int64_t y = 0; y < picture.height; ++y) {
+      Scalar* const to = start + y * row_stride();
+      const std::int64_t from = (picture.first_y + y * picture.step_y) * picture.image_width + picture.first_x;
+      if (whole == nullptr) {
+        group.at(channel, from, [&](const Scalar* const* images) {
+          cpu::sparse_image_kernels<Scalar>().interleave(images, picture.width, to);
+        });
       } else {
-        Scalar* const row = at_once ? rows + (y - first) * width * kImages : rows;
-        if (!at_once) interleave(y, 0, width, row);
-        copy_positions(row + picture.first_x * kImages, picture.width, picture.step_x, to, 1);
+        copy_positions(whole + from * kImages, picture.width, picture.step_x, to, 1);
       }
-      std::fill(to + picture.width * kImages, to + grid_.row_stride(), Scalar{0});
+      std::fill(to + picture.width * kImages, to + grid_.plane_stride(), Scalar{0});
     }
-    const std::int64_t empty = std::max(first, std::min(last, picture.height));
-    if (empty < end) std::fill(origin + empty * grid_.row_stride(), origin + end * grid_.row_stride(), Scalar{0});
+    for (std::int64_t y = picture.height; y < grid_.num_rows(); ++y) {
+      std::fill_n(start + y * row_stride(), grid_.plane_stride(), Scalar{0});
+    }
   }
 
   const PlaneGrid& grid_;
-  std::vector<PlaneGrid::Picture> pictures_;
+  const std::vector<PlaneGrid::Picture>& pictures_;
   std::int64_t num_planes_;
-  ImageGroup<const Scalar> group_;
+  std::int64_t front_;
   ScratchLease memory_;
-  std::int64_t packed_ = 0;
 };
 
 /// Positions of a row that a kernel handles together.
@@ -160,62 +160,51 @@ std::vector<Tile> tiles_of(std::int64_t width, int num_widths) {
   return tiles;
 }
 
-/// Rows that a pass takes at a time: as many as the cache holds beside those the taps reach over, and enough for whole
-/// vectors.
-std::int64_t rows_per_strip(std::int64_t height, std::int64_t width, std::int64_t bytes_per_row,
-                            std::int64_t bytes_of_reach) {
-  const std::int64_t rows = std::max((kStripBytes - bytes_of_reach) / std::max<std::int64_t>(1, bytes_per_row),
-                                     (std::int64_t{2} * kImages + width - 1) / width);
-  return std::clamp<std::int64_t>(rows, 1, height);
-}
-
-/// A strip of results: [rows of the pattern][rows of the strip][width][kImages].
+/// Rows [first, last) of a pattern times planes: results [height][rows of the pattern][width][kImages].
 template <class Scalar>
-void multiply_strip(const PlaneGrid& grid, const SparsePattern& pattern, const Scalar* values, const Scalar* in,
-                    const std::vector<Tile>& tiles, std::int64_t width, std::int64_t first_y, std::int64_t last_y,
-                    std::int64_t first, std::int64_t last, const Scalar* bias, Scalar* strip) {
+void multiply_rows(const SparsePattern& pattern, const Scalar* values, const GroupPlanes<Scalar>& in,
+                   const std::vector<Tile>& tiles, std::int64_t height, std::int64_t width, std::int64_t first,
+                   std::int64_t last, const Scalar* bias, Scalar* results) {
   const auto& kernels = cpu::sparse_image_kernels<Scalar>();
-  const std::int64_t out_stride = (last_y - first_y) * width * kImages;
-  for (std::int64_t y = first_y; y < last_y; ++y) {
+  for (std::int64_t y = 0; y < height; ++y) {
     for (const Tile& tile : tiles) {
-      Scalar* const out = strip + first * out_stride + ((y - first_y) * width + tile.x) * kImages;
+      Scalar* const out = results + ((y * pattern.num_rows + first) * width + tile.x) * kImages;
       for (std::int64_t block = 0; block < pattern.num_blocks(); ++block) {
-        kernels.multiply[tile.width_index](runs_of(pattern, block, first, last), values,
-                                           in + y * grid.row_stride() + tile.x * kImages, out, out_stride,
-                                           bias == nullptr ? nullptr : bias + first, block > 0);
+        kernels.multiply[tile.width_index](runs_of(pattern, block, first, last), values, in.row(y) + tile.x * kImages,
+                                           out, width * kImages, bias == nullptr ? nullptr : bias + first, block > 0);
       }
     }
   }
 }
 
-/// Input channels [first, last) of a strip of gradients [planes][last_y - first_y][width][kImages], to images.
+/// Channels [first, last) of results [rows][channels][phases][width][kImages], to images.
+/// @param pictures those of a channel's planes
 template <class Scalar>
-void separate_inputs(const PlaneGrid& grid, const Scalar* strip, std::int64_t width, std::int64_t first_y,
-                     std::int64_t last_y, std::int64_t first, std::int64_t last, const ImageGroup<Scalar>& images) {
+void separate_rows(const std::vector<PlaneGrid::Picture>& pictures, const Scalar* results, std::int64_t width,
+                   std::int64_t first, std::int64_t last, const ImageGroup<Scalar>& images) {
   const auto& kernels = cpu::sparse_image_kernels<Scalar>();
-  const ConvolutionShape& shape = grid.shape();
-  const std::int64_t first_row = first_y * shape.stride_height;
-  const std::int64_t last_row = std::min(shape.in_height, last_y * shape.stride_height);
-  const std::int64_t count = (last_row - first_row) * shape.in_width;
-  const std::int64_t plane_size = (last_y - first_y) * width * kImages;
-  const bool is_strided = shape.stride_height > 1 || shape.stride_width > 1;
-  const ScratchLease merged(is_strided ? static_cast<std::size_t>(count * kImages) * sizeof(Scalar) : 0);
-  if (is_strided) std::fill_n(merged.as<Scalar>(), count * kImages, Scalar{0});  // inputs that no tap reads stay zero
+  const PlaneGrid::Picture& any = pictures[0];
+  const auto num_phases = static_cast<std::int64_t>(pictures.size());
+  const std::int64_t row_stride = any.channels * num_phases * width * kImages;
+  const bool in_place = any.step_x == 1 && any.step_y == 1 && width >= kImages;
+  const std::int64_t area = any.image_height * any.image_width;
+  const ScratchLease whole(in_place ? 0 : static_cast<std::size_t>(area * kImages) * sizeof(Scalar));
+  if (!in_place) std::fill_n(whole.as<Scalar>(), area * kImages, Scalar{0});  // inputs that no tap reads stay zero
   for (std::int64_t channel = first; channel < last; ++channel) {
-    const Scalar* from = strip + channel * grid.num_phases() * plane_size;
-    for (std::int64_t phase = 0; is_strided && phase < grid.num_phases(); ++phase) {
-      const PlaneGrid::Picture picture = grid.input_picture(phase);
-      for (std::int64_t y = first_y; y < std::min(last_y, picture.height); ++y) {
-        copy_positions(
-            from + phase * plane_size + (y - first_y) * width * kImages, picture.width, 1,
-            merged.as<Scalar>() +
-                ((picture.first_y + y * picture.step_y - first_row) * shape.in_width + picture.first_x) * kImages,
-            picture.step_x);
+    for (std::int64_t phase = 0; phase < num_phases; ++phase) {
+      const PlaneGrid::Picture& picture = pictures[static_cast<std::size_t>(phase)];
+      const Scalar* from = results + (channel * num_phases + phase) * width * kImages;
+      for (std::int64_t y = 0; y < picture.height; ++y, from += row_stride) {
+        const std::int64_t to = (picture.first_y + y * picture.step_y) * picture.image_width + picture.first_x;
+        if (in_place) {
+          images.at(channel, to, [&](Scalar* const* pointers) { kernels.separate(from, width, pointers); });
+        } else {
+          copy_positions(from, picture.width, 1, whole.as<Scalar>() + to * kImages, picture.step_x);
+        }
       }
     }
-    if (is_strided) from = merged.as<Scalar>();
-    images.at(channel, first_row * shape.in_width,
-              [&](Scalar* const* pointers) { kernels.separate(from, count, pointers); });
+    if (in_place) continue;
+    images.at(channel, 0, [&](Scalar* const* pointers) { kernels.separate(whole.as<const Scalar>(), area, pointers); });
   }
 }
 
@@ -230,41 +219,28 @@ std::vector<PlaneGrid::Picture> input_pictures(const PlaneGrid& grid) {
 template <class Scalar>
 void interleaved_forward(const PlaneGrid& grid, const ConvolutionPattern& pattern, const Scalar* values,
                          const Scalar* x, std::int64_t batch, const Scalar* bias, Scalar* y, ThreadPool& pool) {
-  const auto& kernels = cpu::sparse_image_kernels<Scalar>();
   const ConvolutionShape& shape = pattern.shape;
   const std::int64_t in_size = shape.in_channels * shape.in_height * shape.in_width;
   const std::int64_t width = shape.out_width();
-  const std::int64_t height = shape.out_height();
-  const std::vector<Tile> tiles = tiles_of(width, kernels.num_multiply_widths);
-  const auto scalar_size = static_cast<std::int64_t>(sizeof(Scalar));
-  const std::int64_t in_row_bytes = grid.num_input_planes() * grid.row_stride() * scalar_size;
-  const std::int64_t out_row_bytes = shape.out_channels * width * kImages * scalar_size;
-  const std::int64_t num_rows = rows_per_strip(height, width, in_row_bytes + out_row_bytes,
-                                               in_row_bytes * (grid.rows_above() + grid.rows_below()));
+  const std::int64_t area = shape.out_height() * width;
+  const std::vector<Tile> tiles = tiles_of(width, cpu::sparse_image_kernels<Scalar>().num_multiply_widths);
+  const std::vector<PlaneGrid::Picture> in_pictures = input_pictures(grid);
+  const std::vector<PlaneGrid::Picture> out_pictures{grid.output_picture()};
   const std::int64_t num_groups = (batch + kImages - 1) / kImages;
   const bool alone = num_groups < pool.num_threads();
 
   const auto run_group = [&](std::int64_t group) {
     const std::int64_t first_image = group * kImages;
     const std::int64_t num_images = std::min<std::int64_t>(kImages, batch - first_image);
-    GroupPlanes<Scalar> in(grid, input_pictures(grid), x + first_image * in_size, num_images);
-    const ImageGroup<Scalar> out(y + first_image * shape.out_channels * height * width, num_images, shape.out_channels,
-                                 height * width);
-    const ScratchLease strip(static_cast<std::size_t>(num_rows * out_row_bytes));
-    for (std::int64_t first_y = 0; first_y < height; first_y += num_rows) {
-      const std::int64_t last_y = std::min(height, first_y + num_rows);
-      in.pack_until(last_y + grid.rows_below(), alone, pool);
-      in_pieces(shape.out_channels, alone, pool, [&](std::int64_t first, std::int64_t last) {
-        multiply_strip(grid, pattern.forward, values, in.data(), tiles, width, first_y, last_y, first, last, bias,
-                       strip.as<Scalar>());
-        const std::int64_t count = (last_y - first_y) * width;
-        for (std::int64_t channel = first; channel < last; ++channel) {
-          out.at(channel, first_y * width, [&](Scalar* const* images) {
-            kernels.separate(strip.as<Scalar>() + channel * count * kImages, count, images);
-          });
-        }
-      });
-    }
+    GroupPlanes<Scalar> in(grid, in_pictures);
+    in.pack(x + first_image * in_size, num_images, alone, pool);
+    const ImageGroup<Scalar> out(y + first_image * shape.out_channels * area, num_images, shape.out_channels, area);
+    const ScratchLease results(static_cast<std::size_t>(shape.out_channels * area * kImages) * sizeof(Scalar));
+    in_pieces(shape.out_channels, alone, pool, [&](std::int64_t first, std::int64_t last) {
+      multiply_rows(pattern.forward, values, in, tiles, shape.out_height(), width, first, last, bias,
+                    results.as<Scalar>());
+      separate_rows(out_pictures, results.as<const Scalar>(), width, first, last, out);
+    });
   };
   if (alone) {
     for (std::int64_t group = 0; group < num_groups; ++group) run_group(group);
@@ -282,65 +258,52 @@ void interleaved_backward(const PlaneGrid& grid, const ConvolutionPattern& patte
   const std::int64_t in_area = shape.in_height * shape.in_width;
   const std::int64_t out_size = shape.out_channels * shape.out_height() * shape.out_width();
   const std::int64_t in_width = grid.num_input_columns();
-  const std::int64_t in_height = grid.num_input_rows();
   const std::vector<Tile> in_tiles = tiles_of(in_width, kernels.num_multiply_widths);
   const std::vector<Tile> out_tiles = tiles_of(shape.out_width(), kernels.num_dot_widths);
-  const auto scalar_size = static_cast<std::int64_t>(sizeof(Scalar));
-  const std::int64_t row_bytes = grid.row_stride() * scalar_size;
-  const std::int64_t packed_row_bytes =
-      (grid.num_input_planes() * (sums.wants_values() ? 1 : 0) + shape.out_channels) * row_bytes;
-  const std::int64_t gradient_row_bytes = grid.num_input_planes() * in_width * kImages * scalar_size;
-  const std::int64_t height = std::max(in_height, shape.out_height());
-  const std::int64_t num_rows = rows_per_strip(height, shape.out_width(), packed_row_bytes + gradient_row_bytes,
-                                               packed_row_bytes * (grid.rows_above() + grid.rows_below()));
+  const std::vector<PlaneGrid::Picture> in_pictures = input_pictures(grid);
+  const std::vector<PlaneGrid::Picture> out_pictures{grid.output_picture()};
 
   sums.for_each_stack(pool, [&](std::int64_t group, const typename SliceSums<Scalar>::Slice& slice, bool alone) {
     const std::int64_t first_image = group * kImages;
     const std::int64_t num_images = std::min<std::int64_t>(kImages, batch - first_image);
-    const bool wants_values = sums.wants_values();
-    GroupPlanes<Scalar> out(grid, {grid.output_picture()}, output_gradient + first_image * out_size, num_images);
-    GroupPlanes<Scalar> in(grid, input_pictures(grid), x + first_image * shape.in_channels * in_area, num_images);
-    const ImageGroup<Scalar> gradient(
-        input_gradient == nullptr ? nullptr : input_gradient + first_image * shape.in_channels * in_area, num_images,
-        shape.in_channels, in_area);
-    const ScratchLease strip(input_gradient == nullptr ? 0 : static_cast<std::size_t>(num_rows * gradient_row_bytes));
-    bool accumulate = slice.accumulate;
-    for (std::int64_t first_y = 0; first_y < height; first_y += num_rows) {
-      const std::int64_t end = std::min(height, first_y + num_rows);
-      const std::int64_t last_out = std::min(end, shape.out_height());
-      const std::int64_t last_in = std::min(end, in_height);
-      out.pack_until(end + grid.rows_above(), alone, pool);
-      if (wants_values && first_y < last_out) {
-        in.pack_until(last_out + grid.rows_below(), alone, pool);
-        in_pieces(shape.out_channels, alone, pool, [&](std::int64_t first, std::int64_t last) {
-          for (std::int64_t y = first_y; y < last_out; ++y) {
-            for (const Tile& tile : out_tiles) {
-              const std::int64_t start = y * grid.row_stride() + tile.x * kImages;
-              for (std::int64_t block = 0; block < pattern.forward.num_blocks(); ++block) {
-                kernels.dot[tile.width_index](runs_of(pattern.forward, block, first, last),
-                                              out.data() + first * grid.plane_stride() + start, grid.plane_stride(),
-                                              in.data() + start, slice.values, accumulate || y > first_y || tile.x > 0);
-              }
+    GroupPlanes<Scalar> out(grid, out_pictures);
+    out.pack(output_gradient + first_image * out_size, num_images, alone, pool);
+    if (sums.wants_values()) {
+      GroupPlanes<Scalar> in(grid, in_pictures);
+      in.pack(x + first_image * shape.in_channels * in_area, num_images, alone, pool);
+      in_pieces(shape.out_channels, alone, pool, [&](std::int64_t first, std::int64_t last) {
+        for (std::int64_t y = 0; y < shape.out_height(); ++y) {
+          for (const Tile& tile : out_tiles) {
+            for (std::int64_t block = 0; block < pattern.forward.num_blocks(); ++block) {
+              kernels.dot[tile.width_index](runs_of(pattern.forward, block, first, last),
+                                            out.row(y) + first * grid.plane_stride() + tile.x * kImages,
+                                            grid.plane_stride(), in.row(y) + tile.x * kImages, slice.values,
+                                            slice.accumulate || y > 0 || tile.x > 0);
             }
           }
-        });
-        accumulate = true;
-      }
-      if (input_gradient == nullptr || first_y >= last_in) continue;
-      in_pieces(shape.in_channels, alone, pool, [&](std::int64_t first, std::int64_t last) {
-        multiply_strip<Scalar>(grid, pattern.transposed, values, out.data(), in_tiles, in_width, first_y, last_in,
-                               first * grid.num_phases(), last * grid.num_phases(), nullptr, strip.as<Scalar>());
-        separate_inputs(grid, strip.as<const Scalar>(), in_width, first_y, last_in, first, last, gradient);
+        }
       });
     }
     if (sums.wants_bias()) {
-      out.pack_until(shape.out_height(), alone, pool);
       in_pieces(shape.out_channels, alone, pool, [&](std::int64_t first, std::int64_t last) {
-        cpu::sparse_kernels<Scalar>().sum_rows(out.data() + first * grid.plane_stride(), grid.plane_stride(),
-                                               last - first, static_cast<int>(shape.out_height() * grid.row_stride()),
-                                               slice.bias + first, slice.accumulate);
+        for (std::int64_t y = 0; y < shape.out_height(); ++y) {
+          cpu::sparse_kernels<Scalar>().sum_rows(out.row(y) + first * grid.plane_stride(), grid.plane_stride(),
+                                                 last - first, static_cast<int>(shape.out_width() * kImages),
+                                                 slice.bias + first, slice.accumulate || y > 0);
+        }
       });
     }
+    if (input_gradient == nullptr) return;
+    const ImageGroup<Scalar> gradient(input_gradient + first_image * shape.in_channels * in_area, num_images,
+                                      shape.in_channels, in_area);
+    const ScratchLease results(
+        static_cast<std::size_t>(grid.num_input_planes() * grid.num_input_rows() * in_width * kImages) *
+        sizeof(Scalar));
+    in_pieces(shape.in_channels, alone, pool, [&](std::int64_t first, std::int64_t last) {
+      multiply_rows<Scalar>(pattern.transposed, values, out, in_tiles, grid.num_input_rows(), in_width,
+                            first * grid.num_phases(), last * grid.num_phases(), nullptr, results.as<Scalar>());
+      separate_rows(in_pictures, results.as<const Scalar>(), in_width, first, last, gradient);
+    });
   });
 }
 

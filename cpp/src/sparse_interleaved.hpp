@@ -11,9 +11,6 @@ namespace itop {
 
 /// The forward pass over groups of interleaved images: `sparse_convolution_forward` with the values in the order of
 /// `pattern.forward`.
-///
-/// A group goes through its images a strip of rows at a time: rows are packed when the first tap reaches them and
-/// results unpacked while they are in the second-level cache.
 /// @param bias [out_channels] or null
 template <class Scalar>
 void interleaved_forward(const PlaneGrid& grid, const ConvolutionPattern& pattern, const Scalar* values,

@@ -99,20 +99,26 @@ PlaneGrid::PlaneGrid(const ConvolutionShape& shape, PlaneLayout layout) : shape_
     return;
   }
 
-  // Small images are stacked until a run is long and the values of a channel are read for many positions.
   const std::int64_t positions = vertical_.pitch * horizontal_.pitch;
-  if (interleave_ == 1) images_ = std::clamp<std::int64_t>(512 / positions, 1, 8);
-  const std::int64_t reach = std::max(vertical_.max_shift, -vertical_.min_shift) * horizontal_.pitch +
-                             std::max(horizontal_.max_shift, -horizontal_.min_shift);
-  front_ = divide_up(reach * interleave_, kLineScalars) * kLineScalars;
-  std::int64_t lines =
-      divide_up(2 * front_ + images_ * positions * interleave_ + (is_interleaved() ? 0 : kMaxRun), kLineScalars);
-  lines |= 1;  // an odd number of cache lines: equal positions of neighbouring planes fall into different sets
-  plane_stride_ = lines * kLineScalars;
   const std::int64_t planes = std::max(num_input_planes(), shape.out_channels);
-  if (planes > std::numeric_limits<std::int32_t>::max() / plane_stride_) {
+  std::int64_t scalars = 0;
+  if (is_interleaved()) {
+    // Row by row: what a kernel reads for a few rows of all planes lies together.
+    plane_stride_ = horizontal_.pitch * interleave_;
+    scalars = planes * plane_stride_ * (num_rows() + num_empty_rows());
+  } else {
+    // Small images are stacked until a run is long and the values of a channel are read for many positions.
+    images_ = std::clamp<std::int64_t>(512 / positions, 1, 8);
+    const std::int64_t reach = num_empty_rows() * horizontal_.pitch + num_empty_columns();
+    front_ = divide_up(reach, kLineScalars) * kLineScalars;
+    std::int64_t lines = divide_up(2 * front_ + images_ * positions + kMaxRun, kLineScalars);
+    lines |= 1;  // an odd number of cache lines: equal positions of neighbouring planes fall into different sets
+    plane_stride_ = lines * kLineScalars;
+    scalars = planes * plane_stride_;
+  }
+  if (scalars > std::numeric_limits<std::int32_t>::max()) {
     throw std::invalid_argument("the convolution's planes are too large for 32-bit shifts: " + std::to_string(planes) +
-                                " of " + std::to_string(plane_stride_));
+                                " of " + std::to_string(scalars / planes));
   }
 }
 
@@ -123,8 +129,17 @@ PlaneGrid::Tap PlaneGrid::tap(std::int64_t kernel_y, std::int64_t kernel_x) cons
   const std::int64_t dx = floor_divide(tx, shape_.stride_width);
   const std::int64_t phase_y = ty - dy * shape_.stride_height;
   const std::int64_t phase_x = tx - dx * shape_.stride_width;
-  return {phase_index_[static_cast<std::size_t>(phase_y * shape_.stride_width + phase_x)],
-          (dy * horizontal_.pitch + dx) * interleave_};
+  return {phase_index_[static_cast<std::size_t>(phase_y * shape_.stride_width + phase_x)], dy, dx};
+}
+
+std::int64_t PlaneGrid::input_shift(std::int64_t in_channel, const Tap& tap) const noexcept {
+  const std::int64_t row_stride = horizontal_.pitch * (is_interleaved() ? interleave_ * num_input_planes() : 1);
+  return (in_channel * num_phases() + tap.phase) * plane_stride_ + tap.y * row_stride + tap.x * interleave_;
+}
+
+std::int64_t PlaneGrid::output_shift(std::int64_t out_channel, const Tap& tap) const noexcept {
+  const std::int64_t row_stride = horizontal_.pitch * (is_interleaved() ? interleave_ * shape_.out_channels : 1);
+  return out_channel * plane_stride_ - tap.y * row_stride - tap.x * interleave_;
 }
 
 std::vector<PositionRun> PlaneGrid::runs(std::int64_t num_images, std::int64_t height, std::int64_t width,

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -37,12 +38,12 @@ class PlaneGrid {
   /// Scalars before the first position of a plane.
   std::int64_t front() const noexcept { return front_; }
 
-  /// Rows of a plane with images, and the scalars from one to the next.
+  /// Rows and columns of a plane, the borders that images share with the next one included.
   std::int64_t num_rows() const noexcept { return vertical_.pitch; }
-  std::int64_t row_stride() const noexcept { return horizontal_.pitch * interleave_; }
-  /// How many rows taps reach over from an output.
-  std::int64_t rows_above() const noexcept { return -vertical_.min_shift; }
-  std::int64_t rows_below() const noexcept { return vertical_.max_shift; }
+  std::int64_t num_columns() const noexcept { return horizontal_.pitch; }
+  /// Empty rows, and columns, that a shifted read may reach before the first.
+  std::int64_t num_empty_rows() const noexcept { return std::max(vertical_.max_shift, -vertical_.min_shift); }
+  std::int64_t num_empty_columns() const noexcept { return std::max(horizontal_.max_shift, -horizontal_.min_shift); }
   /// What the largest of an input channel's planes holds of an image.
   std::int64_t num_input_rows() const noexcept;
   std::int64_t num_input_columns() const noexcept;
@@ -58,9 +59,13 @@ class PlaneGrid {
 
   struct Tap {
     std::int64_t phase;  ///< which of an input channel's planes
-    std::int64_t shift;  ///< in scalars
+    std::int64_t y, x;   ///< positions from an output to the input that is read
   };
   Tap tap(std::int64_t kernel_y, std::int64_t kernel_x) const;
+  /// Scalars from an output's position on the first input plane to what a tap reads.
+  std::int64_t input_shift(std::int64_t in_channel, const Tap& tap) const noexcept;
+  /// Scalars from an input's position on the first output plane to the output that a tap reads it for.
+  std::int64_t output_shift(std::int64_t out_channel, const Tap& tap) const noexcept;
 
   // Where images lie side by side; sparse_interleaved.hpp has the other layout.
 

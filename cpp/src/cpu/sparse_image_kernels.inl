@@ -147,14 +147,23 @@ void separate_images(const Scalar* packed, std::int64_t count, Scalar* const* im
     }
     return;
   }
-  for (std::int64_t p = 0; p < count; p += kImages) {
-    const std::int64_t at = p + kImages <= count ? p : count - kImages;
-    const Scalar* rows[kImages];
-    for (int i = 0; i < kImages; ++i) rows[i] = packed + (at + i) * kImages;
-    Scalar square[kImages * kImages];
-    transpose_8_rows(rows, 0, square);
+  // Images are often a multiple of 4 KiB apart, in the same set of the first-level cache: two squares write a line of
+  // each before the next image's takes its place.
+  Scalar squares[2][kImages * kImages];
+  for (std::int64_t p = 0; p < count; p += 2 * kImages) {
+    const int num_squares = p + kImages < count ? 2 : 1;
+    std::int64_t at[2] = {};
+    for (int q = 0; q < num_squares; ++q) {
+      const std::int64_t start = p + q * kImages;
+      at[q] = start + kImages <= count ? start : count - kImages;
+      const Scalar* rows[kImages];
+      for (int i = 0; i < kImages; ++i) rows[i] = packed + (at[q] + i) * kImages;
+      transpose_8_rows(rows, 0, squares[q]);
+    }
     for (int i = 0; i < kImages && images[i] != nullptr; ++i) {
-      __builtin_memcpy(images[i] + at, square + i * kImages, kImages * sizeof(Scalar));
+      for (int q = 0; q < num_squares; ++q) {
+        __builtin_memcpy(images[i] + at[q], squares[q] + i * kImages, kImages * sizeof(Scalar));
+      }
     }
   }
 }
