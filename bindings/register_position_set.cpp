@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "addresses.hpp"
+#include "itop/compressed_set.hpp"
 #include "itop/position_set.hpp"
 #include "itop/thread_pool.hpp"
 #include "registers.hpp"
@@ -54,11 +55,22 @@ void register_position_set(py::module_& module) {
         find_members(all, set, at<std::uint8_t>(is_member), ThreadPool::global());
       },
       py::arg("all"), py::arg("set"), py::arg("is_member"), py::call_guard<py::gil_scoped_release>());
+  module.def(
+      "positions_of",
+      [](std::int64_t num_rows, std::int64_t num_columns, Address indices, std::int64_t count) {
+        return without_gil([&] {
+          return positions_of(num_rows, num_columns, at<const std::int64_t>(indices), count, ThreadPool::global());
+        });
+      },
+      py::arg("num_rows"), py::arg("num_columns"), py::arg("indices"), py::arg("count"));
   py::class_<CompressedSet>(module, "CompressedSet")
       .def(py::init<std::int64_t>(), py::arg("numel"))
       .def_property_readonly("count", &CompressedSet::count)
       .def_property_readonly("num_bytes", &CompressedSet::num_bytes)
-      .def("insert", &CompressedSet::insert, py::arg("positions"), py::call_guard<py::gil_scoped_release>())
+      .def(
+          "insert",
+          [](CompressedSet& set, const PositionList& positions) { return set.insert(positions, ThreadPool::global()); },
+          py::arg("positions"), py::call_guard<py::gil_scoped_release>())
       .def("contains_all", &CompressedSet::contains_all, py::arg("positions"), py::call_guard<py::gil_scoped_release>())
       .def(
           "to_positions",

@@ -56,7 +56,7 @@ void register_sparse_growth(py::module_& module) {
       "grow_uniformly",
       [](const PositionList& taken, std::int64_t k, std::uint64_t seed, std::uint32_t layer, std::uint32_t update,
          std::uint32_t draw, std::int64_t max_streamed) {
-        std::vector<std::int64_t> chosen;
+        ScratchArray<std::int64_t> chosen;
         {
           const py::gil_scoped_release no_gil;
           chosen = grow_uniformly(taken, k, KeyStream{seed, layer, update, draw}, max_streamed, ThreadPool::global());
@@ -94,10 +94,10 @@ void register_sparse_growth(py::module_& module) {
         {
           const py::gil_scoped_release no_gil;
           updated = update_pattern(pattern, at<const std::uint8_t>(keep), at<const std::int64_t>(grown), num_grown,
-                                   regrown_keeps_value);
+                                   regrown_keeps_value, ThreadPool::global());
         }
         return py::make_tuple(to_numpy(std::move(updated.row_pointers)), to_numpy(std::move(updated.columns)),
-                              to_numpy(std::move(updated.sources)));
+                              to_numpy(std::move(updated.sources)), updated.num_regrown);
       },
       py::arg("pattern"), py::arg("keep"), py::arg("grown"), py::arg("num_grown"), py::arg("regrown_keeps_value"));
 }

@@ -1,13 +1,14 @@
 #include "itop/position_set.hpp"
 
 #include <algorithm>
-#include <bit>
-#include <cstring>
-#include <limits>
+#include <atomic>
 #include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "itop/thread_pool.hpp"
+#include "row_ranges.hpp"
 
 namespace itop {
 namespace {
@@ -35,16 +36,16 @@ struct Row {
 template <class AtMost, class WriteRow>
 Positions make_rows(std::int64_t num_rows, std::int64_t num_columns, ThreadPool& pool, AtMost&& at_most,
                     WriteRow&& write_row) {
-  Positions result{num_rows, num_columns, {}, {}};
-  result.row_pointers.assign(static_cast<std::size_t>(num_rows) + 1, 0);
+  Positions result{num_rows, num_columns, ScratchArray<std::int64_t>(static_cast<std::size_t>(num_rows) + 1), {}};
+  result.row_pointers[0] = 0;
   const std::int64_t num_chunks = (num_rows + kRowsPerChunk - 1) / kRowsPerChunk;
-  std::vector<std::vector<std::int32_t>> parts(static_cast<std::size_t>(num_chunks));
+  std::vector<ScratchArray<std::int32_t>> parts(static_cast<std::size_t>(num_chunks));
   pool.parallel_for(num_chunks, [&](std::int64_t chunk) {
     const std::int64_t first = chunk * kRowsPerChunk;
     const std::int64_t last = std::min(num_rows, first + kRowsPerChunk);
     std::int64_t room = 0;
     for (std::int64_t row = first; row < last; ++row) room += at_most(row);
-    std::vector<std::int32_t>& part = parts[static_cast<std::size_t>(chunk)];
+    ScratchArray<std::int32_t>& part = parts[static_cast<std::size_t>(chunk)];
     part.resize(static_cast<std::size_t>(room));
     std::int32_t* out = part.data();
     for (std::int64_t row = first; row < last; ++row) {
@@ -57,12 +58,11 @@ Positions make_rows(std::int64_t num_rows, std::int64_t num_columns, ThreadPool&
   for (std::size_t row = 0; row < static_cast<std::size_t>(num_rows); ++row) {
     result.row_pointers[row + 1] += result.row_pointers[row];
   }
-  result.columns.resize(static_cast<std::size_t>(result.row_pointers.back()));
+  result.columns = ScratchArray<std::int32_t>(static_cast<std::size_t>(result.row_pointers.back()));
   pool.parallel_for(num_chunks, [&](std::int64_t chunk) {
-    std::vector<std::int32_t>& part = parts[static_cast<std::size_t>(chunk)];
+    const ScratchArray<std::int32_t>& part = parts[static_cast<std::size_t>(chunk)];
     const auto start = result.row_pointers[static_cast<std::size_t>(chunk * kRowsPerChunk)];
     std::copy(part.begin(), part.end(), result.columns.begin() + start);
-    std::vector<std::int32_t>().swap(part);
   });
   return result;
 }
@@ -92,13 +92,68 @@ Positions combine(const PositionList& a, const PositionList& b, SetOperation ope
 }
 
 Positions filter(const PositionList& all, const std::uint8_t* is_member, ThreadPool& pool) {
-  const auto at_most = [&](std::int64_t row) { return all.row_pointers[row + 1] - all.row_pointers[row]; };
-  return make_rows(all.num_rows, all.num_columns, pool, at_most, [&](std::int64_t row, std::int32_t* out) {
-    for (std::int64_t entry = all.row_pointers[row]; entry < all.row_pointers[row + 1]; ++entry) {
-      if (is_member[entry] != 0) *out++ = all.columns[entry];
-    }
-    return out;
+  const std::vector<std::int64_t> cuts = cut_rows(all, pool.num_threads());
+  const auto num_ranges = static_cast<std::int64_t>(cuts.size()) - 1;
+  std::vector<std::int64_t> first(cuts.size(), 0);  // of a range in the result
+  pool.parallel_for(num_ranges, [&](std::int64_t range) {
+    first[static_cast<std::size_t>(range)] =
+        count_members(is_member, all.row_pointers[cuts[static_cast<std::size_t>(range)]],
+                      all.row_pointers[cuts[static_cast<std::size_t>(range) + 1]]);
   });
+  std::int64_t total = 0;
+  for (std::int64_t& start : first) total += std::exchange(start, total);
+  Positions result{all.num_rows, all.num_columns,
+                   ScratchArray<std::int64_t>(static_cast<std::size_t>(all.num_rows) + 1),
+                   ScratchArray<std::int32_t>(static_cast<std::size_t>(total))};
+  result.row_pointers[0] = 0;
+  pool.parallel_for(num_ranges, [&](std::int64_t range) {
+    std::int64_t written = first[static_cast<std::size_t>(range)];
+    const std::int64_t last_written = first[static_cast<std::size_t>(range) + 1];
+    std::int32_t* const columns = result.columns.data();
+    for (std::int64_t row = cuts[static_cast<std::size_t>(range)]; row < cuts[static_cast<std::size_t>(range) + 1];
+         ++row) {
+      // Written before it is known whether it is wanted, which no branch could foresee; never past the range's own.
+      const std::int64_t end = all.row_pointers[row + 1];
+      for (std::int64_t entry = all.row_pointers[row]; entry < end && written < last_written; ++entry) {
+        columns[written] = all.columns[entry];
+        written += is_member[entry] != 0 ? 1 : 0;
+      }
+      result.row_pointers[static_cast<std::size_t>(row) + 1] = written;
+    }
+  });
+  return result;
+}
+
+Positions positions_of(std::int64_t num_rows, std::int64_t num_columns, const std::int64_t* indices, std::int64_t count,
+                       ThreadPool& pool) {
+  Positions result{num_rows, num_columns, ScratchArray<std::int64_t>(static_cast<std::size_t>(num_rows) + 1),
+                   ScratchArray<std::int32_t>(static_cast<std::size_t>(count))};
+  result.row_pointers[0] = 0;
+  const std::int64_t numel = num_rows * num_columns;
+  std::atomic<bool> ascends{count == 0 || (indices[0] >= 0 && indices[count - 1] < numel)};
+  constexpr std::int64_t kIndicesPerChunk = 65536;
+  pool.parallel_for((count + kIndicesPerChunk - 1) / kIndicesPerChunk, [&](std::int64_t chunk) {
+    const std::int64_t last = std::min(count, (chunk + 1) * kIndicesPerChunk);
+    bool chunk_ascends = true;
+    for (std::int64_t i = std::max<std::int64_t>(1, chunk * kIndicesPerChunk); i < last; ++i) {
+      chunk_ascends &= indices[i] > indices[i - 1];
+    }
+    if (!chunk_ascends) ascends = false;
+  });
+  if (!ascends) throw std::invalid_argument("indices must ascend within [0, " + std::to_string(numel) + ")");
+  pool.parallel_for((num_rows + kRowsPerChunk - 1) / kRowsPerChunk, [&](std::int64_t chunk) {
+    const std::int64_t last = std::min(num_rows, (chunk + 1) * kRowsPerChunk);
+    std::int64_t row = chunk * kRowsPerChunk;
+    std::int64_t i = std::lower_bound(indices, indices + count, row * num_columns) - indices;
+    for (; row < last; ++row) {
+      const std::int64_t row_start = row * num_columns;
+      for (; i < count && indices[i] < row_start + num_columns; ++i) {
+        result.columns[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(indices[i] - row_start);
+      }
+      result.row_pointers[static_cast<std::size_t>(row) + 1] = i;
+    }
+  });
+  return result;
 }
 
 void find_members(const PositionList& all, const PositionList& set, std::uint8_t* is_member, ThreadPool& pool) {
@@ -115,198 +170,6 @@ void find_members(const PositionList& all, const PositionList& set, std::uint8_t
       }
     }
   });
-}
-
-// --- the compressed set ----------------------------------------------------------------------------------------------
-
-namespace {
-
-/// Calls `body(position)` for every position in ascending order.
-template <class Body>
-void for_each_position(const PositionList& positions, Body&& body) {
-  for (std::int64_t row = 0; row < positions.num_rows; ++row) {
-    const std::int64_t start = row * positions.num_columns;
-    for (std::int64_t entry = positions.row_pointers[row]; entry < positions.row_pointers[row + 1]; ++entry) {
-      body(start + positions.columns[entry]);
-    }
-  }
-}
-
-void check_numel(const PositionList& positions, std::int64_t numel) {
-  if (positions.num_rows * positions.num_columns != numel) {
-    throw std::invalid_argument("a set over " + std::to_string(numel) + " indices takes no positions of a " +
-                                std::to_string(positions.num_rows) + "x" + std::to_string(positions.num_columns) +
-                                " matrix");
-  }
-}
-
-std::uint16_t bit_of(std::uint16_t offset) { return static_cast<std::uint16_t>(1U << (offset % 16)); }
-
-}  // namespace
-
-CompressedSet::CompressedSet(std::int64_t numel) : numel_(numel) {
-  if (numel < 0) throw std::invalid_argument("numel must not be negative, got " + std::to_string(numel));
-  stretches_.resize(static_cast<std::size_t>((numel + kStretch - 1) / kStretch));
-}
-
-std::size_t CompressedSet::num_bytes() const noexcept {
-  std::size_t bytes = stretches_.size() * sizeof(Stretch);
-  for (const Stretch& stretch : stretches_) bytes += stretch.words.capacity() * sizeof(std::uint16_t);
-  return bytes;
-}
-
-bool CompressedSet::Stretch::contains(std::uint16_t offset) const noexcept {
-  if (is_bitmap()) return (words[offset / 16] & bit_of(offset)) != 0;
-  return std::binary_search(words.begin(), words.end(), offset);
-}
-
-void CompressedSet::merge(Stretch& stretch, const std::vector<std::uint16_t>& offsets,
-                          std::vector<std::uint16_t>& scratch) {
-  const std::uint32_t before = stretch.count;
-  if (!stretch.is_bitmap()) {
-    scratch.clear();
-    std::set_union(stretch.words.begin(), stretch.words.end(), offsets.begin(), offsets.end(),
-                   std::back_inserter(scratch));
-    stretch.count = static_cast<std::uint32_t>(scratch.size());
-    if (!stretch.is_bitmap()) {
-      stretch.words = scratch;  // exactly as long as it must be
-    } else {
-      stretch.words.assign(kBitmapWords, 0);
-      for (const std::uint16_t offset : scratch) stretch.words[offset / 16] |= bit_of(offset);
-    }
-  } else {
-    for (const std::uint16_t offset : offsets) {
-      std::uint16_t& word = stretch.words[offset / 16];
-      stretch.count += (word & bit_of(offset)) == 0 ? 1U : 0U;
-      word |= bit_of(offset);
-    }
-  }
-  count_ += stretch.count - before;
-}
-
-std::int64_t CompressedSet::insert(const PositionList& positions) {
-  check_numel(positions, numel_);
-  const std::int64_t before = count_;
-  std::vector<std::uint16_t> offsets;
-  std::vector<std::uint16_t> scratch;
-  std::int64_t current = 0;
-  const auto flush = [&] {
-    if (!offsets.empty()) merge(stretches_[static_cast<std::size_t>(current)], offsets, scratch);
-    offsets.clear();
-  };
-  for_each_position(positions, [&](std::int64_t position) {
-    if (position / kStretch != current) {
-      flush();
-      current = position / kStretch;
-    }
-    offsets.push_back(static_cast<std::uint16_t>(position % kStretch));
-  });
-  flush();
-  return count_ - before;
-}
-
-bool CompressedSet::contains_all(const PositionList& positions) const {
-  check_numel(positions, numel_);
-  bool contains = true;
-  for_each_position(positions, [&](std::int64_t position) {
-    contains = contains && stretches_[static_cast<std::size_t>(position / kStretch)].contains(
-                               static_cast<std::uint16_t>(position % kStretch));
-  });
-  return contains;
-}
-
-Positions CompressedSet::to_positions(std::int64_t num_columns) const {
-  const std::int64_t num_rows = num_columns == 0 ? 0 : numel_ / num_columns;
-  if (num_rows * num_columns != numel_) {
-    throw std::invalid_argument("rows of " + std::to_string(num_columns) + " do not divide " + std::to_string(numel_));
-  }
-  Positions result{num_rows, num_columns, {}, {}};
-  result.row_pointers.assign(static_cast<std::size_t>(num_rows) + 1, 0);
-  result.columns.reserve(static_cast<std::size_t>(count_));
-  std::int64_t row = 0;
-  std::int64_t row_start = 0;
-  const auto add = [&](std::int64_t position) {
-    while (position >= row_start + num_columns) {
-      result.row_pointers[static_cast<std::size_t>(++row)] = static_cast<std::int64_t>(result.columns.size());
-      row_start += num_columns;
-    }
-    result.columns.push_back(static_cast<std::int32_t>(position - row_start));
-  };
-  for (std::size_t i = 0; i < stretches_.size(); ++i) {
-    const Stretch& stretch = stretches_[i];
-    const auto start = static_cast<std::int64_t>(i) * kStretch;
-    if (!stretch.is_bitmap()) {
-      for (const std::uint16_t offset : stretch.words) add(start + offset);
-      continue;
-    }
-    for (std::size_t word = 0; word < kBitmapWords; ++word) {
-      for (unsigned left = stretch.words[word]; left != 0; left &= left - 1) {
-        add(start + static_cast<std::int64_t>(word) * 16 + std::countr_zero(left));
-      }
-    }
-  }
-  while (row < num_rows) {
-    result.row_pointers[static_cast<std::size_t>(++row)] = static_cast<std::int64_t>(result.columns.size());
-  }
-  return result;
-}
-
-std::vector<std::uint8_t> CompressedSet::to_bytes() const {
-  static_assert(std::endian::native == std::endian::little, "bytes are written as they lie in memory");
-  std::size_t num_words = 0;
-  for (const Stretch& stretch : stretches_) num_words += stretch.words.size();
-  std::vector<std::uint8_t> bytes(stretches_.size() * sizeof(std::uint32_t) + num_words * sizeof(std::uint16_t));
-  std::uint8_t* counts = bytes.data();
-  std::uint8_t* contents = counts + stretches_.size() * sizeof(std::uint32_t);
-  for (const Stretch& stretch : stretches_) {
-    std::memcpy(counts, &stretch.count, sizeof(stretch.count));
-    counts += sizeof(stretch.count);
-    const std::size_t size = stretch.words.size() * sizeof(std::uint16_t);
-    if (size > 0) std::memcpy(contents, stretch.words.data(), size);
-    contents += size;
-  }
-  return bytes;
-}
-
-CompressedSet CompressedSet::from_bytes(std::int64_t numel, const std::uint8_t* bytes, std::size_t num_bytes) {
-  const auto refuse = [](const char* why) {
-    throw std::invalid_argument(std::string("the bytes are no set of positions: ") + why);
-  };
-  CompressedSet set(numel);
-  const std::size_t header = set.stretches_.size() * sizeof(std::uint32_t);
-  if (num_bytes < header) refuse("they are too few");
-  std::size_t at = header;
-  for (std::size_t i = 0; i < set.stretches_.size(); ++i) {
-    Stretch& stretch = set.stretches_[i];
-    std::memcpy(&stretch.count, bytes + i * sizeof(std::uint32_t), sizeof(stretch.count));
-    const std::int64_t length = std::min(kStretch, numel - static_cast<std::int64_t>(i) * kStretch);
-    if (stretch.count > static_cast<std::uint64_t>(length)) refuse("a count is too large");
-    stretch.words.resize(stretch.is_bitmap() ? kBitmapWords : stretch.count);
-    const std::size_t size = stretch.words.size() * sizeof(std::uint16_t);
-    if (num_bytes - at < size) refuse("they are too few");
-    if (size > 0) std::memcpy(stretch.words.data(), bytes + at, size);
-    at += size;
-    std::int64_t last = -1;
-    if (stretch.is_bitmap()) {
-      std::uint32_t count = 0;
-      for (std::size_t word = 0; word < kBitmapWords; ++word) {
-        count += static_cast<std::uint32_t>(std::popcount(stretch.words[word]));
-        if (stretch.words[word] != 0) {
-          last = static_cast<std::int64_t>(word) * 16 + std::bit_width(stretch.words[word]) - 1;
-        }
-      }
-      if (count != stretch.count) refuse("a count is wrong");
-    } else {
-      for (const std::uint16_t offset : stretch.words) {
-        if (offset <= last) refuse("offsets do not ascend");
-        last = offset;
-      }
-    }
-    if (last >= length) refuse("an index is out of range");
-    set.count_ += stretch.count;
-  }
-  if (at != num_bytes) refuse("they are too many");
-  return set;
 }
 
 }  // namespace itop

@@ -15,6 +15,11 @@
 namespace itop {
 namespace {
 
+template <class Value>
+std::vector<Value> to_vector(const ScratchArray<Value>& array) {
+  return {array.begin(), array.end()};
+}
+
 struct Taken {
   std::int64_t num_rows;
   std::int64_t num_columns;
@@ -122,7 +127,7 @@ TEST(GrowUniformly, TakesTheFreePositionsWithTheSmallestTieKeys) {
   const KeyStream stream{3, 7, 1, 2};
   const std::vector<float> equal(90 * 101, 0.0F);
   for (const std::int64_t k : {0, 1, 40, 4000, 8390}) {
-    EXPECT_EQ(grow_uniformly(taken.list(), k, stream, 1 << 20, pool), best(taken, equal, k, stream)) << k;
+    EXPECT_EQ(to_vector(grow_uniformly(taken.list(), k, stream, 1 << 20, pool)), best(taken, equal, k, stream)) << k;
   }
 }
 
@@ -145,7 +150,7 @@ TEST(GrowUniformly, ByRanksReachesEveryFreePositionAndNoOther) {
   ThreadPool pool(1);
   const Taken taken(7, 9, 4);
   const auto free = taken.free();
-  EXPECT_EQ(grow_uniformly(taken.list(), static_cast<std::int64_t>(free.size()), {}, 0, pool), free);
+  EXPECT_EQ(to_vector(grow_uniformly(taken.list(), static_cast<std::int64_t>(free.size()), {}, 0, pool)), free);
   std::vector<int> hits(63, 0);
   for (std::uint32_t update = 0; update < 4000; ++update) {
     for (const std::int64_t position : grow_uniformly(taken.list(), 5, {8, 0, update, 0}, 0, pool)) ++hits[position];
@@ -166,28 +171,71 @@ class UpdatePattern : public ::testing::Test {
   std::vector<std::int32_t> columns_{0, 2, 1, 3};
   PositionList pattern_{3, 4, pointers_.data(), columns_.data()};
   std::vector<std::uint8_t> keep_{1, 0, 0, 1};  // drops b and c
+  ThreadPool pool_{2};
 };
 
 TEST_F(UpdatePattern, MergesWhatStaysWithWhatIsGrown) {
   const std::vector<std::int64_t> grown{1, 5, 8};
-  const auto updated = update_pattern(pattern_, keep_.data(), grown.data(), 3, false);
-  EXPECT_EQ(updated.row_pointers, (std::vector<std::int64_t>{0, 2, 3, 5}));
-  EXPECT_EQ(updated.columns, (std::vector<std::int32_t>{0, 1, 1, 0, 3}));
-  EXPECT_EQ(updated.sources, (std::vector<std::int32_t>{0, -1, -1, -1, 3}));
+  const auto updated = update_pattern(pattern_, keep_.data(), grown.data(), 3, false, pool_);
+  EXPECT_EQ(to_vector(updated.row_pointers), (std::vector<std::int64_t>{0, 2, 3, 5}));
+  EXPECT_EQ(to_vector(updated.columns), (std::vector<std::int32_t>{0, 1, 1, 0, 3}));
+  EXPECT_EQ(to_vector(updated.sources), (std::vector<std::int32_t>{0, -1, -1, -1, 3}));
 }
 
 TEST_F(UpdatePattern, AWeightDroppedAndGrownKeepsItsValueOnRequest) {
   const std::vector<std::int64_t> grown{2};
-  EXPECT_EQ(update_pattern(pattern_, keep_.data(), grown.data(), 1, true).sources,
-            (std::vector<std::int32_t>{0, 1, 3}));
-  EXPECT_EQ(update_pattern(pattern_, keep_.data(), grown.data(), 1, false).sources,
-            (std::vector<std::int32_t>{0, -1, 3}));
+  const auto keeping = update_pattern(pattern_, keep_.data(), grown.data(), 1, true, pool_);
+  EXPECT_EQ(to_vector(keeping.sources), (std::vector<std::int32_t>{0, 1, 3}));
+  EXPECT_EQ(keeping.num_regrown, 1);
+  const auto anew = update_pattern(pattern_, keep_.data(), grown.data(), 1, false, pool_);
+  EXPECT_EQ(to_vector(anew.sources), (std::vector<std::int32_t>{0, -1, 3}));
 }
 
 TEST_F(UpdatePattern, RefusesToGrowWhatIsKeptOutOfRangeOrOutOfOrder) {
   for (const std::vector<std::int64_t>& grown : {std::vector<std::int64_t>{0}, {11}, {12}, {-1}, {5, 1}, {1, 1}}) {
-    EXPECT_THROW(update_pattern(pattern_, keep_.data(), grown.data(), static_cast<std::int64_t>(grown.size()), false),
-                 std::invalid_argument);
+    EXPECT_THROW(
+        update_pattern(pattern_, keep_.data(), grown.data(), static_cast<std::int64_t>(grown.size()), false, pool_),
+        std::invalid_argument);
+  }
+}
+
+/// Large enough that rows are shared out over threads: every range ends where the next begins.
+TEST(UpdatePatternInRanges, IsWhatOneThreadMakesOfIt) {
+  const Taken before(3000, 400, 7);
+  const std::int64_t count = before.list().count();
+  std::vector<std::uint8_t> keep;
+  for (std::int64_t entry = 0; entry < count; ++entry) keep.push_back(entry % 3 == 1 || entry % 5 == 0 ? 1 : 0);
+  std::vector<std::int64_t> grown;
+  std::vector<std::int64_t> expected;
+  std::vector<std::int32_t> expected_sources;
+  std::int64_t entry = 0;
+  std::int64_t num_regrown = 0;
+  for (std::int64_t index = 0; index < 3000 * 400; ++index) {
+    const bool was_active = index % 7 == 0;
+    const bool stays = was_active && keep[static_cast<std::size_t>(entry)] != 0;
+    const bool grows = !stays && index % 11 == 3;
+    if (grows) grown.push_back(index);
+    if (stays || grows) {
+      expected.push_back(index);
+      expected_sources.push_back(was_active ? static_cast<std::int32_t>(entry) : -1);
+    }
+    num_regrown += was_active && grows ? 1 : 0;
+    entry += was_active ? 1 : 0;
+  }
+  for (const int threads : {1, 2, 5}) {
+    ThreadPool pool(threads);
+    const auto updated =
+        update_pattern(before.list(), keep.data(), grown.data(), static_cast<std::int64_t>(grown.size()), true, pool);
+    std::vector<std::int64_t> indices;
+    for (std::int64_t row = 0; row < 3000; ++row) {
+      for (auto i = updated.row_pointers[static_cast<std::size_t>(row)];
+           i < updated.row_pointers[static_cast<std::size_t>(row) + 1]; ++i) {
+        indices.push_back(row * 400 + updated.columns[static_cast<std::size_t>(i)]);
+      }
+    }
+    EXPECT_EQ(indices, expected);
+    EXPECT_EQ(to_vector(updated.sources), expected_sources);
+    EXPECT_EQ(updated.num_regrown, num_regrown);
   }
 }
 

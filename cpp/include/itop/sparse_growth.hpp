@@ -6,6 +6,7 @@
 #include "itop/bitset.hpp"
 #include "itop/ordered_key.hpp"
 #include "itop/random.hpp"
+#include "itop/scratch_memory.hpp"
 #include "itop/tensor_view.hpp"
 
 namespace itop {
@@ -63,8 +64,8 @@ class StreamedGrowth {
 /// smallest tie keys, as in the masked execution; beyond, ranks among the free positions are drawn, and neither time
 /// nor memory depends on the size of the matrix.
 /// @throws std::invalid_argument if k is negative or larger than the number of free positions
-std::vector<std::int64_t> grow_uniformly(const PositionList& taken, std::int64_t k, const KeyStream& stream,
-                                         std::int64_t max_streamed, ThreadPool& pool);
+ScratchArray<std::int64_t> grow_uniformly(const PositionList& taken, std::int64_t k, const KeyStream& stream,
+                                          std::int64_t max_streamed, ThreadPool& pool);
 
 /// What a selection among entries compares: one value an entry, and which end of them is better.
 struct EntryScores {
@@ -90,18 +91,19 @@ void carry_values(const void* from, const std::int32_t* sources, std::int64_t co
 
 /// A pattern after a topology update, and where its values come from.
 struct UpdatedPattern {
-  std::vector<std::int64_t> row_pointers;
-  std::vector<std::int32_t> columns;
-  std::vector<std::int32_t> sources;  ///< entry of the old pattern whose value stays, -1 for a grown one
+  ScratchArray<std::int64_t> row_pointers;
+  ScratchArray<std::int32_t> columns;
+  ScratchArray<std::int32_t> sources;  ///< entry of the old pattern whose value stays, -1 for a grown one
+  std::int64_t num_regrown = 0;        ///< positions that are dropped and grown
 };
 
-/// Removes the entries that are not kept and adds the grown positions, in one pass over both.
+/// Removes the entries that are not kept and adds the grown positions, in one merge of both.
 /// @param keep  [pattern.count()] 0 or 1
 /// @param grown [num_grown] row * num_columns + column, ascending
 /// @param regrown_keeps_value a position that is dropped and grown keeps its value
 /// @throws std::invalid_argument if a grown position is kept already, out of order or out of range, or if the result
 ///         has 2^31 entries or more
 UpdatedPattern update_pattern(const PositionList& pattern, const std::uint8_t* keep, const std::int64_t* grown,
-                              std::int64_t num_grown, bool regrown_keeps_value);
+                              std::int64_t num_grown, bool regrown_keeps_value, ThreadPool& pool);
 
 }  // namespace itop

@@ -1,0 +1,163 @@
+#include <algorithm>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "itop/sparse_growth.hpp"
+#include "itop/thread_pool.hpp"
+#include "row_ranges.hpp"
+
+namespace itop {
+namespace {
+
+/// Some rows of an update: the old entries and grown positions they take, and where their new entries begin.
+struct RowRange {
+  std::int64_t first_row = 0;
+  std::int64_t last_row = 0;
+  std::int64_t first_grown = 0;
+  std::int64_t last_grown = 0;
+  std::int64_t written = 0;      ///< before the range; counted first, then summed up
+  std::int64_t num_regrown = 0;  ///< dropped and grown
+};
+
+void check_grown(const PositionList& pattern, const std::int64_t* grown, std::int64_t first, std::int64_t last) {
+  const std::int64_t numel = pattern.num_rows * pattern.num_columns;
+  bool ascends = true;
+  for (std::int64_t i = first; i < last; ++i) {
+    ascends &= grown[i] >= 0 && grown[i] < numel && (i == 0 || grown[i] > grown[i - 1]);
+  }
+  if (ascends) return;
+  for (std::int64_t i = first; i < last; ++i) {
+    if (grown[i] >= 0 && grown[i] < numel && (i == 0 || grown[i] > grown[i - 1])) continue;
+    throw std::invalid_argument("grown positions must ascend within the matrix, position " + std::to_string(i) +
+                                " is " + std::to_string(grown[i]));
+  }
+}
+
+/// Old entries and grown positions of a range in one merge without branches: which comes next is random.
+void merge_rows(const PositionList& pattern, const std::uint8_t* keep, const std::int64_t* grown,
+                bool regrown_keeps_value, std::int64_t last_written, RowRange& range, UpdatedPattern& result) {
+  std::int32_t* const columns = result.columns.data();
+  std::int32_t* const sources = result.sources.data();
+  const std::int64_t regrown_source = regrown_keeps_value ? 0 : -1;  // or-ed to the entry: itself, or -1
+  std::int64_t written = range.written;
+  std::int64_t next = range.first_grown;
+  for (std::int64_t row = range.first_row; row < range.last_row; ++row) {
+    const std::int64_t row_start = row * pattern.num_columns;
+    std::int64_t entry = pattern.row_pointers[row];
+    const std::int64_t end = pattern.row_pointers[row + 1];
+    const std::int64_t last_grown =
+        std::lower_bound(grown + next, grown + range.last_grown, row_start + pattern.num_columns) - grown;
+    bool is_kept = false;
+    while (entry < end && next < last_grown) {
+      const auto old_column = std::int64_t{pattern.columns[entry]};
+      const std::int64_t new_column = grown[next] - row_start;
+      const bool takes_old = old_column <= new_column;
+      const bool takes_grown = new_column <= old_column;
+      const bool stays = keep[entry] != 0;
+      columns[written] = static_cast<std::int32_t>(takes_old ? old_column : new_column);
+      const std::int64_t source_of_grown = takes_old ? (entry | regrown_source) : -1;
+      sources[written] = static_cast<std::int32_t>(takes_grown ? source_of_grown : entry);
+      is_kept |= takes_old & takes_grown & stays;
+      range.num_regrown += (takes_old & takes_grown) ? 1 : 0;
+      written += (takes_grown | stays) ? 1 : 0;
+      entry += takes_old ? 1 : 0;
+      next += takes_grown ? 1 : 0;
+    }
+    if (is_kept) {
+      throw std::invalid_argument("a grown position of row " + std::to_string(row) +
+                                  " is active and kept, it cannot be grown");
+    }
+    for (; next < last_grown; ++next, ++written) {
+      columns[written] = static_cast<std::int32_t>(grown[next] - row_start);
+      sources[written] = -1;
+    }
+    for (; entry < end && written < last_written; ++entry) {
+      columns[written] = pattern.columns[entry];
+      sources[written] = static_cast<std::int32_t>(entry);
+      written += keep[entry] != 0 ? 1 : 0;
+    }
+    result.row_pointers[static_cast<std::size_t>(row) + 1] = written;
+  }
+}
+
+}  // namespace
+
+UpdatedPattern update_pattern(const PositionList& pattern, const std::uint8_t* keep, const std::int64_t* grown,
+                              std::int64_t num_grown, bool regrown_keeps_value, ThreadPool& pool) {
+  if (pattern.count() + num_grown > std::numeric_limits<std::int32_t>::max()) {
+    throw std::invalid_argument("a layer holds fewer than 2^31 active weights");
+  }
+  const std::vector<std::int64_t> cuts = cut_rows(pattern, pool.num_threads());
+  std::vector<RowRange> ranges(cuts.size() - 1);
+  const auto num_ranges = static_cast<std::int64_t>(ranges.size());
+  for (std::size_t i = 0; i < ranges.size(); ++i) {
+    ranges[i].first_row = cuts[i];
+    ranges[i].last_row = cuts[i + 1];
+    ranges[i].first_grown = i == 0 ? 0 : ranges[i - 1].last_grown;
+    ranges[i].last_grown = i + 1 == ranges.size() ? num_grown
+                                                  : std::lower_bound(grown + ranges[i].first_grown, grown + num_grown,
+                                                                     cuts[i + 1] * pattern.num_columns) -
+                                                        grown;
+  }
+  pool.parallel_for(num_ranges, [&](std::int64_t i) {
+    RowRange& range = ranges[static_cast<std::size_t>(i)];
+    check_grown(pattern, grown, range.first_grown, range.last_grown);
+    range.written = count_members(keep, pattern.row_pointers[range.first_row], pattern.row_pointers[range.last_row]) +
+                    range.last_grown - range.first_grown;
+  });
+  // Memory is asked for once it is known that positions ascend; a kept one among them shows while they are merged, and
+  // takes no room of another range before.
+  std::int64_t num_new = 0;
+  for (RowRange& range : ranges) num_new += std::exchange(range.written, num_new);
+  UpdatedPattern result;
+  result.row_pointers = ScratchArray<std::int64_t>(static_cast<std::size_t>(pattern.num_rows) + 1);
+  result.columns = ScratchArray<std::int32_t>(static_cast<std::size_t>(num_new));
+  result.sources = ScratchArray<std::int32_t>(static_cast<std::size_t>(num_new));
+  result.row_pointers[0] = 0;
+  pool.parallel_for(num_ranges, [&](std::int64_t i) {
+    const bool is_last = i + 1 == num_ranges;
+    merge_rows(pattern, keep, grown, regrown_keeps_value,
+               is_last ? num_new : ranges[static_cast<std::size_t>(i) + 1].written, ranges[static_cast<std::size_t>(i)],
+               result);
+  });
+  for (const RowRange& range : ranges) result.num_regrown += range.num_regrown;
+  return result;
+}
+
+namespace {
+
+template <class Element>
+void carry(const void* from, const std::int32_t* sources, std::int64_t count, void* to, ThreadPool& pool) {
+  constexpr std::int64_t kPerChunk = 32768;
+  const Element nothing{0};
+  const auto* const old = static_cast<const Element*>(from);
+  auto* const out = static_cast<Element*>(to);
+  pool.parallel_for((count + kPerChunk - 1) / kPerChunk, [&](std::int64_t chunk) {
+    const std::int64_t last = std::min(count, (chunk + 1) * kPerChunk);
+    for (std::int64_t i = chunk * kPerChunk; i < last; ++i) {
+      const Element* const source = sources[i] < 0 ? &nothing : old + sources[i];  // no branch could foresee which
+      out[i] = *source;
+    }
+  });
+}
+
+}  // namespace
+
+void carry_values(const void* from, const std::int32_t* sources, std::int64_t count, std::size_t element_size, void* to,
+                  ThreadPool& pool) {
+  switch (element_size) {
+    case 2:
+      return carry<std::uint16_t>(from, sources, count, to, pool);
+    case 4:
+      return carry<std::uint32_t>(from, sources, count, to, pool);
+    case 8:
+      return carry<std::uint64_t>(from, sources, count, to, pool);
+    default:
+      throw std::invalid_argument("values have 2, 4 or 8 bytes, got " + std::to_string(element_size));
+  }
+}
+
+}  // namespace itop
