@@ -1,5 +1,8 @@
+#include <pybind11/stl.h>
+
 #include <cstdint>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "addresses.hpp"
@@ -44,11 +47,24 @@ void register_sparse_growth(py::module_& module) {
             growth.offer(first_row, num_rows, at<const void>(scores), floating, ThreadPool::global());
           },
           py::arg("first_row"), py::arg("num_rows"), py::arg("scores"), py::arg("type"))
+      .def(
+          "offer_product",
+          [](StreamedGrowth& growth, const std::vector<std::tuple<Address, Address, std::int64_t>>& passes,
+             const std::string& type) {
+            const DType floating = floating_type(type);
+            std::vector<ProductFactor> factors;
+            for (const auto& [x, gradient, depth] : passes) {
+              factors.push_back({at<const void>(x), at<const void>(gradient), depth});
+            }
+            const py::gil_scoped_release no_gil;
+            growth.offer_product(factors, floating, ThreadPool::global());
+          },
+          py::arg("passes"), py::arg("type"))
       .def("finish", [](StreamedGrowth& growth) {
-        std::vector<std::int64_t> chosen;
+        ScratchArray<std::int64_t> chosen;
         {
           const py::gil_scoped_release no_gil;
-          chosen = growth.finish();
+          chosen = growth.finish(ThreadPool::global());
         }
         return to_numpy(std::move(chosen));
       });

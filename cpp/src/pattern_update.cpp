@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -44,29 +45,29 @@ void merge_rows(const PositionList& pattern, const std::uint8_t* keep, const std
   const std::int64_t regrown_source = regrown_keeps_value ? 0 : -1;  // or-ed to the entry: itself, or -1
   std::int64_t written = range.written;
   std::int64_t next = range.first_grown;
+  std::int64_t num_regrown = 0;
   for (std::int64_t row = range.first_row; row < range.last_row; ++row) {
     const std::int64_t row_start = row * pattern.num_columns;
     std::int64_t entry = pattern.row_pointers[row];
     const std::int64_t end = pattern.row_pointers[row + 1];
     const std::int64_t last_grown =
         std::lower_bound(grown + next, grown + range.last_grown, row_start + pattern.num_columns) - grown;
-    bool is_kept = false;
+    std::int64_t is_kept = 0;
     while (entry < end && next < last_grown) {
-      const auto old_column = std::int64_t{pattern.columns[entry]};
-      const std::int64_t new_column = grown[next] - row_start;
-      const bool takes_old = old_column <= new_column;
-      const bool takes_grown = new_column <= old_column;
-      const bool stays = keep[entry] != 0;
-      columns[written] = static_cast<std::int32_t>(takes_old ? old_column : new_column);
-      const std::int64_t source_of_grown = takes_old ? (entry | regrown_source) : -1;
-      sources[written] = static_cast<std::int32_t>(takes_grown ? source_of_grown : entry);
+      // All ones where the next old entry, where the next grown position comes first; both where they are one.
+      const std::int64_t distance = pattern.columns[entry] - (grown[next] - row_start);
+      const std::int64_t takes_old = (distance - 1) >> 63;
+      const std::int64_t takes_grown = ~(distance >> 63);
+      const std::int64_t stays = keep[entry];
+      columns[written] = static_cast<std::int32_t>(grown[next] - row_start + (distance & takes_old));
+      sources[written] = static_cast<std::int32_t>(entry | (takes_grown & (~takes_old | regrown_source)));
       is_kept |= takes_old & takes_grown & stays;
-      range.num_regrown += (takes_old & takes_grown) ? 1 : 0;
-      written += (takes_grown | stays) ? 1 : 0;
-      entry += takes_old ? 1 : 0;
-      next += takes_grown ? 1 : 0;
+      num_regrown -= takes_old & takes_grown;
+      written += (takes_grown | stays) & 1;
+      entry -= takes_old;
+      next -= takes_grown;
     }
-    if (is_kept) {
+    if (is_kept != 0) {
       throw std::invalid_argument("a grown position of row " + std::to_string(row) +
                                   " is active and kept, it cannot be grown");
     }
@@ -81,6 +82,7 @@ void merge_rows(const PositionList& pattern, const std::uint8_t* keep, const std
     }
     result.row_pointers[static_cast<std::size_t>(row) + 1] = written;
   }
+  range.num_regrown = num_regrown;
 }
 
 }  // namespace
@@ -129,17 +131,17 @@ UpdatedPattern update_pattern(const PositionList& pattern, const std::uint8_t* k
 
 namespace {
 
-template <class Element>
+template <class Element>  // an unsigned integer
 void carry(const void* from, const std::int32_t* sources, std::int64_t count, void* to, ThreadPool& pool) {
   constexpr std::int64_t kPerChunk = 32768;
-  const Element nothing{0};
   const auto* const old = static_cast<const Element*>(from);
   auto* const out = static_cast<Element*>(to);
   pool.parallel_for((count + kPerChunk - 1) / kPerChunk, [&](std::int64_t chunk) {
     const std::int64_t last = std::min(count, (chunk + 1) * kPerChunk);
     for (std::int64_t i = chunk * kPerChunk; i < last; ++i) {
-      const Element* const source = sources[i] < 0 ? &nothing : old + sources[i];  // no branch could foresee which
-      out[i] = *source;
+      // No branch could foresee which weights were grown.
+      const std::int32_t is_old = ~(sources[i] >> 31);
+      out[i] = old[sources[i] & is_old] & static_cast<Element>(static_cast<std::int64_t>(is_old));
     }
   });
 }
@@ -148,6 +150,10 @@ void carry(const void* from, const std::int32_t* sources, std::int64_t count, vo
 
 void carry_values(const void* from, const std::int32_t* sources, std::int64_t count, std::size_t element_size, void* to,
                   ThreadPool& pool) {
+  if (from == nullptr) {  // an empty layer had no values
+    std::memset(to, 0, static_cast<std::size_t>(count) * element_size);
+    return;
+  }
   switch (element_size) {
     case 2:
       return carry<std::uint16_t>(from, sources, count, to, pool);

@@ -75,7 +75,7 @@ std::vector<std::int64_t> streamed(const Taken& taken, const std::vector<float>&
     growth.offer(row, std::min(rows_a_tile, taken.num_rows - row), scores.data() + row * taken.num_columns,
                  DType::kFloat32, pool);
   }
-  return growth.finish();
+  return to_vector(growth.finish(pool));
 }
 
 TEST(StreamedGrowth, ChoosesTheLargestMagnitudesWhateverTheTiles) {
@@ -113,6 +113,97 @@ TEST(StreamedGrowth, RefusesScoresThatAreNotFinite) {
     scores[3] = wrong;
     EXPECT_THROW(streamed(taken, scores, 2, {}, 4), NonFiniteError);
   }
+}
+
+template <class Scalar>
+std::vector<Scalar> wave(std::int64_t count, double step) {
+  std::vector<Scalar> values;
+  for (std::int64_t i = 0; i < count; ++i) {
+    values.push_back(
+        static_cast<Scalar>(std::sin(step * static_cast<double>(i % 65521) * static_cast<double>(i % 97))));
+  }
+  return values;
+}
+
+/// gradient^T x of every pass, the passes summed up; few bits a factor, so that no sum is rounded.
+template <class Scalar>
+std::vector<Scalar> coarse(std::vector<Scalar> values) {
+  for (Scalar& value : values) value = std::round(value * 8);
+  return values;
+}
+
+template <class Scalar>
+void expect_product_grows_as_its_scores_do(const Taken& taken, std::int64_t k, const std::vector<std::int64_t>& depths,
+                                           DType type) {
+  const KeyStream stream{4, 1, 3, 2};
+  std::vector<std::vector<Scalar>> memory;
+  std::vector<ProductFactor> factors;
+  std::vector<float> scores(static_cast<std::size_t>(taken.num_rows * taken.num_columns), 0.0F);
+  for (const std::int64_t depth : depths) {
+    memory.push_back(coarse(wave<Scalar>(depth * taken.num_columns, 0.37)));
+    memory.push_back(coarse(wave<Scalar>(depth * taken.num_rows, 0.71)));
+  }
+  for (std::size_t i = 0; i < depths.size(); ++i) {
+    const auto& x = memory[2 * i];
+    const auto& gradient = memory[2 * i + 1];
+    factors.push_back({x.data(), gradient.data(), depths[i]});
+    for (std::int64_t s = 0; s < depths[i]; ++s) {
+      for (std::int64_t row = 0; row < taken.num_rows; ++row) {
+        for (std::int64_t column = 0; column < taken.num_columns; ++column) {
+          scores[static_cast<std::size_t>(row * taken.num_columns + column)] +=
+              static_cast<float>(gradient[static_cast<std::size_t>(s * taken.num_rows + row)] *
+                                 x[static_cast<std::size_t>(s * taken.num_columns + column)]);
+        }
+      }
+    }
+  }
+  const auto expected = best(taken, scores, k, stream);
+  for (const int threads : {1, 3}) {
+    ThreadPool pool(threads);
+    StreamedGrowth growth(taken.list(), k, stream, 0.0);
+    growth.offer_product(factors, type, pool);
+    EXPECT_EQ(to_vector(growth.finish(pool)), expected);
+  }
+}
+
+TEST(StreamedGrowth, OfAProductChoosesWhatItsScoresWould) {
+  const Taken odd(77, 53, 7);  // no multiple of any tile
+  for (const std::int64_t k : {1, 300, 3000}) {
+    expect_product_grows_as_its_scores_do<float>(odd, k, {5}, DType::kFloat32);
+    expect_product_grows_as_its_scores_do<double>(odd, k, {5, 3}, DType::kFloat64);
+  }
+  expect_product_grows_as_its_scores_do<float>(odd, 200, {300, 1, 7}, DType::kFloat32);  // deeper than a block
+}
+
+TEST(StreamedGrowth, OfALargeProductIsExactAlthoughItBeginsWithASample) {
+  const Taken large(700, 1100, 19);
+  for (const std::int64_t k : {1, 5000, 700'000}) {
+    expect_product_grows_as_its_scores_do<float>(large, k, {6}, DType::kFloat32);
+  }
+}
+
+TEST(StreamedGrowth, OfAProductOfZerosIsByTieKeys) {
+  const Taken taken(600, 900, 13);
+  const std::vector<float> zeros(900, 0.0F);
+  const KeyStream stream{4, 1, 3, 2};
+  ThreadPool pool(2);
+  for (const std::int64_t depth : {0, 1}) {
+    StreamedGrowth growth(taken.list(), 1234, stream, 0.0);
+    const ProductFactor factor{zeros.data(), zeros.data(), depth};
+    growth.offer_product({&factor, 1}, DType::kFloat32, pool);
+    EXPECT_EQ(to_vector(growth.finish(pool)), best(taken, std::vector<float>(600 * 900, 0.0F), 1234, stream));
+  }
+}
+
+TEST(StreamedGrowth, OfAProductRefusesWhatIsNotFinite) {
+  const Taken taken(30, 40, 3);
+  std::vector<float> x(40, 1.0F);
+  x[7] = std::numeric_limits<float>::quiet_NaN();
+  const std::vector<float> gradient(30, 1.0F);
+  ThreadPool pool(1);
+  StreamedGrowth growth(taken.list(), 5, {}, 0.0);
+  const ProductFactor factor{x.data(), gradient.data(), 1};
+  EXPECT_THROW(growth.offer_product({&factor, 1}, DType::kFloat32, pool), NonFiniteError);
 }
 
 TEST(StreamedGrowth, RefusesMoreThanThereIsRoomFor) {

@@ -22,7 +22,7 @@ from torch.utils.hooks import RemovableHandle
 from itop import _core
 from itop.distributed.agreement import LayerDigest
 from itop.layers import Layer
-from itop.nn.growth import DenseRows, ScoreRows, grow_best, scores_at
+from itop.nn.growth import DenseRows, ScoreRows, scores_at
 from itop.nn.modules import SparseLayer
 from itop.nn.pattern import SparsePattern, TieKeys, free_positions, select_entries
 from itop.nn.position_set import CompressedPositions, PositionSet
@@ -351,7 +351,7 @@ class SparseTopology(Topology):
                     f"inactive weights of the truly sparse layer '{self.layers[layer].name}' are grown at random or by the "
                     "largest magnitude of a score that all weights have"
                 )
-            return PositionSet.from_indices(among.shape, grow_best(rows, k, among, keys))
+            return PositionSet.from_indices(among.shape, rows.grow_best(k, among, keys))
         values = scores_at(rows, among) if rows is not None else self._values_at(layer, among, scores.tensors[layer])
         return self._best_entries(among, values, k, keys, magnitude=not scores.signed, largest=largest)
 

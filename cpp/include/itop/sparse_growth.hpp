@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "itop/bitset.hpp"
@@ -12,6 +13,8 @@
 namespace itop {
 
 class ThreadPool;
+template <class Scalar>
+class ProductScores;
 
 /// Positions of a matrix in row order, without the matrix: row pointers and ascending columns; borrowed.
 struct PositionList {
@@ -22,6 +25,13 @@ struct PositionList {
 
   std::int64_t count() const noexcept { return row_pointers[num_rows]; }
   std::int64_t num_free() const noexcept { return num_rows * num_columns - count(); }
+};
+
+/// One pass through a linear layer, of whose weight gradient^T x is the gradient; both row-major, borrowed.
+struct ProductFactor {
+  const void* x = nullptr;         ///< [depth, columns of the weight]
+  const void* gradient = nullptr;  ///< [depth, rows of the weight]
+  std::int64_t depth = 0;
 };
 
 /// The `k` free positions with the best scores, from scores that pass by a few rows at a time: the matrix of scores
@@ -41,15 +51,25 @@ class StreamedGrowth {
   /// @throws NonFiniteError (of no layer) if a free position's score is NaN or infinite
   void offer(std::int64_t first_row, std::int64_t num_rows, const void* scores, DType type, ThreadPool& pool);
 
+  /// Offers the sum of products, all rows of it, formed a cache's worth at a time and never held; `at_least` is found
+  /// from a sample. A product of an empty depth is zero.
+  /// @param type float32 or float64: of the factors and of the scores
+  /// @throws NonFiniteError (of no layer) if a score is NaN or infinite
+  void offer_product(std::span<const ProductFactor> factors, DType type, ThreadPool& pool);
+
   /// The chosen positions, row * num_columns + column, ascending; fewer than `k` if `at_least` was too high.
-  std::vector<std::int64_t> finish();
+  ScratchArray<std::int64_t> finish(ThreadPool& pool);
 
  private:
   struct Candidate {
     std::int64_t key;
     std::int64_t index;
   };
-  void keep_best();
+  template <class Scalar>
+  void offer_product_of(std::span<const ProductFactor> factors, ThreadPool& pool);
+  template <class Scalar>
+  void offer_rows(const ProductScores<Scalar>& scores, std::int64_t first_row, std::int64_t num_rows, ThreadPool& pool);
+  void keep_best(ThreadPool& pool);
 
   PositionList taken_;
   std::int64_t k_;
@@ -57,7 +77,7 @@ class StreamedGrowth {
   double at_least_;
   bool has_limit_ = false;
   std::int64_t limit_ = 0;  ///< keys above it are no candidates
-  std::vector<Candidate> candidates_;
+  ScratchArray<Candidate> candidates_;
 };
 
 /// Exactly `k` free positions, uniformly at random, ascending. Up to `max_streamed` positions they are those with the

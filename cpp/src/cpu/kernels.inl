@@ -371,11 +371,12 @@ void list_bits(const Word* words, std::int64_t num_words, std::int64_t first, st
     Word left = words[word];
     const std::int64_t start = first + word * kWordBits;
     const int num_bits = std::popcount(left);
-    // Four at a time, wanted or not: how many a word has is nothing a branch could foresee.
+    // Four at a time, wanted or not: how many a word has is nothing a branch could foresee. The last bit stands for
+    // none, so that none needs no branch either.
     int listed = 0;
     do {
       for (int i = 0; i < kListedSlack; ++i) {
-        out[listed + i] = start + std::countr_zero(left);
+        out[listed + i] = start + std::countr_zero(left | (Word{1} << (kWordBits - 1)));
         left &= left - 1;
       }
       listed += kListedSlack;
