@@ -38,49 +38,51 @@ void check_grown(const PositionList& pattern, const std::int64_t* grown, std::in
 }
 
 /// Old entries and grown positions of a range in one merge without branches: which comes next is random.
+template <bool kRegrownKeepsValue>
 void merge_rows(const PositionList& pattern, const std::uint8_t* keep, const std::int64_t* grown,
-                bool regrown_keeps_value, std::int64_t last_written, RowRange& range, UpdatedPattern& result) {
+                std::int64_t last_written, RowRange& range, UpdatedPattern& result) {
+  const std::int32_t* const old_columns = pattern.columns;
   std::int32_t* const columns = result.columns.data();
   std::int32_t* const sources = result.sources.data();
-  const std::int64_t regrown_source = regrown_keeps_value ? 0 : -1;  // or-ed to the entry: itself, or -1
   std::int64_t written = range.written;
   std::int64_t next = range.first_grown;
   std::int64_t num_regrown = 0;
   for (std::int64_t row = range.first_row; row < range.last_row; ++row) {
     const std::int64_t row_start = row * pattern.num_columns;
-    std::int64_t entry = pattern.row_pointers[row];
     const std::int64_t end = pattern.row_pointers[row + 1];
     const std::int64_t last_grown =
         std::lower_bound(grown + next, grown + range.last_grown, row_start + pattern.num_columns) - grown;
-    std::int64_t is_kept = 0;
-    while (entry < end && next < last_grown) {
+    std::int64_t entry = pattern.row_pointers[row];
+    num_regrown += end - entry + last_grown - next;  // less those that come one by one
+    for (; entry < end && next < last_grown; --num_regrown) {
+      const auto new_column = static_cast<std::int32_t>(grown[next] - row_start);
+      const std::int32_t distance = old_columns[entry] - new_column;
       // All ones where the next old entry, where the next grown position comes first; both where they are one.
-      const std::int64_t distance = pattern.columns[entry] - (grown[next] - row_start);
-      const std::int64_t takes_old = (distance - 1) >> 63;
-      const std::int64_t takes_grown = ~(distance >> 63);
-      const std::int64_t stays = keep[entry];
-      columns[written] = static_cast<std::int32_t>(grown[next] - row_start + (distance & takes_old));
-      sources[written] = static_cast<std::int32_t>(entry | (takes_grown & (~takes_old | regrown_source)));
-      is_kept |= takes_old & takes_grown & stays;
-      num_regrown -= takes_old & takes_grown;
-      written += (takes_grown | stays) & 1;
+      const std::int64_t takes_old = (distance - 1) >> 31;
+      const std::int64_t takes_grown = ~(distance >> 31);
+      columns[written] = new_column + (distance & static_cast<std::int32_t>(takes_old));
+      sources[written] =
+          static_cast<std::int32_t>(entry | (kRegrownKeepsValue ? takes_grown & ~takes_old : takes_grown));
+      written += (takes_grown | keep[entry]) & 1;
       entry -= takes_old;
       next -= takes_grown;
     }
-    if (is_kept != 0) {
-      throw std::invalid_argument("a grown position of row " + std::to_string(row) +
-                                  " is active and kept, it cannot be grown");
-    }
+    num_regrown -= end - entry + last_grown - next;
     for (; next < last_grown; ++next, ++written) {
       columns[written] = static_cast<std::int32_t>(grown[next] - row_start);
       sources[written] = -1;
     }
     for (; entry < end && written < last_written; ++entry) {
-      columns[written] = pattern.columns[entry];
+      columns[written] = old_columns[entry];
       sources[written] = static_cast<std::int32_t>(entry);
-      written += keep[entry] != 0 ? 1 : 0;
+      written += keep[entry];
     }
     result.row_pointers[static_cast<std::size_t>(row) + 1] = written;
+  }
+  // What is kept and grown was counted twice.
+  if (written != last_written) {
+    throw std::invalid_argument("a grown position of the rows " + std::to_string(range.first_row) + " to " +
+                                std::to_string(range.last_row - 1) + " is active and kept, it cannot be grown");
   }
   range.num_regrown = num_regrown;
 }
@@ -119,11 +121,10 @@ UpdatedPattern update_pattern(const PositionList& pattern, const std::uint8_t* k
   result.columns = ScratchArray<std::int32_t>(static_cast<std::size_t>(num_new));
   result.sources = ScratchArray<std::int32_t>(static_cast<std::size_t>(num_new));
   result.row_pointers[0] = 0;
+  const auto merge = regrown_keeps_value ? merge_rows<true> : merge_rows<false>;
   pool.parallel_for(num_ranges, [&](std::int64_t i) {
-    const bool is_last = i + 1 == num_ranges;
-    merge_rows(pattern, keep, grown, regrown_keeps_value,
-               is_last ? num_new : ranges[static_cast<std::size_t>(i) + 1].written, ranges[static_cast<std::size_t>(i)],
-               result);
+    const auto range = static_cast<std::size_t>(i);
+    merge(pattern, keep, grown, i + 1 == num_ranges ? num_new : ranges[range + 1].written, ranges[range], result);
   });
   for (const RowRange& range : ranges) result.num_regrown += range.num_regrown;
   return result;

@@ -42,6 +42,7 @@ ProductScores<Scalar>::ProductScores(std::span<const ProductFactor> factors, std
       num_row_tiles_(divide_up(num_rows, rows_at_once_)),
       num_column_tiles_(divide_up(num_columns, columns_at_once_)) {
   for (const ProductFactor& factor : factors) {
+    if (factor.depth == 0) continue;  // a product of zeros
     const auto bytes = [&](std::int64_t width) {
       return static_cast<std::size_t>(factor.depth * width) * sizeof(Scalar);
     };

@@ -434,7 +434,7 @@ class SparseTopology(Topology):
         held = PositionSet.of(module.pattern)
         keep = dropped.members_among(held).logical_not()
         if options["marks_reliable"]:
-            reliable.insert(held if dropped.count == 0 else held.only(keep))
+            reliable.insert(held if dropped.count == 0 else held - dropped)
         explored.insert(grown)
         num_regrown = 0
         if dropped.count or grown.count:

@@ -207,11 +207,11 @@ void product(const Scalar* rows, const Scalar* columns, std::int64_t depth, Scal
              bool accumulate) {
   constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(Scalar));
   using V = Vector<Scalar, kLanes>;
-  V sum[kProductRows][2] = {};
-  if (accumulate) {
-    for (int r = 0; r < kProductRows; ++r) {
-      for (int t = 0; t < 2; ++t) sum[r][t] = load<Scalar, kLanes>(out + r * out_stride + t * kLanes);
-    }
+  V sum[kProductRows][2];
+#pragma GCC unroll 8
+  for (int r = 0; r < kProductRows; ++r) {
+    sum[r][0] = accumulate ? load<Scalar, kLanes>(out + r * out_stride) : V{};
+    sum[r][1] = accumulate ? load<Scalar, kLanes>(out + r * out_stride + kLanes) : V{};
   }
   for (std::int64_t s = 0; s < depth; ++s) {
     const V first = load<Scalar, kLanes>(columns);
@@ -224,8 +224,10 @@ void product(const Scalar* rows, const Scalar* columns, std::int64_t depth, Scal
     rows += kProductRows;
     columns += 2 * kLanes;
   }
+#pragma GCC unroll 8
   for (int r = 0; r < kProductRows; ++r) {
-    for (int t = 0; t < 2; ++t) store<Scalar, kLanes>(out + r * out_stride + t * kLanes, sum[r][t]);
+    store<Scalar, kLanes>(out + r * out_stride, sum[r][0]);
+    store<Scalar, kLanes>(out + r * out_stride + kLanes, sum[r][1]);
   }
 }
 

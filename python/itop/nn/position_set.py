@@ -26,7 +26,7 @@ class PositionSet:
         is_complement: Whether the set is everything that is not listed.
     """
 
-    __slots__ = ("_chosen", "_indices", "_whole", "columns", "is_complement", "row_pointers", "shape")
+    __slots__ = ("_chosen", "_indices", "_rest", "_whole", "columns", "is_complement", "row_pointers", "shape")
 
     def __init__(
         self, shape: tuple[int, int], row_pointers: Tensor, columns: Tensor, is_complement: bool = False
@@ -39,6 +39,8 @@ class PositionSet:
         self._whole: PositionSet | None = None
         """The listed set that this one was chosen from, and of which of its entries it consists: an update asks often."""
         self._chosen: Tensor | None = None
+        self._rest: list[PositionSet] = []
+        """What the whole holds beside it, once somebody has asked; shared with the complement."""
 
     # --- making -------------------------------------------------------------------------------------------------------
 
@@ -137,7 +139,7 @@ class PositionSet:
 
     def __invert__(self) -> PositionSet:
         inverse = PositionSet(self.shape, self.row_pointers, self.columns, not self.is_complement)
-        inverse._whole, inverse._chosen = self._whole, self._chosen
+        inverse._whole, inverse._chosen, inverse._rest = self._whole, self._chosen, self._rest
         return inverse
 
     def __and__(self, other: PositionSet) -> PositionSet:
@@ -148,7 +150,9 @@ class PositionSet:
         if other.is_complement:
             known = other._chosen_from(self)
             if known is not None:
-                return self.only(known.logical_not())
+                if not other._rest:
+                    other._rest.append(self.only(known.logical_not()))
+                return other._rest[0]
         operation = _core.SetOperation.DIFFERENCE if other.is_complement else _core.SetOperation.INTERSECTION
         return self._combined(other, operation)
 
