@@ -75,7 +75,7 @@ void register_position_set(py::module_& module) {
       .def(
           "to_positions",
           [](const CompressedSet& set, std::int64_t num_columns) {
-            return without_gil([&] { return set.to_positions(num_columns); });
+            return without_gil([&] { return set.to_positions(num_columns, ThreadPool::global()); });
           },
           py::arg("num_columns"))
       .def("to_bytes", [](const CompressedSet& set) { return to_numpy(set.to_bytes()); })

@@ -6,15 +6,52 @@
 #include <iterator>
 #include <stdexcept>
 #include <string>
-#include <utility>
 
-#include "itop/bitset.hpp"
 #include "itop/thread_pool.hpp"
 
 namespace itop {
 namespace {
 
-constexpr int kStretchWords = 1024;  // of 64 bits
+constexpr std::int64_t kStretch = 65536;
+constexpr std::int64_t kGroupStretches = 1024;
+constexpr std::int64_t kGroup = kStretch * kGroupStretches;
+constexpr int kCountBits = 17;  // a full stretch has 65536 members
+constexpr std::uint32_t kCountMask = (1U << kCountBits) - 1;
+constexpr std::size_t kBitmapWords = 4096;  // of 16 bits; also the longest list of offsets
+
+bool is_bitmap(std::uint32_t count) { return count > kBitmapWords; }
+
+std::size_t num_words(std::uint32_t count) { return is_bitmap(count) ? kBitmapWords : count; }
+
+std::uint16_t bit_of(std::uint16_t offset) { return static_cast<std::uint16_t>(1U << (offset % 16)); }
+
+/// Calls `body(offset)` for every member of a stretch in ascending order.
+template <class Body>
+void for_each_offset(const std::uint16_t* words, std::uint32_t count, Body&& body) {
+  if (!is_bitmap(count)) {
+    for (std::uint32_t i = 0; i < count; ++i) body(std::int64_t{words[i]});
+    return;
+  }
+  for (std::size_t word = 0; word < kBitmapWords; ++word) {
+    for (unsigned left = words[word]; left != 0; left &= left - 1) {
+      body(static_cast<std::int64_t>(word) * 16 + std::countr_zero(left));
+    }
+  }
+}
+
+/// Calls `body(position)` for every position from `first` to before `last`, ascending.
+template <class Body>
+void for_each_position(const PositionList& positions, std::int64_t first, std::int64_t last, Body&& body) {
+  if (positions.num_columns == 0) return;
+  for (std::int64_t row = first / positions.num_columns; row < positions.num_rows; ++row) {
+    const std::int64_t start = row * positions.num_columns;
+    if (start >= last) return;
+    const std::int32_t* entry = positions.columns + positions.row_pointers[row];
+    const std::int32_t* const end = positions.columns + positions.row_pointers[row + 1];
+    if (start < first) entry = std::lower_bound(entry, end, first - start);
+    for (; entry < end && start + *entry < last; ++entry) body(start + *entry);
+  }
+}
 
 void check_numel(const PositionList& positions, std::int64_t numel) {
   if (positions.num_rows * positions.num_columns != numel) {
@@ -24,271 +61,300 @@ void check_numel(const PositionList& positions, std::int64_t numel) {
   }
 }
 
-std::uint16_t bit_of(std::uint16_t offset) { return static_cast<std::uint16_t>(1U << (offset % 16)); }
-
-/// Calls `body(offset)` for the members of a bitmap of 64-bit words in ascending order.
-template <class Body>
-void for_each_bit(const Word* words, Body&& body) {
-  for (int word = 0; word < kStretchWords; ++word) {
-    for (Word left = words[word]; left != 0; left &= left - 1) {
-      body(static_cast<std::uint16_t>(word * kWordBits + std::countr_zero(left)));
-    }
-  }
-}
-
 }  // namespace
 
-struct CompressedSet::Touched {
-  std::uint32_t key;
-  std::int64_t row;  ///< of the first entry
-  std::int64_t first_entry;
-  std::int64_t last_entry;
+/// Walks over the stretches of a group.
+class CompressedSet::Cursor {
+ public:
+  explicit Cursor(const Group& group)
+      : stretch_(group.stretches.data()), end_(stretch_ + group.stretches.size()), words_(group.words.data()) {}
+
+  bool is_valid() const noexcept { return stretch_ != end_; }
+  std::int64_t number() const noexcept { return *stretch_ >> kCountBits; }
+  std::uint32_t count() const noexcept { return *stretch_ & kCountMask; }
+  const std::uint16_t* words() const noexcept { return words_; }
+  void advance() noexcept {
+    words_ += num_words(count());
+    ++stretch_;
+  }
+
+ private:
+  const std::uint32_t* stretch_;
+  const std::uint32_t* end_;
+  const std::uint16_t* words_;
+};
+
+/// Makes a group, stretch by stretch.
+class CompressedSet::Builder {
+ public:
+  /// Appends a stretch as it is.
+  void copy(std::int64_t number, std::uint32_t count, const std::uint16_t* words) {
+    begin(number, count);
+    words_.insert(words_.end(), words, words + num_words(count));
+  }
+
+  /// Appends the stretch of ascending offsets, at least one.
+  void add(std::int64_t number, const std::vector<std::uint16_t>& offsets) {
+    const auto count = static_cast<std::uint32_t>(offsets.size());
+    if (!is_bitmap(count)) return copy(number, count, offsets.data());
+    begin(number, count);
+    std::uint16_t* const bits = append_bitmap();
+    for (const std::uint16_t offset : offsets) bits[offset / 16] |= bit_of(offset);
+  }
+
+  /// Appends the union of a stretch and ascending offsets.
+  void unite(const Cursor& old, const std::vector<std::uint16_t>& offsets) {
+    if (!is_bitmap(old.count())) {
+      united_.clear();
+      std::set_union(old.words(), old.words() + old.count(), offsets.begin(), offsets.end(),
+                     std::back_inserter(united_));
+      return add(old.number(), united_);
+    }
+    std::uint32_t count = old.count();
+    std::uint16_t* const bits = append_bitmap();
+    std::copy_n(old.words(), kBitmapWords, bits);
+    for (const std::uint16_t offset : offsets) {
+      std::uint16_t& word = bits[offset / 16];
+      count += (word & bit_of(offset)) == 0 ? 1U : 0U;
+      word |= bit_of(offset);
+    }
+    begin(old.number(), count);
+  }
+
+  /// Gives `group` what was made, in memory of just that size.
+  void finish(Group& group) const {
+    group.stretches.assign(stretches_.begin(), stretches_.end());
+    group.words.assign(words_.begin(), words_.end());
+    group.count = count_;
+  }
+
+ private:
+  void begin(std::int64_t number, std::uint32_t count) {
+    stretches_.push_back((static_cast<std::uint32_t>(number) << kCountBits) | count);
+    count_ += count;
+  }
+  std::uint16_t* append_bitmap() {
+    words_.resize(words_.size() + kBitmapWords, 0);
+    return words_.data() + words_.size() - kBitmapWords;
+  }
+
+  std::vector<std::uint32_t> stretches_;
+  std::vector<std::uint16_t> words_;
+  std::vector<std::uint16_t> united_;
+  std::int64_t count_ = 0;
 };
 
 CompressedSet::CompressedSet(std::int64_t numel) : numel_(numel) {
-  if (numel < 0 || numel >= std::int64_t{1} << 48) {
-    throw std::invalid_argument("numel must be in [0, 2^48), got " + std::to_string(numel));
-  }
+  if (numel < 0) throw std::invalid_argument("numel must not be negative, got " + std::to_string(numel));
+  groups_.resize(static_cast<std::size_t>((numel + kGroup - 1) / kGroup));
 }
 
 std::size_t CompressedSet::num_bytes() const noexcept {
-  std::size_t bytes = stretches_.capacity() * sizeof(Stretch);
-  for (const Stretch& stretch : stretches_) bytes += stretch.num_words() * sizeof(std::uint16_t);
+  std::size_t bytes = groups_.size() * sizeof(Group);
+  for (const Group& group : groups_) {
+    bytes += group.stretches.capacity() * sizeof(std::uint32_t) + group.words.capacity() * sizeof(std::uint16_t);
+  }
   return bytes;
 }
 
-bool CompressedSet::Stretch::contains(std::uint16_t offset) const noexcept {
-  if (is_bitmap()) return (words[offset / 16] & bit_of(offset)) != 0;
-  return std::binary_search(words.get(), words.get() + count, offset);
-}
-
-void CompressedSet::Stretch::insert(const std::vector<std::uint16_t>& offsets) {
-  static_assert(std::endian::native == std::endian::little, "words of 16 bits are read as words of 64");
-  if (is_bitmap()) {
-    for (const std::uint16_t offset : offsets) {
-      std::uint16_t& word = words[offset / 16];
-      count += (word >> (offset % 16) & 1U) ^ 1U;
-      word |= bit_of(offset);
+void CompressedSet::merge(Group& group, std::int64_t first, const PositionList& positions) {
+  Builder builder;
+  Cursor old(group);
+  std::vector<std::uint16_t> offsets;  // of the stretch `current`
+  std::int64_t current = 0;
+  const auto flush = [&] {
+    if (offsets.empty()) return;
+    for (; old.is_valid() && old.number() < current; old.advance()) {
+      builder.copy(old.number(), old.count(), old.words());
     }
-    return;
-  }
-  constexpr std::size_t kFew = 256;
-  if (count + offsets.size() <= kFew) {
-    std::uint16_t merged[kFew];
-    const auto* const end = std::set_union(words.get(), words.get() + count, offsets.begin(), offsets.end(), merged);
-    const auto size = static_cast<std::uint32_t>(end - merged);
-    if (size == count) return;
-    words = std::make_unique<std::uint16_t[]>(size);
-    std::copy_n(merged, size, words.get());
-    count = size;
-    return;
-  }
-  // Many are merged as bits: no branch depends on which list goes on.
-  Word bits[kStretchWords] = {};
-  const auto set = [&](std::uint16_t offset) { bits[offset / kWordBits] |= Word{1} << (offset % kWordBits); };
-  std::for_each_n(words.get(), count, set);
-  std::for_each(offsets.begin(), offsets.end(), set);
-  std::uint32_t size = 0;
-  for (const Word word : bits) size += static_cast<std::uint32_t>(std::popcount(word));
-  if (size == count) return;
-  count = size;
-  words = std::make_unique_for_overwrite<std::uint16_t[]>(num_words());
-  if (is_bitmap()) {
-    std::memcpy(words.get(), bits, sizeof(bits));
-  } else {
-    std::uint16_t* next = words.get();
-    for_each_bit(bits, [&](std::uint16_t offset) { *next++ = offset; });
-  }
-}
-
-const CompressedSet::Stretch* CompressedSet::find(std::uint32_t key) const noexcept {
-  const auto place =
-      std::lower_bound(stretches_.begin(), stretches_.end(), key,
-                       [](const Stretch& stretch, std::uint32_t wanted) { return stretch.key < wanted; });
-  return place != stretches_.end() && place->key == key ? &*place : nullptr;
-}
-
-/// From the first entry of one stretch straight to the first of the next: a search in the row where it begins.
-std::vector<CompressedSet::Touched> CompressedSet::touched_by(const PositionList& positions) const {
-  std::vector<Touched> touched;
-  const std::int64_t count = positions.count();
-  std::int64_t row = 0;
-  for (std::int64_t entry = 0; entry < count;) {
-    while (positions.row_pointers[row + 1] <= entry) ++row;
-    const std::int64_t key = (row * positions.num_columns + positions.columns[entry]) / kLength;
-    const std::int64_t next = (key + 1) * kLength;
-    std::int64_t last = count;
-    if (next < numel_) {
-      const std::int64_t next_row = next / positions.num_columns;
-      const std::int32_t* const begin = positions.columns + positions.row_pointers[next_row];
-      const std::int32_t* const end = positions.columns + positions.row_pointers[next_row + 1];
-      last = std::lower_bound(begin, end, next - next_row * positions.num_columns) - positions.columns;
+    if (old.is_valid() && old.number() == current) {
+      builder.unite(old, offsets);
+      old.advance();
+    } else {
+      builder.add(current, offsets);
     }
-    touched.push_back({static_cast<std::uint32_t>(key), row, entry, last});
-    entry = last;
-  }
-  return touched;
-}
-
-/// Makes empty stretches for keys that have none.
-void CompressedSet::make_room_for(const std::vector<Touched>& touched) {
-  std::size_t num_missing = 0;
-  auto known = stretches_.begin();
-  for (const Touched& each : touched) {
-    while (known != stretches_.end() && known->key < each.key) ++known;
-    num_missing += known != stretches_.end() && known->key == each.key ? 0 : 1;
-  }
-  if (num_missing == 0) return;
-  // From the back, so that nothing is moved twice.
-  auto from = static_cast<std::ptrdiff_t>(stretches_.size()) - 1;
-  stretches_.resize(stretches_.size() + num_missing);
-  auto to = static_cast<std::ptrdiff_t>(stretches_.size()) - 1;
-  const auto at = [&](std::ptrdiff_t place) -> Stretch& { return stretches_[static_cast<std::size_t>(place)]; };
-  for (auto each = touched.rbegin(); each != touched.rend(); ++each) {
-    while (from >= 0 && at(from).key > each->key) at(to--) = std::move(at(from--));
-    if (from >= 0 && at(from).key == each->key) continue;
-    at(to--) = Stretch{each->key, 0, nullptr};
-    if (from == to) break;
-  }
+    offsets.clear();
+  };
+  bool is_changed = false;
+  for_each_position(positions, first, first + kGroup, [&](std::int64_t position) {
+    const std::int64_t number = (position - first) / kStretch;
+    if (number != current) flush();
+    current = number;
+    offsets.push_back(static_cast<std::uint16_t>(position % kStretch));
+    is_changed = true;
+  });
+  if (!is_changed) return;
+  flush();
+  for (; old.is_valid(); old.advance()) builder.copy(old.number(), old.count(), old.words());
+  builder.finish(group);
 }
 
 std::int64_t CompressedSet::insert(const PositionList& positions, ThreadPool& pool) {
   check_numel(positions, numel_);
-  const std::vector<Touched> touched = touched_by(positions);
-  make_room_for(touched);
-  constexpr std::size_t kPerChunk = 8;
-  const std::size_t num_chunks = (touched.size() + kPerChunk - 1) / kPerChunk;
-  std::vector<std::int64_t> num_new(num_chunks, 0);
-  pool.parallel_for(static_cast<std::int64_t>(num_chunks), [&](std::int64_t chunk) {
-    const auto first = static_cast<std::size_t>(chunk) * kPerChunk;
-    const std::size_t last = std::min(touched.size(), first + kPerChunk);
-    std::vector<std::uint16_t> offsets;
-    for (std::size_t i = first; i < last; ++i) {
-      const Touched& each = touched[i];
-      offsets.resize(static_cast<std::size_t>(each.last_entry - each.first_entry));
-      std::int64_t row = each.row;
-      for (std::int64_t entry = each.first_entry; entry < each.last_entry; ++row) {
-        const std::int64_t end = std::min(each.last_entry, positions.row_pointers[row + 1]);
-        const auto row_start = static_cast<std::uint16_t>(row * positions.num_columns);  // all that matters of it
-        for (; entry < end; ++entry) {
-          offsets[static_cast<std::size_t>(entry - each.first_entry)] =
-              static_cast<std::uint16_t>(row_start + static_cast<std::uint16_t>(positions.columns[entry]));
-        }
-      }
-      Stretch& stretch = stretches_[static_cast<std::size_t>(find(each.key) - stretches_.data())];
-      const std::uint32_t before = stretch.count;
-      stretch.insert(offsets);
-      num_new[static_cast<std::size_t>(chunk)] += stretch.count - before;
-    }
+  pool.parallel_for(static_cast<std::int64_t>(groups_.size()), [&](std::int64_t number) {
+    merge(groups_[static_cast<std::size_t>(number)], number * kGroup, positions);
   });
-  std::int64_t total = 0;
-  for (const std::int64_t each : num_new) total += each;
-  count_ += total;
-  return total;
+  const std::int64_t before = count_;
+  count_ = 0;
+  for (const Group& group : groups_) count_ += group.count;
+  return count_ - before;
+}
+
+bool CompressedSet::contains(const Group& group, std::int64_t first, const PositionList& positions) {
+  Cursor cursor(group);
+  bool all = true;
+  for_each_position(positions, first, first + kGroup, [&](std::int64_t position) {
+    const std::int64_t number = (position - first) / kStretch;
+    while (cursor.is_valid() && cursor.number() < number) cursor.advance();
+    if (!cursor.is_valid() || cursor.number() != number) {
+      all = false;
+      return;
+    }
+    const auto offset = static_cast<std::uint16_t>(position % kStretch);
+    const std::uint16_t* const words = cursor.words();
+    all = all && (is_bitmap(cursor.count()) ? (words[offset / 16] & bit_of(offset)) != 0
+                                            : std::binary_search(words, words + cursor.count(), offset));
+  });
+  return all;
 }
 
 bool CompressedSet::contains_all(const PositionList& positions) const {
   check_numel(positions, numel_);
-  for (const Touched& each : touched_by(positions)) {
-    const Stretch* const stretch = find(each.key);
-    if (stretch == nullptr) return false;
-    std::int64_t row = each.row;
-    for (std::int64_t entry = each.first_entry; entry < each.last_entry; ++entry) {
-      while (positions.row_pointers[row + 1] <= entry) ++row;
-      const std::int64_t position = row * positions.num_columns + positions.columns[entry];
-      if (!stretch->contains(static_cast<std::uint16_t>(position))) return false;
-    }
+  for (std::size_t number = 0; number < groups_.size(); ++number) {
+    if (!contains(groups_[number], static_cast<std::int64_t>(number) * kGroup, positions)) return false;
   }
   return true;
 }
 
-Positions CompressedSet::to_positions(std::int64_t num_columns) const {
+Positions CompressedSet::to_positions(std::int64_t num_columns, ThreadPool& pool) const {
   const std::int64_t num_rows = num_columns == 0 ? 0 : numel_ / num_columns;
   if (num_rows * num_columns != numel_) {
     throw std::invalid_argument("rows of " + std::to_string(num_columns) + " do not divide " + std::to_string(numel_));
   }
   Positions result{num_rows, num_columns, ScratchArray<std::int64_t>(static_cast<std::size_t>(num_rows) + 1),
                    ScratchArray<std::int32_t>(static_cast<std::size_t>(count_))};
-  result.row_pointers[0] = 0;
-  std::int64_t row = 0;
-  std::int64_t row_start = 0;
-  std::int64_t written = 0;
-  const auto add = [&](std::int64_t position) {
-    while (position >= row_start + num_columns) {
-      result.row_pointers[static_cast<std::size_t>(++row)] = written;
-      row_start += num_columns;
-    }
-    result.columns[static_cast<std::size_t>(written++)] = static_cast<std::int32_t>(position - row_start);
-  };
-  for (const Stretch& stretch : stretches_) {
-    const auto start = std::int64_t{stretch.key} * kLength;
-    if (stretch.is_bitmap()) {
-      Word bits[kStretchWords];
-      std::memcpy(bits, stretch.words.get(), sizeof(bits));
-      for_each_bit(bits, [&](std::uint16_t offset) { add(start + offset); });
-    } else {
-      std::for_each_n(stretch.words.get(), stretch.count, [&](std::uint16_t offset) { add(start + offset); });
-    }
+  std::fill(result.row_pointers.begin(), result.row_pointers.end(), count_);
+  std::vector<std::int64_t> before(groups_.size(), 0);
+  for (std::size_t number = 1; number < groups_.size(); ++number) {
+    before[number] = before[number - 1] + groups_[number - 1].count;
   }
-  while (row < num_rows) result.row_pointers[static_cast<std::size_t>(++row)] = written;
+  // A group writes its members' columns and the pointers of the rows that begin inside it.
+  pool.parallel_for(static_cast<std::int64_t>(groups_.size()), [&](std::int64_t number) {
+    const std::int64_t first = number * kGroup;
+    const std::int64_t last = std::min(numel_, first + kGroup);
+    std::int64_t written = before[static_cast<std::size_t>(number)];
+    std::int64_t next_row = (first + num_columns - 1) / num_columns;
+    for (Cursor stretch(groups_[static_cast<std::size_t>(number)]); stretch.is_valid(); stretch.advance()) {
+      const std::int64_t start = first + stretch.number() * kStretch;
+      for_each_offset(stretch.words(), stretch.count(), [&](std::int64_t offset) {
+        const std::int64_t position = start + offset;
+        for (; next_row * num_columns <= position; ++next_row) {
+          result.row_pointers[static_cast<std::size_t>(next_row)] = written;
+        }
+        const std::int64_t column = position - (next_row - 1) * num_columns;
+        result.columns[static_cast<std::size_t>(written++)] = static_cast<std::int32_t>(column);
+      });
+    }
+    for (; next_row * num_columns < last; ++next_row) {
+      result.row_pointers[static_cast<std::size_t>(next_row)] = written;
+    }
+  });
   return result;
 }
 
+// --- bytes -----------------------------------------------------------------------------------------------------------
+
 std::vector<std::uint8_t> CompressedSet::to_bytes() const {
-  const auto num_stretches = static_cast<std::size_t>((numel_ + kLength - 1) / kLength);
-  std::size_t num_words = 0;
-  for (const Stretch& stretch : stretches_) num_words += stretch.num_words();
-  std::vector<std::uint8_t> bytes(num_stretches * sizeof(std::uint32_t) + num_words * sizeof(std::uint16_t));
-  std::uint8_t* contents = bytes.data() + num_stretches * sizeof(std::uint32_t);
-  for (const Stretch& stretch : stretches_) {
-    std::memcpy(bytes.data() + stretch.key * sizeof(std::uint32_t), &stretch.count, sizeof(stretch.count));
-    const std::size_t size = stretch.num_words() * sizeof(std::uint16_t);
-    std::memcpy(contents, stretch.words.get(), size);
+  static_assert(std::endian::native == std::endian::little, "bytes are written as they lie in memory");
+  std::uint64_t num_stretches = 0;
+  std::size_t num_all_words = 0;
+  for (const Group& group : groups_) {
+    num_stretches += group.stretches.size();
+    num_all_words += group.words.size();
+  }
+  std::vector<std::uint8_t> bytes((1 + num_stretches) * sizeof(std::uint64_t) + num_all_words * sizeof(std::uint16_t));
+  std::uint8_t* header = bytes.data();
+  const auto write_header = [&](std::uint64_t value) {
+    std::memcpy(header, &value, sizeof(value));
+    header += sizeof(value);
+  };
+  write_header(num_stretches);
+  std::uint8_t* contents = bytes.data() + (1 + num_stretches) * sizeof(std::uint64_t);
+  for (std::size_t number = 0; number < groups_.size(); ++number) {
+    const Group& group = groups_[number];
+    const std::uint64_t first = static_cast<std::uint64_t>(number) * kGroupStretches << kCountBits;
+    for (const std::uint32_t stretch : group.stretches) write_header(first + stretch);
+    const std::size_t size = group.words.size() * sizeof(std::uint16_t);
+    if (size > 0) std::memcpy(contents, group.words.data(), size);
     contents += size;
   }
   return bytes;
 }
 
-CompressedSet CompressedSet::from_bytes(std::int64_t numel, const std::uint8_t* bytes, std::size_t num_bytes) {
-  const auto refuse = [](const char* why) {
-    throw std::invalid_argument(std::string("the bytes are no set of positions: ") + why);
-  };
-  CompressedSet set(numel);
-  const auto num_stretches = static_cast<std::size_t>((numel + kLength - 1) / kLength);
-  std::size_t at = num_stretches * sizeof(std::uint32_t);
-  if (num_bytes < at) refuse("they are too few");
-  for (std::size_t i = 0; i < num_stretches; ++i) {
-    Stretch stretch;
-    stretch.key = static_cast<std::uint32_t>(i);
-    std::memcpy(&stretch.count, bytes + i * sizeof(std::uint32_t), sizeof(stretch.count));
-    if (stretch.count == 0) continue;
-    const std::int64_t length = std::min(kLength, numel - static_cast<std::int64_t>(i) * kLength);
-    if (stretch.count > static_cast<std::uint64_t>(length)) refuse("a count is too large");
-    const std::size_t size = stretch.num_words() * sizeof(std::uint16_t);
-    if (num_bytes - at < size) refuse("they are too few");
-    stretch.words = std::make_unique_for_overwrite<std::uint16_t[]>(stretch.num_words());
-    std::memcpy(stretch.words.get(), bytes + at, size);
-    at += size;
-    std::int64_t last = -1;
-    if (stretch.is_bitmap()) {
-      Word bits[kStretchWords];
-      std::memcpy(bits, stretch.words.get(), sizeof(bits));
-      std::uint32_t count = 0;
-      for_each_bit(bits, [&](std::uint16_t offset) {
-        ++count;
-        last = offset;
-      });
-      if (count != stretch.count) refuse("a count is wrong");
-    } else {
-      for (std::uint32_t word = 0; word < stretch.count; ++word) {
-        if (stretch.words[word] <= last) refuse("offsets do not ascend");
-        last = stretch.words[word];
-      }
+namespace {
+
+[[noreturn]] void refuse(const char* why) {
+  throw std::invalid_argument(std::string("the bytes are no set of positions: ") + why);
+}
+
+/// Refuses contents that are not `count` members below `length`, in their order.
+void check_stretch(const std::uint16_t* words, std::uint32_t count, std::int64_t length) {
+  std::int64_t last = -1;
+  if (is_bitmap(count)) {
+    std::uint32_t num_bits = 0;
+    for (std::size_t word = 0; word < kBitmapWords; ++word) {
+      num_bits += static_cast<std::uint32_t>(std::popcount(words[word]));
+      if (words[word] != 0) last = static_cast<std::int64_t>(word) * 16 + std::bit_width(words[word]) - 1;
     }
-    if (last >= length) refuse("an index is out of range");
-    set.count_ += stretch.count;
-    set.stretches_.push_back(std::move(stretch));
+    if (num_bits != count) refuse("a count is wrong");
+  } else {
+    for (std::uint32_t i = 0; i < count; ++i) {
+      if (words[i] <= last) refuse("offsets do not ascend");
+      last = words[i];
+    }
   }
+  if (last >= length) refuse("an index is out of range");
+}
+
+}  // namespace
+
+CompressedSet CompressedSet::from_bytes(std::int64_t numel, const std::uint8_t* bytes, std::size_t num_bytes) {
+  CompressedSet set(numel);
+  std::uint64_t num_stretches = 0;
+  if (num_bytes < sizeof(num_stretches)) refuse("they are too few");
+  std::memcpy(&num_stretches, bytes, sizeof(num_stretches));
+  if (num_stretches > num_bytes / sizeof(std::uint64_t) - 1) refuse("they are too few");
+  const auto header = [&](std::uint64_t i) {
+    std::uint64_t value = 0;
+    std::memcpy(&value, bytes + (1 + i) * sizeof(value), sizeof(value));
+    return value;
+  };
+  std::size_t at = (1 + num_stretches) * sizeof(std::uint64_t);
+  std::vector<std::uint16_t> words(kBitmapWords);
+  std::uint64_t next = 0;
+  for (std::size_t number = 0; number < set.groups_.size() && next < num_stretches; ++number) {
+    Builder builder;
+    std::int64_t last_stretch = -1;
+    const auto first_stretch = static_cast<std::int64_t>(number) * kGroupStretches;
+    for (; next < num_stretches; ++next) {
+      const auto stretch = static_cast<std::int64_t>(header(next) >> kCountBits);
+      const auto count = static_cast<std::uint32_t>(header(next) & kCountMask);
+      if (stretch >= first_stretch + kGroupStretches) break;
+      const std::int64_t length = std::min(kStretch, numel - stretch * kStretch);
+      if (stretch < first_stretch || stretch <= last_stretch || length <= 0) refuse("stretches do not ascend in range");
+      if (count == 0 || count > length) refuse("a count is wrong");
+      const std::size_t size = num_words(count) * sizeof(std::uint16_t);
+      if (num_bytes - at < size) refuse("they are too few");
+      std::memcpy(words.data(), bytes + at, size);
+      at += size;
+      check_stretch(words.data(), count, length);
+      builder.copy(stretch - first_stretch, count, words.data());
+      last_stretch = stretch;
+    }
+    builder.finish(set.groups_[number]);
+    set.count_ += set.groups_[number].count;
+  }
+  if (next != num_stretches) refuse("stretches do not ascend in range");
   if (at != num_bytes) refuse("they are too many");
   return set;
 }

@@ -39,7 +39,6 @@ void draw_range(const PositionList& taken, const cpu::TiePass& bracket, std::int
     const std::int64_t num_bits = std::min(kWordsAtOnce * kWordBits, last - first);
     const std::int64_t num_words = words_for(num_bits);
     fill_free_bits(taken, first, num_bits, free);
-    std::fill_n(chosen, num_words, Word{0});
     pass.index_map = IndexMap::contiguous(num_bits, first);
     result.num_below = 0;
     result.inside.resize(0);
