@@ -22,9 +22,9 @@ from torch.utils.hooks import RemovableHandle
 from itop import _core
 from itop.distributed.agreement import LayerDigest
 from itop.layers import Layer
-from itop.nn.growth import DenseRows, ScoreRows, grow_best, scores_at
+from itop.nn.growth import DenseRows, ScoreRows, scores_at
 from itop.nn.modules import SparseLayer
-from itop.nn.pattern import SparsePattern, TieKeys, select_entries
+from itop.nn.pattern import SparsePattern, TieKeys, free_positions, select_entries
 from itop.nn.position_set import CompressedPositions, PositionSet
 from itop.nn.recorder import GradientRecorder
 from itop.optimizer_group import OptimizerGroup
@@ -338,8 +338,7 @@ class SparseTopology(Topology):
 
     def _choose_at_random(self, among: PositionSet, k: int, keys: TieKeys) -> PositionSet:
         if among.is_complement:
-            taken = SparsePattern(among.shape, among.row_pointers, among.columns)
-            return PositionSet.from_indices(among.shape, taken.free_positions(k, keys))
+            return PositionSet.from_indices(among.shape, free_positions(among, k, keys))
         return self._best_entries(among, torch.zeros(among.count), k, keys, magnitude=True, largest=False)
 
     def _choose_by_score(
@@ -352,7 +351,7 @@ class SparseTopology(Topology):
                     f"inactive weights of the truly sparse layer '{self.layers[layer].name}' are grown at random or by the "
                     "largest magnitude of a score that all weights have"
                 )
-            return PositionSet.from_indices(among.shape, grow_best(rows, k, among, keys))
+            return PositionSet.from_indices(among.shape, rows.grow_best(k, among, keys))
         values = scores_at(rows, among) if rows is not None else self._values_at(layer, among, scores.tensors[layer])
         return self._best_entries(among, values, k, keys, magnitude=not scores.signed, largest=largest)
 
@@ -433,17 +432,18 @@ class SparseTopology(Topology):
     ) -> list[int]:
         module, explored, reliable = self._modules[layer], self._explored[layer], self._reliable[layer]
         held = PositionSet.of(module.pattern)
-        keep = dropped.members_among(held).logical_not_()
+        keep = dropped.members_among(held).logical_not()
         if options["marks_reliable"]:
-            reliable.insert(held if dropped.count == 0 else held.only(keep))
+            reliable.insert(held if dropped.count == 0 else held - dropped)
         explored.insert(grown)
+        num_regrown = 0
         if dropped.count or grown.count:
             update = module.update_topology(
                 keep, grown.indices(), self._optimizer, regrown_keeps_value=options["regrown_keeps_value"]
             )
             self._known[layer] = update.pattern
-        regrown = (dropped & grown).count
-        return [module.num_active, explored.count, reliable.count, dropped.count, grown.count, regrown]
+            num_regrown = update.num_regrown
+        return [module.num_active, explored.count, reliable.count, dropped.count, grown.count, num_regrown]
 
     # --- counts, bytes, state -------------------------------------------------------------------------------------------
 
