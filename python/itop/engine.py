@@ -112,12 +112,13 @@ class SparseEngine:
             self._ranks,
         )
         self.method.check(self._context)
+        self._put_values_back: Callable[[], None] | None = None if self.method.is_dense else self.topology.keep_values()
         self.method.initialise(self._context)
         self._young = YoungWeights(grown_state, self.topology) if grown_state.horizon > 0 else None
         if self._young is not None:
             self.topology.on_grown = self._young.add
         self._is_verified = not self._ranks.is_collective
-        self._stepper = Stepper(self._context, self.method, members, self._young, self._verify_once)
+        self._stepper = Stepper(self._context, self.method, members, self._young, self._begin_step)
         self._example: ExampleInput | None = None
         self._attach(model, members, attach, sparse_gradients)
 
@@ -224,7 +225,9 @@ class SparseEngine:
         check_same_topology({rank: digests for rank, (_, digests) in everyone.items()})
         self._is_verified = True
 
-    def _verify_once(self) -> None:
+    def _begin_step(self) -> None:
+        """From the first step on the masks are those of the training; all ranks must hold them."""
+        self._put_values_back = None
         if not self._is_verified:
             self.check_sync()
 
@@ -295,6 +298,7 @@ class SparseEngine:
             ValueError: If weights or gradients hold NaN or infinity; nothing has been changed then.
             RuntimeError: If gradients are needed, and there are none or masked ones.
         """
+        self._put_values_back = None
         return self._stepper.update_now()
 
     def step(self) -> UpdateReport | None:
@@ -309,6 +313,7 @@ class SparseEngine:
 
     def detach(self) -> None:
         """Removes the hooks. The model keeps its zeros and needs the engine no more."""
+        self._put_values_back = None
         self._stepper.detach()
         for handle in self._handles:
             handle.remove()
@@ -364,7 +369,8 @@ class SparseEngine:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from a saved state: masks, explored and reliable sets, schedule position, random keys.
 
-        Where ranks share the model every rank must load, and the first step afterwards makes sure that all loaded alike.
+        Model, optimiser and engine may be loaded in any order, also before the engine is made: what only its first masks
+        have zeroed since is put back first. Where ranks share the model every rank must load, and the first step afterwards makes sure that all loaded alike.
 
         Raises:
             ValueError: If the state is not an engine's, of another model, version, seed or sharding, or damaged; nothing
@@ -378,6 +384,9 @@ class SparseEngine:
         ranks = self._ranks if self.topology.has_shards else Ranks()
         codes, method_state = ranks.agree(checked, lambda _: {"steps": str(state["steps"])})
         self._context.load(method_state, state.get("method_parameters", {}))
+        if self._put_values_back is not None:
+            self._put_values_back()
+            self._put_values_back = None
         self.topology.load_codes(
             codes, state["num_updates"], touches_values=not self.method.hides_weights(self._context)
         )

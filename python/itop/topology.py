@@ -33,6 +33,7 @@ from itop.saved_codes import ACTIVE, EXPLORED, RELIABLE, read_codes
 from itop.selection import BitSet, Quota, Scores, SelectionOrder
 from itop.turns import Turns
 from itop.update_report import LayerUpdate, UpdateReport
+from itop.values_before import ValuesBefore
 
 _NUM_DRAWS = 128
 
@@ -347,6 +348,11 @@ class Topology:
             self.store.reliable.set_words(i, nothing.native.words(i, self.stream), self.stream)
         self._recount()
         self.apply()
+
+    def keep_values(self) -> Callable[[], None]:
+        """Before the first masks: copies weights and their state. The function returned puts back what only masks changed."""
+        kept = [(self.local(i), *self.optimizer_state.states(layer)) for i, layer in enumerate(self.layers)]
+        return ValuesBefore(tensor for of_layer in kept for tensor in of_layer).put_back
 
     def begin_update(self, step: int) -> None:
         """Opens an update: the random keys of what follows belong to it."""
