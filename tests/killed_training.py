@@ -1,6 +1,7 @@
 """A training that saves and resumes, and kills its own process with SIGKILL at a moment it is told.
 
-Runs as a function of a process, or as a script under torchrun: ``killed_training.py FOLDER LAYOUT MOMENT RANK``.
+Runs as a function of a process, or as a script under torchrun: ``killed_training.py FOLDER LAYOUT RANK MOMENT...``; the
+n-th moment is that of the n-th start, where torchrun restarts its processes.
 """
 
 from __future__ import annotations
@@ -104,7 +105,9 @@ def train(folder: Path, layout: str | None, moment: str | None = None) -> None:
 
 
 def main() -> None:
-    folder, layout, moment, rank = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+    folder, layout, rank, moments = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4:]
+    num_restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    moment = moments[num_restarts] if num_restarts < len(moments) else None
     torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
     train(folder, layout, moment if dist.get_rank() == rank else None)
