@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from itop.allocation import AllocationLike
 from itop.analysis.flops import count_macs, forward_flops
 from itop.context import Context, TrainingData
+from itop.displaced_values import DisplacedValues
 from itop.distributed.agreement import Ranks, check_same, check_same_topology
 from itop.distributed.shards import is_sharded, like_parameter, local_part, reshard
 from itop.engine_plan import check_arguments, fingerprint, plan_engine, starting_anew
@@ -112,13 +113,14 @@ class SparseEngine:
             self._ranks,
         )
         self.method.check(self._context)
-        self._put_values_back: Callable[[], None] | None = None if self.method.is_dense else self.topology.keep_values()
+        self._displaced: DisplacedValues | None = DisplacedValues(self.topology)
         self.method.initialise(self._context)
+        self._displaced.masks_are_set()
         self._young = YoungWeights(grown_state, self.topology) if grown_state.horizon > 0 else None
         if self._young is not None:
             self.topology.on_grown = self._young.add
         self._is_verified = not self._ranks.is_collective
-        self._stepper = Stepper(self._context, self.method, members, self._young, self._begin_step)
+        self._stepper = Stepper(self._context, self.method, members, self._young, self._before_any_step)
         self._example: ExampleInput | None = None
         self._attach(model, members, attach, sparse_gradients)
 
@@ -225,9 +227,8 @@ class SparseEngine:
         check_same_topology({rank: digests for rank, (_, digests) in everyone.items()})
         self._is_verified = True
 
-    def _begin_step(self) -> None:
-        """From the first step on the masks are those of the training; all ranks must hold them."""
-        self._put_values_back = None
+    def _before_any_step(self) -> None:
+        self._displaced = None
         if not self._is_verified:
             self.check_sync()
 
@@ -298,7 +299,7 @@ class SparseEngine:
             ValueError: If weights or gradients hold NaN or infinity; nothing has been changed then.
             RuntimeError: If gradients are needed, and there are none or masked ones.
         """
-        self._put_values_back = None
+        self._displaced = None
         return self._stepper.update_now()
 
     def step(self) -> UpdateReport | None:
@@ -313,7 +314,6 @@ class SparseEngine:
 
     def detach(self) -> None:
         """Removes the hooks. The model keeps its zeros and needs the engine no more."""
-        self._put_values_back = None
         self._stepper.detach()
         for handle in self._handles:
             handle.remove()
@@ -369,8 +369,9 @@ class SparseEngine:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from a saved state: masks, explored and reliable sets, schedule position, random keys.
 
-        Model, optimiser and engine may be loaded in any order, also before the engine is made: what only its first masks
-        have zeroed since is put back first. Where ranks share the model every rank must load, and the first step afterwards makes sure that all loaded alike.
+        Model, optimiser and engine may be loaded in any order, and the engine made before or after the others are.
+
+        Where ranks share the model every rank must load, and the first step afterwards makes sure that all loaded alike.
 
         Raises:
             ValueError: If the state is not an engine's, of another model, version, seed or sharding, or damaged; nothing
@@ -383,10 +384,9 @@ class SparseEngine:
 
         ranks = self._ranks if self.topology.has_shards else Ranks()
         codes, method_state = ranks.agree(checked, lambda _: {"steps": str(state["steps"])})
+        if self._displaced is not None:
+            self._displaced.put_back()
         self._context.load(method_state, state.get("method_parameters", {}))
-        if self._put_values_back is not None:
-            self._put_values_back()
-            self._put_values_back = None
         self.topology.load_codes(
             codes, state["num_updates"], touches_values=not self.method.hides_weights(self._context)
         )

@@ -393,17 +393,15 @@ class SparseTopology(Topology):
         self._first = {i: (module.pattern, self._state_of(module)) for i, module in self._modules.items()}
         super().initialise(active)
 
-    def keep_values(self) -> Callable[[], None]:
-        put_back_masked = super().keep_values()
+    def keep_patterns(self) -> Callable[[], None]:
         kept = {
             i: (PositionSet.of(module.pattern), module.values.detach().clone(), self._state_of(module))
             for i, module in self._modules.items()
         }
 
         def put_back() -> None:
-            put_back_masked()
-            for i, (positions, values, state) in kept.items():
-                module, (pattern, moved) = self._modules[i], self._first[i]
+            for i, (pattern, moved) in self._first.items():
+                module, (positions, values, state) = self._modules[i], kept[i]
                 if module.pattern is pattern:  # nobody has loaded another since
                     self._become(module, positions, moves_state=False)
                     with torch.no_grad():

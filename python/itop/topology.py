@@ -33,7 +33,6 @@ from itop.saved_codes import ACTIVE, EXPLORED, RELIABLE, read_codes
 from itop.selection import BitSet, Quota, Scores, SelectionOrder
 from itop.turns import Turns
 from itop.update_report import LayerUpdate, UpdateReport
-from itop.values_before import ValuesBefore
 
 _NUM_DRAWS = 128
 
@@ -349,10 +348,9 @@ class Topology:
         self._recount()
         self.apply()
 
-    def keep_values(self) -> Callable[[], None]:
-        """Before the first masks: copies weights and their state. The function returned puts back what only masks changed."""
-        kept = [(self.local(i), *self.optimizer_state.states(layer)) for i, layer in enumerate(self.layers)]
-        return ValuesBefore(tensor for of_layer in kept for tensor in of_layer).put_back
+    def keep_patterns(self) -> Callable[[], None]:
+        """Before the first masks: the function returned gives truly sparse layers what they held. Here there are none."""
+        return lambda: None
 
     def begin_update(self, step: int) -> None:
         """Opens an update: the random keys of what follows belong to it."""
@@ -465,7 +463,7 @@ class Topology:
         """
         tensors: list[Sequence[Tensor]] = [()] * len(self.layers)
         for i in self._sweep_turns.next():
-            tensors[i] = (self.local(i),)
+            tensors[i] = (self.local(i) if self.has_shards else self._parameters[i],)
         self.store.apply(tensors, self.stream)
 
     def apply_to_gradients(self, layers: Collection[int] | None = None) -> bool:
@@ -492,7 +490,7 @@ class Topology:
                 tensors.append(())
                 gradient.masked_fill_(~self.active.to_tensor(i), 0)
         for i in self._sweep_turns.next() if layers is None else ():
-            tensors[i] = (*tensors[i], self.local(i))
+            tensors[i] = (*tensors[i], self.local(i) if self.has_shards else self._parameters[i])
         self.store.apply(tensors, self.stream)
         return all_masked
 

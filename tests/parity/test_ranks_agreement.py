@@ -60,6 +60,21 @@ def test_an_argument_that_is_wrong_on_one_rank_is_refused_on_both(ranks: RankPoo
     assert second == "sparsity must be in [0, 1), got 1.5"
 
 
+def make_engine_of_another_model(wrap: str) -> None:
+    hidden = ((28, 24), (28, 25))[dist.get_rank()]
+    if wrap == "plain":
+        attach(plain(make_model(hidden))).check_sync()
+    else:
+        attach(WRAPS[wrap](make_model(hidden)))
+
+
+@pytest.mark.parametrize("wrap", ["FSDP2", "plain"])
+def test_different_models_are_refused(ranks: RankPool, wrap: str) -> None:
+    first, second = ranks.errors(make_engine_of_another_model, wrap)
+    assert first == second
+    assert first.startswith("ranks disagree about the layers: rank 0 has ")
+
+
 def make_engine_of_another_version() -> None:
     info = {**_core.build_info(), "version": f"9.{dist.get_rank()}"}
     original, _core.build_info = _core.build_info, lambda: info
@@ -72,21 +87,6 @@ def make_engine_of_another_version() -> None:
 def test_different_versions_are_refused(ranks: RankPool) -> None:
     for error in ranks.errors(make_engine_of_another_version):
         assert error.startswith("ranks disagree about the version of itop: rank 0 has 9.0, rank 1 has 9.1")
-
-
-def make_engine_of_another_model(wrap: str) -> None:
-    is_first = dist.get_rank() == 0
-    if wrap == "DDP":  # which itself refuses other shapes, but does not look at names
-        attach(data_parallel(make_model() if is_first else nn.Sequential(make_model())))
-    else:
-        attach(fsdp(make_model((28, 24) if is_first else (30, 24))))
-
-
-@pytest.mark.parametrize("wrap", WRAPS)
-def test_different_models_are_refused(ranks: RankPool, wrap: str) -> None:
-    first, second = ranks.errors(make_engine_of_another_model, wrap)
-    assert first == second
-    assert first.startswith("ranks disagree about the layers: rank 0 has ")
 
 
 def make_engine_cut_otherwise() -> None:

@@ -76,29 +76,3 @@ def test_every_order_of_loading_continues_the_run(stopped: dict[str, Any], order
     assert_same(dict(stopped["model"].state_dict()), dict(model.state_dict()))
     assert_same(stopped["optimizer"].state_dict()["state"], optimizer.state_dict()["state"])
     assert_same(stopped["engine"].state_dict(), parts["engine"].state_dict())
-
-
-def test_weights_that_were_written_through_data_after_the_engine_was_made_are_not_overwritten() -> None:
-    model = small_mlp()
-    saved = {name: value.clone() for name, value in model.state_dict().items()}
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    engine = make_engine(model, optimizer, "set-itop")
-    for parameter in model.parameters():
-        parameter.data.copy_(torch.full_like(parameter, 2.0))
-    engine.load_state_dict(engine.state_dict())
-    for layer in engine.layers:
-        weight = model.get_parameter(layer.name).detach()
-        assert torch.equal(weight, 2.0 * engine.mask(layer.name))
-        assert not torch.equal(weight, saved[layer.name] * engine.mask(layer.name))
-
-
-def test_the_copies_are_gone_after_the_first_step() -> None:
-    model = small_mlp()
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    engine = make_engine(model, optimizer, "set-itop")
-    state = engine.state_dict()
-    train(model, optimizer, batches(), 1)
-    inactive = {layer.name: ~engine.mask(layer.name) for layer in engine.layers}
-    engine.load_state_dict(state)
-    for name, where in inactive.items():
-        assert not model.get_parameter(name).detach()[where].any()
