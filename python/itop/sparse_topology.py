@@ -157,6 +157,7 @@ class SparseTopology(Topology):
         self._explored = {i: CompressedPositions(module.pattern.shape) for i, module in self._modules.items()}
         self._reliable = {i: CompressedPositions(module.pattern.shape) for i, module in self._modules.items()}
         self._known: dict[int, SparsePattern] = {}
+        self._first: dict[int, tuple[SparsePattern, dict[str, Tensor]]] = {}
         self._follow_patterns()
 
     def _make_store(self, seed: int) -> _core.MaskStore:
@@ -388,7 +389,37 @@ class SparseTopology(Topology):
             self._explored[i], self._reliable[i] = CompressedPositions(shape), CompressedPositions(shape)
         self._known.clear()
         self._follow_patterns()
+        self._first = {i: (module.pattern, self._state_of(module)) for i, module in self._modules.items()}
         super().initialise(active)
+
+    def keep_patterns(self) -> Callable[[], None]:
+        kept = {
+            i: (PositionSet.of(module.pattern), module.values.detach().clone(), self._state_of(module))
+            for i, module in self._modules.items()
+        }
+
+        def put_back() -> None:
+            for i, (pattern, moved) in self._first.items():
+                module, (positions, values, state) = self._modules[i], kept[i]
+                if module.pattern is pattern:  # nobody has loaded another since
+                    self._become(module, positions, moves_state=False)
+                    with torch.no_grad():
+                        module.values.copy_(values)
+                now = self._optimizer.state.get(module.values) or {}
+                for key, tensor in state.items():
+                    if now.get(key) is moved.get(key):
+                        now[key] = tensor
+
+        return put_back
+
+    def _state_of(self, module: SparseLayer) -> dict[str, Tensor]:
+        """The optimiser's tensors that move with a module's values."""
+        state = self._optimizer.state.get(module.values) or {}
+        return {
+            key: value
+            for key, value in state.items()
+            if isinstance(value, Tensor) and value.shape == module.values.shape
+        }
 
     def _initialise_layer(self, module: SparseLayer, positions: PositionSet) -> None:
         pattern = module.pattern
@@ -399,11 +430,11 @@ class SparseTopology(Topology):
         with torch.no_grad():
             module.values[new] = module.fresh_values(int(new.sum()))
 
-    def _become(self, module: SparseLayer, positions: PositionSet) -> Tensor:
+    def _become(self, module: SparseLayer, positions: PositionSet, *, moves_state: bool = True) -> Tensor:
         """Gives a module another pattern; its weights in both keep value and state, new ones are zero."""
         held = PositionSet.of(module.pattern)
         grown = (positions - held).indices()
-        update = module.update_topology(positions.members_among(held), grown, self._optimizer)
+        update = module.update_topology(positions.members_among(held), grown, self._optimizer if moves_state else None)
         return update.sources
 
     def begin_update(self, step: int) -> None:
@@ -504,12 +535,15 @@ class SparseTopology(Topology):
         return read_sets(self.layers[layer].name, self.layers[layer].shape, saved)
 
     def load_codes(self, codes: Sequence[Any], num_updates: int, *, touches_values: bool = True) -> None:
-        """As in the masked execution; a weight that becomes active here is zero."""
+        """As in the masked execution; a weight that becomes active here is zero.
+
+        Optimisers load their state by themselves, maybe before: where it fits the new pattern it stays as it is.
+        """
         for i, module in self._modules.items():
             sets: SavedSets = codes[i]
             active = sets["active"].to_set()
             if active != PositionSet.of(module.pattern):
-                self._become(module, active)
+                self._become(module, active, moves_state=active.count != module.num_active)
             self._explored[i], self._reliable[i] = sets["explored"], sets["reliable"]
             self._known[i] = module.pattern
         nothing = torch.empty(0, dtype=torch.uint8)
