@@ -15,15 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser"]
 
-_INPUT_SHAPES = {
-    "digits": (1, 8, 8),
-    "fashion-mnist": (1, 28, 28),
-    "cifar10": (3, 32, 32),
-    "cifar100": (3, 32, 32),
-    "imagenet": (3, 224, 224),
-}
-_NUM_CLASSES = {"digits": 10, "fashion-mnist": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000}
-
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
@@ -85,6 +76,7 @@ def _setting(options: argparse.Namespace) -> tuple[list[Layer], Training]:
     from itop.models import build_model
     from itop.studies.named import training_samples
     from itop.training.names import require_known
+    from itop.training.published import PUBLISHED
     from itop.training.recipes import DEFAULT_RECIPE, RECIPES
 
     recipe = RECIPES[require_known("recipe", options.recipe or DEFAULT_RECIPE, RECIPES)].config
@@ -94,10 +86,11 @@ def _setting(options: argparse.Namespace) -> tuple[list[Layer], Training]:
         if getattr(options, name) is not None
     }
     config = recipe.replace(**changes)
-    if config.data not in _INPUT_SHAPES:
-        raise UsageError(f"--data must be one of {', '.join(_INPUT_SHAPES)}, got {config.data!r}")
+    if config.data not in PUBLISHED:
+        raise UsageError(f"--data must be one of {', '.join(PUBLISHED)}, got {config.data!r}")
+    data = PUBLISHED[config.data]
     with torch.device("meta"):
-        model = build_model(config.model, num_classes=_NUM_CLASSES[config.data], input_shape=_INPUT_SHAPES[config.data])
+        model = build_model(config.model, num_classes=data.num_classes, input_shape=data.input_shape)
     found = find_layers(model)
     shapes = [LayerShape(layer.name, layer.shape) for layer in found]
     counts = as_allocation(config.allocation or "erk").counts(shapes, config.sparsity)

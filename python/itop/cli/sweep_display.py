@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, final
@@ -20,6 +20,7 @@ from itop.studies.results import PointResult, StudyResults
 from itop.studies.study import Study
 from itop.studies.sweep import SweepObserver
 from itop.studies.worker import Progress
+from itop.training.summary import Spread
 
 __all__ = ["SweepDisplay", "hypothesis_lines", "print_cells", "print_results"]
 
@@ -186,14 +187,8 @@ def hypothesis_lines(results: StudyResults) -> list[str]:
     return lines
 
 
-def _percent(values: Any, decimals: int = 2) -> str:
-    if not values:
-        return ""
-    mean = sum(values) / len(values)
-    if len(values) == 1:
-        return f"{mean * 100:.{decimals}f} %"
-    deviation = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
-    return f"{mean * 100:.{decimals}f} ± {deviation * 100:.{decimals}f} %"
+def _percent(values: Sequence[float], decimals: int = 2) -> str:
+    return Spread(tuple(values)).in_percent(decimals) if values else ""
 
 
 def _rate(value: float | None) -> str:

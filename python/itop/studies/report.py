@@ -22,6 +22,7 @@ from itop.training.analysis_charts import (
     pictures_section,
 )
 from itop.training.charts import Axis, LineStyle, Series, line_chart
+from itop.training.config import shared_fields
 from itop.training.files import write_text
 from itop.training.page import environment_list, fill, page, selection, table
 from itop.training.run_view import RunView, read_run
@@ -88,7 +89,7 @@ def _page(results: StudyResults) -> str:
         "layers": "".join(_layer_table(point) for point in points),
         "command": escape(str(environment.get("command", ""))),
         "environment": environment_list(environment),
-        "configuration": escape(json.dumps(_shared_fields(results), indent=2)),
+        "configuration": escape(json.dumps(shared_fields([cell.config for cell in results.study.cells]), indent=2)),
         "latex": escape(points_latex(results)),
         "csv": escape(cells_csv(results)),
     }
@@ -385,24 +386,8 @@ def _layer_table(point: _Point) -> str:
     return f"<details><summary>{escape(point.subject.label)}</summary>{table(head, rows)}</details>"
 
 
-def _shared_fields(results: StudyResults) -> dict[str, Any]:
-    """The configuration, with a list where cells differ."""
-    described = [cell.config.to_dict() for cell in results.study.cells]
-    shared: dict[str, Any] = {}
-    for name, value in described[0].items():
-        values: list[Any] = []
-        for other in described:
-            if other[name] not in values:
-                values.append(other[name])
-        shared[name] = value if len(values) == 1 else values
-    return shared
-
-
 def _spread(value: Spread | None) -> str:
-    if value is None:
-        return "–"
-    deviation = f" ± {value.std * 100:.2f}" if len(value.values) > 1 else ""
-    return f"{value.mean * 100:.2f}{deviation} %"
+    return "–" if value is None else value.in_percent()
 
 
 def _rate(value: float | None) -> str:

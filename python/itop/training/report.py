@@ -19,13 +19,14 @@ from itop.training.analysis_charts import (
     pictures_section,
 )
 from itop.training.charts import Axis, HeatMap, LineStyle, Series, heat_map, line_chart
+from itop.training.config import shared_fields
 from itop.training.experiment import Experiment
 from itop.training.files import write_text
 from itop.training.page import environment_list, fill, page, selection
 from itop.training.records import EpochRecord, UpdateRecord
 from itop.training.run_folder import RunFolder
 from itop.training.run_view import RunView, read_run
-from itop.training.summary import summarise_method
+from itop.training.summary import spread_of, summarise_method
 from itop.training.theory import expected_exploration_of
 
 __all__ = ["write_report"]
@@ -100,7 +101,7 @@ def _page(experiment: Experiment, methods: Sequence[_MethodRuns]) -> str:
         "instruments": _instruments(subjects),
         "pictures": pictures_section(subjects, [subject for subject in subjects if _is_sparse(subject.run)]),
         "ensembles": ensembles_section([row for method in methods for row in ensembles_of(method.name, method.runs)]),
-        "configuration": escape(json.dumps(_shared_fields(experiment), indent=2)),
+        "configuration": escape(json.dumps(shared_fields(experiment.runs), indent=2)),
         "command": escape(str(environment.get("command", ""))),
         "environment": environment_list(environment),
     }
@@ -332,19 +333,6 @@ def _mean_line(method: _MethodRuns, label: str, points: Iterable[tuple[int, floa
     return Series(label, f"{method.name} {label}", method.colour, xs, means, band, style, faint)
 
 
-def _shared_fields(experiment: Experiment) -> dict[str, Any]:
-    """The configuration, with a list where runs differ."""
-    described = [run.to_dict() for run in experiment.runs]
-    shared: dict[str, Any] = {}
-    for name, value in described[0].items():
-        values: list[Any] = []
-        for other in described:
-            if other[name] not in values:
-                values.append(other[name])
-        shared[name] = value if len(values) == 1 else values
-    return shared
-
-
 def _all_epochs(methods: Sequence[_MethodRuns]) -> Iterable[EpochRecord]:
     return (epoch for method in methods for run in method.runs for epoch in run.epochs)
 
@@ -358,10 +346,7 @@ def _percent(value: float) -> str:
 
 
 def _spread(value: Mapping[str, Any] | None) -> str:
-    if value is None:
-        return "–"
-    deviation = f" ± {value['std'] * 100:.2f}" if len(value["values"]) > 1 else ""
-    return f"{value['mean'] * 100:.2f}{deviation} %"
+    return "–" if value is None else spread_of(value).in_percent()
 
 
 def _ratio(value: float | None) -> str:
