@@ -109,7 +109,7 @@ def test_finished_cells_are_taken_over_and_not_run_again(tmp_path: Path) -> None
         run_sweep(wider, root)
     started = Started()
     result = run_sweep(wider, root, observer=started, extend=True)
-    assert started.labels == ["update_every 30, seed 0"]
+    assert started.labels == ["update every 30, seed 0"]
     assert len(result.summaries) == 2
 
 

@@ -18,7 +18,7 @@ from itop.training.analysis_charts import (
     ensembles_section,
     pictures_section,
 )
-from itop.training.charts import Axis, HeatMap, LineStyle, Series, heat_map, line_chart
+from itop.training.charts import THEORY_COLOUR, Axis, HeatMap, LineStyle, Series, heat_map, line_chart
 from itop.training.config import shared_fields
 from itop.training.experiment import Experiment
 from itop.training.files import write_text
@@ -31,7 +31,7 @@ from itop.training.theory import expected_exploration_of
 
 __all__ = ["write_report"]
 
-_NUM_COLOURS = 8
+_METHOD_COLOURS = (0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11)
 
 
 @final
@@ -74,7 +74,8 @@ def _read(experiment: Experiment, root: Path) -> list[_MethodRuns]:
         if run is not None:
             by_method[config.method].append(run)
     return [
-        _MethodRuns(name, index % _NUM_COLOURS, tuple(runs)) for index, (name, runs) in enumerate(by_method.items())
+        _MethodRuns(name, _METHOD_COLOURS[index % len(_METHOD_COLOURS)], tuple(runs))
+        for index, (name, runs) in enumerate(by_method.items())
     ]
 
 
@@ -247,7 +248,7 @@ def _exploration_chart(method: _MethodRuns) -> str:
     expected = None if run is None else expected_exploration_of(run.updates)
     theory = []
     if expected is not None:
-        grey = _NUM_COLOURS
+        grey = THEORY_COLOUR
         group = f"{method.name} theory"
         dashed, dotted = LineStyle.DASHED, LineStyle.DOTTED
         steps, random, bound = expected.steps, expected.random_growth, expected.bound
