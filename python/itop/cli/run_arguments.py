@@ -46,6 +46,7 @@ _FIELDS: Final[dict[str, dict[str, Any]]] = {
     "sparsity": {"type": float, "metavar": "S", "help": "share of weights that are zero, in [0, 1)"},
     "allocation": {"type": _allocation, "metavar": "NAME", "help": "erk, er, uniform, or layer=sparsity,..."},
     "epochs": {"type": int, "metavar": "N", "help": "passes over the training set"},
+    "max_steps": {"type": int, "metavar": "N", "help": "end after so many optimiser steps even so"},
     "multiplier": {
         "type": float,
         "metavar": "K",

@@ -60,7 +60,7 @@ def add_parser(subparsers: Any) -> None:
     add_set(how)
 
     long = parser.add_argument_group("how long, how often")
-    add_fields(long, "epochs", "multiplier", "batch_size", "lr", "optimizer")
+    add_fields(long, "epochs", "max_steps", "multiplier", "batch_size", "lr", "optimizer")
     long.add_argument("--seeds", type=int, metavar="N", help="runs of each method")
     long.add_argument("--seed", type=int, metavar="SEED", help="seed of the first of them")
 

@@ -63,9 +63,10 @@ class TrainingDisplay(TrainingObserver):
         if not self._quiet:
             config = self._experiment.runs[0]
             count = len(self._experiment.runs)
+            limit = "" if config.max_steps is None else f", {config.max_steps:,} steps at most"
             self._console.print(
                 f"[bold]{config.model}[/] on [bold]{config.data}[/]: {', '.join(self._experiment.methods)}; "
-                f"{count} run{'s' if count > 1 else ''} of {config.num_epochs} epoch{'s' if config.num_epochs > 1 else ''}",
+                f"{count} run{'s' if count > 1 else ''} of {config.num_epochs} epoch{'s' if config.num_epochs > 1 else ''}{limit}",
                 highlight=False,
             )
         return self
@@ -159,7 +160,7 @@ class TrainingDisplay(TrainingObserver):
             return
         since, step = self._measured_at
         speed = (self._step - step) / max(now - since, 1e-6)
-        rates = " ".join([*(f"{name} {value}" for name, value in self._rates.items()), f"{speed:,.0f}/s"])
+        rates = " ".join([*(f"{name} {value}" for name, value in self._rates.items()), _speed(speed)])
         self._bars.update(self._run, completed=self._step, rates=rates)
         self._bars.update(self._all, completed=self._done + self._step / self._total_steps)
         self._bars.refresh()
@@ -210,6 +211,12 @@ def _name(config: RunConfig) -> str:
 
 def _short(rate: float) -> str:
     return f"{rate * 100:.1f}%"
+
+
+def _speed(steps_per_second: float) -> str:
+    if steps_per_second >= 10:
+        return f"{steps_per_second:,.0f}/s"
+    return f"{steps_per_second:.1f}/s" if steps_per_second >= 1 else f"{1 / max(steps_per_second, 1e-6):.1f} s/step"
 
 
 def _ratio(value: float | None) -> str:

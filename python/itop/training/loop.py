@@ -134,7 +134,7 @@ class _Loop:
         if position.step == 0:
             session.instruments.step_taken(0)
         self._observer.run_started(session.config, self._folder.path, position.step, session.total_steps)
-        while position.epoch < session.config.num_epochs:
+        while position.step < session.total_steps:
             self._train_epoch()
             self._end_epoch()
         return self._finish()
@@ -152,6 +152,10 @@ class _Loop:
             if self._stop.is_set:
                 self._save_checkpoint()
                 raise Interrupted(self._folder.path, position.step)
+            if position.step == session.total_steps:
+                return
+            if session.config.checkpoint_seconds > 0 and self._is_checkpoint_due():
+                self._save_checkpoint()
 
     def _train_step(self, images: Tensor, labels: Tensor) -> None:
         session = self._session
@@ -195,7 +199,7 @@ class _Loop:
         if validated is not None:
             session.keep_best(validated.accuracy)
         self._record_epoch(trained, validated)
-        if time.monotonic() - self._last_checkpoint >= session.config.checkpoint_seconds:
+        if self._is_checkpoint_due():
             self._save_checkpoint()
 
     def _validate(self) -> Score | None:
@@ -231,6 +235,9 @@ class _Loop:
         self._clock = now
         return self._session.seconds
 
+    def _is_checkpoint_due(self) -> bool:
+        return time.monotonic() - self._last_checkpoint >= self._session.config.checkpoint_seconds
+
     def _save_checkpoint(self) -> None:
         self._elapsed()
         checkpoint = self._session.checkpoint(metrics_bytes=self._metrics.flush())
@@ -260,14 +267,15 @@ class _Loop:
 
     def _score_training_samples(self) -> Score:
         session = self._session
+        batch_size = _evaluation_batch(session.config)
         loader = session.data.train(
-            _EVALUATION_BATCH,
+            batch_size,
             device=session.device,
             augment=False,
             seed=session.config.seed,
             workers=session.config.workers,
         )
-        batches = itertools.islice(loader.epoch(0), -(-_MAX_TRAINING_SAMPLES // _EVALUATION_BATCH))
+        batches = itertools.islice(loader.epoch(0), -(-_MAX_TRAINING_SAMPLES // batch_size))
         return evaluate(session.model, batches, session.loss, session.precision, session.device)
 
     def _predictions_fit(self, num_models: int) -> bool:
