@@ -130,7 +130,8 @@ def steps_of(config: RunConfig, samples: int | None = None) -> int:
     Raises:
         ValueError: If the size is not known.
     """
-    return -(-training_samples(config, samples) // config.batch_size) * config.num_epochs
+    steps = -(-training_samples(config, samples) // config.batch_size) * config.num_epochs
+    return steps if config.max_steps is None else min(steps, config.max_steps)
 
 
 def training_samples(config: RunConfig, samples: int | None = None) -> int:
