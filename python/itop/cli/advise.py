@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from itop.cli.parser import UsageError
@@ -59,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     )
     answer = advise(layers, training, options.rate, options.min_interval, drop_fractions=choice)
     if isinstance(answer, Advice):
-        _print_advice(answer, as_json=options.json)
+        _print_advice(answer, _what_to_do(options, answer), as_json=options.json)
         return 0
     _print_refusal(answer, as_json=options.json)
     return 1
@@ -103,7 +104,22 @@ def _setting(options: argparse.Namespace) -> tuple[list[Layer], Training]:
     return layers, Training(num_samples=samples, batch_size=config.batch_size, epochs=config.num_epochs)
 
 
-def _print_advice(advice: Advice, *, as_json: bool) -> None:
+def _what_to_do(options: argparse.Namespace, advice: Advice) -> str:
+    """The command that trains as advised; of a length or data set that no recipe has, the method for a loop."""
+    chosen = f"update_every={advice.update_every}, drop_fraction={advice.drop_fraction:g}"
+    if options.steps is not None or options.samples is not None:
+        return f'SparseEngine(..., METHODS["set-itop"]({chosen}), total_steps={advice.total_steps})'
+    given = [
+        argument
+        for name in ("recipe", "model", "data", "epochs", "batch_size", "sparsity", "allocation")
+        if getattr(options, name) is not None
+        for argument in (f"--{name.replace('_', '-')}", str(getattr(options, name)))
+    ]
+    intervals = ["--update-every", str(advice.update_every), "--drop-fraction", f"{advice.drop_fraction:g}"]
+    return shlex.join(["itop", "train", *given, "--method", "set-itop", *intervals])
+
+
+def _print_advice(advice: Advice, command: str, *, as_json: bool) -> None:
     values = {
         "update_every": advice.update_every,
         "drop_fraction": advice.drop_fraction,
@@ -112,6 +128,7 @@ def _print_advice(advice: Advice, *, as_json: bool) -> None:
         "standard_error": advice.standard_error,
         "num_updates": advice.num_updates,
         "total_steps": advice.total_steps,
+        "command": command,
     }
     if as_json:
         print(json.dumps(values, indent=2))
@@ -123,9 +140,7 @@ def _print_advice(advice: Advice, *, as_json: bool) -> None:
     print(
         f"explores {advice.exploration_rate * 100:.2f} % of the weights, ± {advice.standard_error * 100:.2g} in one run."
     )
-    print(
-        f"  itop train --method set-itop --update-every {advice.update_every} --drop-fraction {advice.drop_fraction:g}"
-    )
+    print(f"  {command}")
 
 
 def _print_refusal(refusal: Refusal, *, as_json: bool) -> None:
