@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "addresses.hpp"
+#include "itop/compressed_set.hpp"
 #include "itop/position_set.hpp"
 #include "itop/thread_pool.hpp"
 #include "registers.hpp"
@@ -58,12 +59,15 @@ void register_position_set(py::module_& module) {
       .def(py::init<std::int64_t>(), py::arg("numel"))
       .def_property_readonly("count", &CompressedSet::count)
       .def_property_readonly("num_bytes", &CompressedSet::num_bytes)
-      .def("insert", &CompressedSet::insert, py::arg("positions"), py::call_guard<py::gil_scoped_release>())
+      .def(
+          "insert",
+          [](CompressedSet& set, const PositionList& positions) { return set.insert(positions, ThreadPool::global()); },
+          py::arg("positions"), py::call_guard<py::gil_scoped_release>())
       .def("contains_all", &CompressedSet::contains_all, py::arg("positions"), py::call_guard<py::gil_scoped_release>())
       .def(
           "to_positions",
           [](const CompressedSet& set, std::int64_t num_columns) {
-            return without_gil([&] { return set.to_positions(num_columns); });
+            return without_gil([&] { return set.to_positions(num_columns, ThreadPool::global()); });
           },
           py::arg("num_columns"))
       .def("to_bytes", [](const CompressedSet& set) { return to_numpy(set.to_bytes()); })

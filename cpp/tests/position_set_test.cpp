@@ -68,44 +68,6 @@ TEST(PositionSet, RefusesSetsOfDifferentMatrices) {
   const Positions a = multiples(4, 6, 2);
   const Positions b = multiples(6, 4, 2);
   EXPECT_THROW(combine(a.list(), b.list(), SetOperation::kUnion, pool), std::invalid_argument);
-  EXPECT_THROW(CompressedSet(20).insert(a.list()), std::invalid_argument);
-}
-
-// 600 x 500 positions are five stretches: steps of 2 make bitmaps, of 100 lists of offsets.
-TEST(CompressedSet, HoldsTheUnionInBothForms) {
-  const Positions sparse = multiples(600, 500, 100);
-  const Positions dense = multiples(600, 500, 2);
-  CompressedSet set(600 * 500);
-  EXPECT_EQ(set.insert(sparse.list()), 3000);
-  EXPECT_EQ(set.insert(sparse.list()), 0);
-  EXPECT_TRUE(set.contains_all(sparse.list()));
-  EXPECT_FALSE(set.contains_all(dense.list()));
-  EXPECT_EQ(indices(set.to_positions(500)), indices(sparse));
-  EXPECT_EQ(set.insert(dense.list()), 150000 - 3000);
-  EXPECT_EQ(indices(set.to_positions(500)), indices(dense));
-  EXPECT_LT(set.num_bytes(), std::size_t{600 * 500 / 8 + 4096});
-}
-
-TEST(CompressedSet, ComesBackFromItsBytesAndRefusesOthers) {
-  for (const std::int64_t step : {2, 100}) {
-    const Positions positions = multiples(600, 500, step);
-    CompressedSet set(600 * 500);
-    set.insert(positions.list());
-    std::vector<std::uint8_t> bytes = set.to_bytes();
-    const CompressedSet back = CompressedSet::from_bytes(600 * 500, bytes.data(), bytes.size());
-    EXPECT_EQ(back.count(), set.count());
-    EXPECT_EQ(indices(back.to_positions(500)), indices(positions));
-    EXPECT_THROW(CompressedSet::from_bytes(600 * 500, bytes.data(), bytes.size() - 1), std::invalid_argument);
-    EXPECT_THROW(CompressedSet::from_bytes(600 * 500 - 70000, bytes.data(), bytes.size()), std::invalid_argument);
-    bytes[0] ^= 1;  // a count
-    EXPECT_THROW(CompressedSet::from_bytes(600 * 500, bytes.data(), bytes.size()), std::invalid_argument);
-  }
-}
-
-TEST(CompressedSet, NeedsNoMemoryForWhatIsNotThere) {
-  CompressedSet set(std::int64_t{1} << 36);
-  EXPECT_EQ(set.count(), 0);
-  EXPECT_LT(set.num_bytes(), std::size_t{64} << 20);
 }
 
 }  // namespace

@@ -257,6 +257,13 @@ class SparseEngine:
         training = self._stepper.density_record.training_flops(self.method, macs, present)
         return Flops(forward_flops(macs, present), forward_flops(macs), training.per_sample_step)
 
+    def tickets(self) -> list[dict[str, Tensor]]:
+        """Networks that the method has set aside so far as members of an ensemble, such as those of ``"edst"``.
+
+        Each is what ``model.load_state_dict`` takes; empty for methods that end with one network.
+        """
+        return [dict(ticket) for ticket in self.method.tickets(self._context)]
+
     @property
     def mean_densities(self) -> dict[str, float]:
         """The density of each layer averaged over the optimiser steps so far; the present one before the first."""

@@ -128,6 +128,45 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path, method: str, opt
     assert records(tmp_path / "whole") == records(tmp_path / "parts")
 
 
+@pytest.mark.parametrize("execution", ["masked", "sparse"])
+def test_a_run_of_limited_steps_ends_inside_an_epoch_and_resumes_bit_for_bit(tmp_path: Path, execution: str) -> None:
+    # 39 steps an epoch, and a checkpoint after every step: each of them is a place to go on from.
+    config = TINY.replace(
+        epochs=5, max_steps=57, execution=execution, method="set", method_options={"update_every": 20},
+        lr_fan_in=8.0, lr_schedule="cosine", checkpoint_seconds=1e-9,
+    )  # fmt: skip
+    summary = train_run(config, tmp_path / "whole")
+    epochs = [
+        record for record in read_metrics(tmp_path / "whole" / "metrics.jsonl") if isinstance(record, EpochRecord)
+    ]
+    assert [record.step for record in epochs] == [39, 57]
+    assert summary["num_updates"] == 2
+    stop = StopAt(49)
+    with pytest.raises(Interrupted):
+        train_run(config, tmp_path / "parts", observer=stop, stop=stop.request)
+    train_run(config, tmp_path / "parts", resume=True)
+    assert_same(learned(tmp_path / "whole"), learned(tmp_path / "parts"))
+    assert records(tmp_path / "whole") == records(tmp_path / "parts")
+
+
+def test_a_long_epoch_is_saved_inside(tmp_path: Path) -> None:
+    class Died(RuntimeError):
+        pass
+
+    class DieAt(TrainingObserver):
+        def step_taken(self, step: int) -> None:
+            if step == 20:
+                raise Died
+
+    config = TINY.replace(checkpoint_seconds=1e-9)
+    train_run(config, tmp_path / "whole")
+    with pytest.raises(Died):
+        train_run(config, tmp_path / "parts", observer=DieAt())
+    assert load_checkpoint(tmp_path / "parts" / "checkpoints" / "last.pt").position["step"] == 19
+    train_run(config, tmp_path / "parts", resume=True)
+    assert_same(learned(tmp_path / "whole"), learned(tmp_path / "parts"))
+
+
 def test_a_checkpoint_of_another_run_is_refused_and_left_alone(tmp_path: Path) -> None:
     stop = StopAt(5)
     with pytest.raises(Interrupted):
@@ -340,3 +379,24 @@ def test_a_run_that_is_stopped_from_outside_resumes_to_the_same_end(
     assert main(["train", "--resume", str(folder), "--no-tensorboard"]) == 0
     assert_same(learned(whole), learned(folder))
     assert records(whole) == records(folder)
+
+
+def test_a_run_too_short_for_its_update_interval_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["train", "--methods", "static,set-itop", "--model", "mlp:16", "--epochs", "1", "--quiet"]
+    assert main([*common, "--update-every", "1500", "--out", str(tmp_path / "short")]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.count("set-itop changes its topology every 1,500 steps, and this run has") == 1
+    assert "static changes" not in printed
+    assert main([*common, "--update-every", "10", "--out", str(tmp_path / "right")]) == 0
+    assert "changes its topology" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:99", "meta"])
+def test_a_device_that_is_not_there_is_refused_once_and_before_anything(
+    device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--device", device, "--out", str(tmp_path / "out")]) != 0
+    captured = capsys.readouterr()
+    assert "failed" not in captured.out
+    assert captured.err.count(device) == 1
+    assert not (tmp_path / "out").exists()

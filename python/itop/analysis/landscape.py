@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from itop.analysis.layer import check_same_layers
-from itop.analysis.preserving import eager_model
+from itop.analysis.preserving import eager_model, state_kept
 
 TWENTY_STEPS: tuple[float, ...] = tuple(i / 20 for i in range(21))
 
@@ -115,14 +115,11 @@ def loss_between_tickets(
         active = sum(int(torch.count_nonzero(mask)) for mask in union.values())
         density = active / max(1, sum(mask.numel() for mask in union.values()))
     network = eager_model(model)
-    own = {name: value.clone() for name, value in network.state_dict().items()}
     losses = []
-    try:
+    with state_kept(network):
         for position in points:
             network.load_state_dict(interpolate_tickets(first, second, position))
             losses.append(float(evaluate(model)))
-    finally:
-        network.load_state_dict(own)
     return LossPath(points, tuple(losses), density)
 
 

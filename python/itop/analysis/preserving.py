@@ -40,6 +40,16 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def state_kept(model: nn.Module) -> Iterator[None]:
+    """Whatever states the model loads inside, it ends with its own parameters and buffers, in place."""
+    own = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    try:
+        yield
+    finally:
+        model.load_state_dict(own)
+
+
+@contextmanager
 def random_state_kept(model: nn.Module) -> Iterator[None]:
     """Torch's random state on the CPU and on the model's CUDA devices is afterwards what it was."""
     devices = {parameter.device.index for parameter in model.parameters() if parameter.device.type == "cuda"}

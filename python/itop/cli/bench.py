@@ -9,17 +9,26 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import operator
 import pkgutil
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 from itop.training.files import write_json
 from itop.training.names import require_known
 
-__all__ = ["BenchmarkRow", "BenchmarkSuite", "add_parser", "find_suites"]
+__all__ = ["BenchmarkRow", "BenchmarkSuite", "add_parser", "find_suites", "is_met"]
 
 _PACKAGE = "itop.benchmarks"
+_LIMIT = re.compile(r"(<=|>=|<|>) *(\d+(?:\.\d+)?)")
+_COMPARISONS: dict[str, Callable[[float, float], bool]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "<": operator.lt,
+    ">": operator.gt,
+}
 
 
 class BenchmarkRow(Protocol):
@@ -76,35 +85,52 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    import torch
     from rich.console import Console
-    from rich.table import Table
+
+    import itop
+    from itop.training.environment import describe_environment
 
     suites = find_suites()
-    console = Console()
+    console = Console(highlight=False)
     if options.list or not suites:
         for suite in suites.values():
-            console.print(f"[bold]{suite.name}[/]  {suite.description}", highlight=False, soft_wrap=True)
+            console.print(f"[bold]{suite.name}[/]  {suite.description}", soft_wrap=True)
         if not suites:
             console.print("No benchmarks are installed.")
         return 0
     wanted = [require_known("benchmark", name, suites) for name in options.suites] or list(suites)
-    results: dict[str, list[dict[str, Any]]] = {}
+    environment = describe_environment(torch.device("cpu"))
+    results: dict[str, Any] = {"environment": environment | {"instruction_set": itop.build_info()["instruction_set"]}}
     for name in wanted:
         suite = suites[name]
-        with console.status(f"{name}: {suite.description}"):
-            rows = list(suite.run())
-        results[name] = [
-            {"name": row.name, "ours": row.ours, "peer": row.peer, "ratio": row.ratio, "limit": row.limit}
-            for row in rows
-        ]
-        table = Table(title=suite.description, title_justify="left", title_style="bold", box=None, pad_edge=False)
-        table.add_column(name)
-        for heading in ("ours", "peer", "ratio", "wanted"):
-            table.add_column(heading, justify="right")
-        for row in rows:
-            ratio = "" if row.ratio is None else f"{row.ratio:.3g}x"
-            table.add_row(row.name, str(row.ours), str(row.peer), ratio, str(row.limit))
-        console.print(table, "")
-    write_json(options.out, results)
-    console.print(f"Written to {options.out}")
+        console.print(f"[bold]{suite.description}[/]")
+        results[name] = []
+        with console.status("measuring"):
+            for row in suite.run():
+                results[name].append(
+                    {"name": row.name, "ours": row.ours, "peer": row.peer, "ratio": row.ratio, "limit": row.limit}
+                )
+                console.print(f"  {row.name}\n{_figures(row)}", soft_wrap=True)
+        console.print()
+        write_json(options.out, results)
+    console.print(f"Written to {options.out}", soft_wrap=True)
     return 0
+
+
+def _figures(row: BenchmarkRow) -> str:
+    """One line: the ratio and what it should be, then the two times it is made of."""
+    verdict = is_met(row.ratio, row.limit)
+    style = {True: "green", False: "red", None: "default"}[verdict]
+    ratio = "" if row.ratio is None else f"{row.ratio:.3g}x"
+    wanted = f"wanted {row.limit}" if verdict is not None else row.limit
+    missed = "  [red]MISSED[/]" if verdict is False else ""
+    return f"    [{style}]{ratio:>7}[/]  {wanted:<26}{row.ours} beside {row.peer}{missed}"
+
+
+def is_met(ratio: float | None, limit: str) -> bool | None:
+    """Whether a ratio is what `limit` says ("<= 1.02", ">= 4x (floor 10x)"); None where that asks for nothing."""
+    found = _LIMIT.match(limit)
+    if ratio is None or found is None:
+        return None
+    return _COMPARISONS[found[1]](ratio, float(found[2]))

@@ -46,6 +46,7 @@ _FIELD_ARGUMENTS = (
     "sparsity",
     "allocation",
     "epochs",
+    "max_steps",
     "multiplier",
     "batch_size",
     "lr",
@@ -106,6 +107,7 @@ def add_parser(subparsers: Any) -> None:
 
     long = parser.add_argument_group("how long, how often")
     long.add_argument("--epochs", type=int, metavar="N", help="passes over the training set")
+    long.add_argument("--max-steps", type=int, metavar="N", help="end after so many optimiser steps even so")
     long.add_argument(
         "--multiplier", type=float, metavar="K", help="extended training: K times the epochs, all else in step"
     )

@@ -20,6 +20,7 @@ from itop.training.experiment import Experiment, ExperimentResult
 from itop.training.interruption import Interrupted
 from itop.training.observers import TrainingObserver
 from itop.training.records import EpochRecord, UpdateRecord
+from itop.training.session import build_method
 
 __all__ = ["TrainingDisplay", "print_result"]
 
@@ -54,15 +55,17 @@ class TrainingDisplay(TrainingObserver):
         self._step = 0
         self._measured_at = (0.0, 0)
         self._rates: dict[str, str] = {}
+        self._warned: set[str] = set()
 
     def __enter__(self) -> TrainingDisplay:
         self._bars.start()
         if not self._quiet:
             config = self._experiment.runs[0]
             count = len(self._experiment.runs)
+            limit = "" if config.max_steps is None else f", {config.max_steps:,} steps at most"
             self._console.print(
                 f"[bold]{config.model}[/] on [bold]{config.data}[/]: {', '.join(self._experiment.methods)}; "
-                f"{count} run{'s' if count > 1 else ''} of {config.num_epochs} epoch{'s' if config.num_epochs > 1 else ''}",
+                f"{count} run{'s' if count > 1 else ''} of {config.num_epochs} epoch{'s' if config.num_epochs > 1 else ''}{limit}",
                 highlight=False,
             )
         return self
@@ -86,6 +89,9 @@ class TrainingDisplay(TrainingObserver):
         self._total_steps = total_steps
         self._measured_at = (time.monotonic(), step)
         self._rates = {}
+        if config.method not in self._warned:
+            self._warned.add(config.method)
+            self._warn_of_no_update(config, total_steps)
         self._run = self._bars.add_task(_name(config), total=total_steps, completed=step, rates="")
         self._bars.refresh()
 
@@ -136,6 +142,17 @@ class TrainingDisplay(TrainingObserver):
             soft_wrap=True,  # a command that is to be copied has no line break
         )
 
+    def _warn_of_no_update(self, config: RunConfig, total_steps: int) -> None:
+        schedule = build_method(config).for_loop(total_steps // config.num_epochs).schedule
+        interval = schedule.mean_interval(total_steps)
+        if interval is None or interval <= total_steps:
+            return
+        self._console.print(
+            f"[yellow]note[/]  {config.method} changes its topology every {interval:,.0f} steps, and this run has "
+            f"{total_steps:,}: its masks will stay as they begin. --update-every {max(1, total_steps // 10)} makes ten updates.",
+            highlight=False,
+        )
+
     def _run_over(self, count: int = 1) -> None:
         self._done += count
         self._bars.update(self._all, completed=self._done)
@@ -148,7 +165,7 @@ class TrainingDisplay(TrainingObserver):
             return
         since, step = self._measured_at
         speed = (self._step - step) / max(now - since, 1e-6)
-        rates = " ".join([*(f"{name} {value}" for name, value in self._rates.items()), f"{speed:,.0f}/s"])
+        rates = " ".join([*(f"{name} {value}" for name, value in self._rates.items()), _speed(speed)])
         self._bars.update(self._run, completed=self._step, rates=rates)
         self._bars.update(self._all, completed=self._done + self._step / self._total_steps)
         self._bars.refresh()
@@ -186,6 +203,10 @@ def print_result(result: ExperimentResult, experiment: Experiment, report: Path)
     console.print(table)
     for name, reason in result.skipped.items():
         console.print(_skipped(name, reason))
+    for summary in result.summaries:
+        if summary["tickets_accuracy"] is not None:
+            together = _spread(summary["tickets_accuracy"])
+            console.print(f"{summary['method']}: the tickets of a run classify {together} together.", highlight=False)
     for name, reason in result.failures.items():
         console.print(Text.assemble(("failed", "red"), f"  {name}: {' '.join(reason.split())}"))
     console.print(f"Report: {report}", soft_wrap=True, highlight=False, markup=False)
@@ -201,6 +222,12 @@ def _name(config: RunConfig) -> str:
 
 def _short(rate: float) -> str:
     return f"{rate * 100:.1f}%"
+
+
+def _speed(steps_per_second: float) -> str:
+    if steps_per_second >= 10:
+        return f"{steps_per_second:,.0f}/s"
+    return f"{steps_per_second:.1f}/s" if steps_per_second >= 1 else f"{1 / max(steps_per_second, 1e-6):.1f} s/step"
 
 
 def _spread(value: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
@@ -84,15 +84,19 @@ def load_digits(request: Request) -> DataSet:
 
 def load_fashion_mnist(request: Request) -> DataSet:
     """Fashion-MNIST, 1 x 28 x 28, from idx files (plain, gzipped or torchvision's) or class folders."""
-    from torchvision.datasets import FashionMNIST
-
-    for place in _places(request, FashionMNIST, _SYSTEM_FASHION_MNIST):
+    for place in _places(request, _download_fashion_mnist, _SYSTEM_FASHION_MNIST):
         for folder in (place, place / "FashionMNIST" / "raw", place / "raw"):
             if find_idx(folder, "train-images-idx3-ubyte"):
                 return _fashion_mnist_from_idx(request, folder)
         if is_image_folder(place):
             return _load_class_folders(request, place, NO_AUGMENTATION, num_classes=10)
     raise _not_found(request, "idx files")
+
+
+def _download_fashion_mnist(root: Path) -> None:
+    from torchvision.datasets import FashionMNIST  # a hundred megabytes of modules, for those who need them
+
+    FashionMNIST(str(root), download=True)
 
 
 def load_cifar10(request: Request) -> DataSet:
@@ -138,7 +142,7 @@ def load_folder(request: Request) -> DataSet:
 
 
 def _load_cifar(request: Request, torchvision_set: Any, num_classes: int, augmentation: Augmentation) -> DataSet:
-    for place in _places(request, torchvision_set):
+    for place in _places(request, lambda root: torchvision_set(str(root), download=True)):
         if (place / torchvision_set.base_folder).is_dir():
             _refuse_image_size(request)
             try:
@@ -235,7 +239,7 @@ def _load_class_folders(
     )
 
 
-def _places(request: Request, torchvision_set: Any, *others: Path) -> Iterator[Path]:
+def _places(request: Request, download: Callable[[Path], object], *others: Path) -> Iterator[Path]:
     """Folders to look into; the last is a download, which begins only when it is reached."""
     try:
         if request.download and request.root is not None and not request.root.exists():
@@ -243,7 +247,7 @@ def _places(request: Request, torchvision_set: Any, *others: Path) -> Iterator[P
         yield from candidate_roots(request.name, request.root, *others)
         if request.download:
             root = request.root or download_root()
-            torchvision_set(str(root), download=True)
+            download(root)
             yield root
     except (OSError, RuntimeError) as error:
         raise DataSetError(f"cannot download {request.name}: {error}") from error

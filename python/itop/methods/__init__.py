@@ -14,6 +14,7 @@ from itop.methods.dropout import TargetedDropout, VariationalDropout
 from itop.methods.dsr import DSR
 from itop.methods.dst_ee import DSTEE
 from itop.methods.early_bird import EarlyBird
+from itop.methods.edst import EDST
 from itop.methods.fixed_topology import Dense, Fixed, Static
 from itop.methods.gates import L0, AutoPrune, BernoulliGates, ContinuousSparsification, ProbMask
 from itop.methods.gradual import GMP, OBD, GraNet, TaylorPruning
@@ -79,6 +80,7 @@ _PRESETS = (
         "2 f_S + f_D while it grows, then 3 f_S; 4 bytes a weight",
         Density.FINAL,
     ),
+    Preset("edst", EDST, Family.DYNAMIC, "Liu, ICLR 2022", "3 f_S; 12 bytes an active weight a ticket"),
     Preset("top-kast", TopKAST, Family.DYNAMIC, "Jayakumar, NeurIPS 2020", "2 f_A + f_B; 6 bytes a weight"),
     Preset(
         "swat",
@@ -169,6 +171,7 @@ def as_method(method: str | Method) -> Method:
 __all__ = [
     "DSR",
     "DSTEE",
+    "EDST",
     "FORCE",
     "GMP",
     "IMP",

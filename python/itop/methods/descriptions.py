@@ -76,6 +76,10 @@ DESCRIPTIONS: Mapping[str, Description] = MappingProxyType(
             "grow max |ḡ| at w = −η ḡ; wake neurons at max |G|, G = mean(∂L/∂u · x), w = ±√|G|; drop min |w|",
             "random seed; magnitude; averaged gradient; neuron growth",
         ),
+        "edst": Description(
+            "drop min |w|, P constant; q at M − 1 times, before each of them a ticket",
+            "random; magnitude; random growth; several networks of one run",
+        ),
         "top-kast": Description(
             "A = top-D |w| forward, B = top-(D + M) |w| backward; penalty Σ_A w² + Σ_(B−A) w²/D",
             f"{_HIDDEN}; magnitude sets",

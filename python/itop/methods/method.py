@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -169,6 +169,10 @@ class Method(ABC):
 
     def after_step(self, context: Context) -> None:
         """Called after every optimiser step, before an update."""
+
+    def tickets(self, context: Context) -> Sequence[Mapping[str, Tensor]]:
+        """Networks of this run that make an ensemble, each a state the model loads; none by default."""
+        return ()
 
     def training_flops(self, sparse: float, dense: float) -> TrainingFlops:
         """What a training step costs (PAPER section 4), given the forward FLOPs of one sample.

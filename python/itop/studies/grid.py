@@ -59,7 +59,8 @@ def grid_cells(
         axes: Values by name of a configuration field or method option.
         seeds: Of the cells of each point.
         options: Method options that all cells share; each method takes those it knows.
-        is_baseline: Of all these cells.
+        is_baseline: Of all these cells. Those of methods without a truly sparse form are then masked whatever `base` says:
+            they are there to compare with.
 
     Raises:
         ValueError: If a name is neither a field nor an option of one of the methods, or a value is refused.
@@ -87,7 +88,9 @@ def grid_cells(
                 seed=seed,
                 method_options={name: value for name, value in offered.items() if name in known[method]},
             )
-            build_method(config)  # an option that is refused should not come up an hour later
+            built = build_method(config)  # an option that is refused should not come up an hour later
+            if is_baseline and not built.works_truly_sparse:
+                config = config.replace(execution="masked")
             told = {name: value for name, value in chosen.items() if name in FIELDS or name in known[method]}
             cell = Cell(config, told, is_baseline)
             cells.setdefault(cell.identity, cell)

@@ -17,10 +17,9 @@ from itop.studies.tables import cells_csv, points_latex, write_tables
 from itop.training.analysis_charts import (
     Subject,
     analysis_figures,
-    ensemble_of,
-    ensemble_table,
-    feature_pictures,
-    mask_pictures,
+    ensembles_of,
+    ensembles_section,
+    pictures_section,
 )
 from itop.training.charts import Axis, LineStyle, Series, line_chart
 from itop.training.files import write_text
@@ -319,39 +318,13 @@ def _exploration_charts(points: Sequence[_Point]) -> list[str]:
 def _pictures(points: Sequence[_Point]) -> str:
     subjects = [point.subject for point in points]
     shown = subjects if len(subjects) <= 3 else [subjects[0], subjects[len(subjects) // 2], subjects[-1]]
-    masks = "".join(mask_pictures(subject) for subject in shown)
-    features = feature_pictures(subjects)
-    parts = ""
-    if masks:
-        parts += (
-            "<h2>Masks over time</h2>"
-            '<p class="note">Outputs down, inputs to the right; in a large layer each pixel is the density of a block.</p>'
-            f"{masks}"
-        )
-    if features:
-        parts += (
-            "<h2>Which pixels stay connected</h2>"
-            '<p class="note">The summed strength of the connections that leave each input pixel at the end, from the '
-            "weakest pixel to the strongest (QuickSelection).</p>"
-            f"{features}"
-        )
-    return parts
+    return pictures_section(shown, subjects)
 
 
 def _ensembles(results: StudyResults) -> str:
-    rows = []
-    for point in results.points:
-        report = ensemble_of(_runs(results, point.complete))
-        if report is not None:
-            rows.append((point.label, report))
-    if not rows:
-        return ""
-    return (
-        "<h2>Seeds as an ensemble</h2>"
-        '<p class="note">The networks of all seeds of a point together, by the mean of their probabilities on the test '
-        "set (FreeTickets): negative log-likelihood in nats, expected calibration error in 15 bins, and how often and "
-        "how far two members differ.</p>"
-        f'<div class="card">{ensemble_table(rows)}</div>'
+    points = results.points
+    return ensembles_section(
+        [row for point in points for row in ensembles_of(point.label, _runs(results, point.complete))]
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -19,7 +18,7 @@ from itop.training.pictures import mask_picture, strength_picture
 from itop.training.predictions import read_predictions
 from itop.training.run_view import RunView
 
-__all__ = ["Subject", "analysis_figures", "ensemble_of", "ensemble_table", "feature_pictures", "mask_pictures"]
+__all__ = ["Subject", "analysis_figures", "ensembles_of", "ensembles_section", "pictures_section"]
 
 _STEPS = Axis("optimiser step", low=0)
 _MOST_PICTURES = 5
@@ -158,12 +157,52 @@ def feature_pictures(subjects: Sequence[Subject]) -> str:
     return f'<div class="pictures">{"".join(pictures)}</div>' if pictures else ""
 
 
-def ensemble_of(runs: Sequence[RunView]) -> EnsembleReport | None:
-    """The runs' networks as one classifier, on the test set; None with fewer than two of them, or other test sets.
+def pictures_section(of_masks: Sequence[Subject], of_features: Sequence[Subject]) -> str:
+    """Masks over time and input pixels under headings of their own; empty where there are none."""
+    masks = "".join(mask_pictures(subject) for subject in of_masks)
+    features = feature_pictures(of_features)
+    parts = []
+    if masks:
+        parts.append(
+            "<h2>Masks over time</h2>"
+            '<p class="note">Outputs down, inputs to the right; in a large layer each pixel is the density of a block.</p>'
+            f"{masks}"
+        )
+    if features:
+        parts.append(
+            "<h2>Which pixels stay connected</h2>"
+            '<p class="note">The summed strength of the connections that leave each input pixel at the end of one run, '
+            "from the weakest pixel to the strongest (QuickSelection).</p>"
+            f"{features}"
+        )
+    return "".join(parts)
+
+
+def ensembles_of(label: str, runs: Sequence[RunView]) -> list[tuple[str, EnsembleReport]]:
+    """What can be taken together: the last networks of all runs, and the tickets that each run has set aside.
+
+    Args:
+        label: Of the runs, which differ in their seed.
+        runs: Complete or not; those that are not are left out.
 
     Raises:
         ValueError: If a run's predictions are damaged; the message names the file.
     """
+    complete = [run for run in runs if run.summary is not None]
+    found = []
+    over_seeds = _over_seeds(complete)
+    if over_seeds is not None:
+        found.append((f"{label}, {len(over_seeds.member_accuracies)} seeds", over_seeds))
+    for run in complete:
+        tickets = None if run.summary is None else run.summary.get("tickets")
+        if tickets is not None:
+            report = EnsembleReport(**{**tickets, "member_accuracies": tuple(tickets["member_accuracies"])})
+            found.append((f"{label}, tickets of seed {run.config.seed}", report))
+    return found
+
+
+def _over_seeds(runs: Sequence[RunView]) -> EnsembleReport | None:
+    """The runs' networks as one classifier, on the test set; None with fewer than two of them, or other test sets."""
     paths: list[Path] = [run.folder.predictions for run in runs if run.folder.predictions.exists()]
     if len(paths) < 2:
         return None
@@ -174,11 +213,11 @@ def ensemble_of(runs: Sequence[RunView]) -> EnsembleReport | None:
     return ensemble_report(torch.stack([probabilities for probabilities, _ in read]), labels)
 
 
-def ensemble_table(rows: Sequence[tuple[str, EnsembleReport]]) -> str:
-    """Calibration and diversity of each ensemble; empty without any."""
+def ensembles_section(rows: Sequence[tuple[str, EnsembleReport]]) -> str:
+    """Accuracy, calibration and diversity of ensembles in a table under a heading; empty without any."""
     if not rows:
         return ""
-    head = ("Tickets", "Members", "Mean of members", "Ensemble", "NLL", "ECE", "Disagreement", "KL divergence")
+    head = ("Networks", "Members", "Mean of members", "Ensemble", "NLL", "ECE", "Disagreement", "KL divergence")
     lines = []
     for label, report in rows:
         members = report.member_accuracies
@@ -188,14 +227,16 @@ def ensemble_table(rows: Sequence[tuple[str, EnsembleReport]]) -> str:
                 str(len(members)),
                 f"{sum(members) / len(members) * 100:.2f} %",
                 f"<strong>{report.accuracy * 100:.2f} %</strong>",
-                _number(report.negative_log_likelihood),
+                f"{report.negative_log_likelihood:.4f}",
                 f"{report.calibration_error * 100:.2f} %",
                 f"{report.disagreement * 100:.2f} %",
-                _number(report.kl_divergence),
+                f"{report.kl_divergence:.4f}",
             )
         )
-    return table(head, lines, kind="ensembles")
-
-
-def _number(value: float) -> str:
-    return f"{value:.4f}" if math.isfinite(value) else "∞"
+    return (
+        "<h2>Ensembles</h2>"
+        '<p class="note">Several networks as one classifier, by the mean of their probabilities on the test set: those of '
+        "all seeds, or the tickets that one run has set aside (FreeTickets). Negative log-likelihood and divergence in "
+        "nats; expected calibration error in 15 bins; how often and how far two members differ.</p>"
+        f'<div class="card">{table(head, lines, kind="ensembles")}</div>'
+    )

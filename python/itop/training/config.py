@@ -55,11 +55,16 @@ class RunConfig:
             classes, scored on the same validation and test images.
         augment: Whether training images are augmented as the data set's recipe says.
         epochs: Passes over the training set before the multiplier, at least 1.
+        max_steps: Optimiser steps after which the run ends even so; schedules see a run of that length. None: no such
+            limit.
         multiplier: Extended training (PAPER section 2): stretches epochs, learning-rate milestones and the horizon of
             the method's schedules at the same update interval. Above 0.
         batch_size: Images in a step, at least 1.
         optimizer: An optimiser of ``itop.training.optimizers.OPTIMIZERS``.
         learning_rate: Base rate, above 0.
+        lr_fan_in: Active inputs of a neuron up to which a layer learns at `learning_rate`; one of more inputs learns
+            slower in that proportion. One step moves a sum over so many inputs by the more the more there are, which
+            in networks of very different layers leaves no single rate that is right. None: one rate for all.
         momentum: Of SGD, in [0, 1); adaptive optimisers ignore it.
         nesterov: Whether SGD's momentum looks ahead.
         weight_decay: At least 0.
@@ -79,8 +84,8 @@ class RunConfig:
         workers: Processes that load images, for data sets that do not fit into memory.
         threads: Threads of torch and of the core on the CPU; None leaves torch's own choice. Part of the configuration
             because torch's sums depend on it in their last bits, and because one is fastest for small networks.
-        checkpoint_seconds: A checkpoint is written at the first epoch's end after so many seconds, and always at the
-            end and on interruption; 0 writes one every epoch.
+        checkpoint_seconds: A checkpoint is written after the first step after so many seconds, and always at the end
+            and on interruption; 0 writes one at the end of every epoch instead.
         probes: Moments of the run, evenly spaced, at which its topology is kept and the gradient flow around the next
             update is measured; 0 looks at nothing but losses and rates.
         recipe: The recipe this came from, for the record.
@@ -104,10 +109,12 @@ class RunConfig:
     train_fraction: float = 1.0
     augment: bool = True
     epochs: int = 10
+    max_steps: int | None = None
     multiplier: float = 1.0
     batch_size: int = 128
     optimizer: str = "sgd"
     learning_rate: float = 0.1
+    lr_fan_in: float | None = None
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
@@ -160,13 +167,14 @@ class RunConfig:
         self._number("lr_gamma", above=0, high=1)
         self._number("warmup_epochs", low=0)
         self._number("checkpoint_seconds", low=0)
-        if self.gradient_clip is not None:
-            self._number("gradient_clip", above=0)
+        for name in ("gradient_clip", "lr_fan_in"):
+            if getattr(self, name) is not None:
+                self._number(name, above=0)
         for name, low in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("workers", 0), ("probes", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r}")
-        for name in ("image_size", "threads"):
+        for name in ("image_size", "threads", "max_steps"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import torch
 
@@ -13,7 +14,7 @@ __all__ = ["describe_environment"]
 
 def describe_environment(device: torch.device) -> dict[str, str | int]:
     """Versions, processor and thread count, as plain values for ``summary.json``."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "itop": _version("itop"),
         "torch": str(torch.__version__),
@@ -23,6 +24,16 @@ def describe_environment(device: torch.device) -> dict[str, str | int]:
         "threads": torch.get_num_threads(),
         "command": " ".join(["itop", *sys.argv[1:]]),
     }
+
+
+def _processor() -> str:
+    """The processor's own name where Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str:

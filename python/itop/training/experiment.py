@@ -14,6 +14,7 @@ from typing import Any, final
 from itop.methods import UnsuitableModelError
 from itop.training.config import JsonValue, RunConfig
 from itop.training.data_source import DataSource
+from itop.training.execution import resolve_device
 from itop.training.files import read_json, write_json
 from itop.training.interruption import StopRequest
 from itop.training.loop import train_session
@@ -146,12 +147,13 @@ def run_experiment(
 
     Raises:
         FileExistsError: If `root` already holds runs and `resume` is not set.
-        ValueError: If `root` holds another experiment, or no run could be completed.
+        ValueError: If `root` holds another experiment, an option or device is refused, or no run could be completed.
         Interrupted: If `stop` was set; everything so far is kept.
     """
     _check_folder(experiment, root, resume=resume)
     for run in experiment.runs:
-        build_method(run)  # an option that is refused should not come up an hour later
+        build_method(run)  # an option or a device that is refused should not come up an hour later
+        resolve_device(run.device)
     observer = observer or TrainingObserver()
     source = DataSource(observer.data_decoded)
     summaries: dict[str, list[Mapping[str, Any]]] = {}

@@ -81,9 +81,13 @@ class WarmUp(LearningRateSchedule):
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Sets the rate of every parameter group, in place where it is a tensor (captured and compiled steps keep it)."""
+    """Sets the rate of every parameter group, in place where it is a tensor (captured and compiled steps keep it).
+
+    A group may have an ``"lr_factor"`` of its own.
+    """
     for group in optimizer.param_groups:
+        own = rate * group.get("lr_factor", 1.0)
         if isinstance(group["lr"], torch.Tensor):
-            group["lr"].fill_(rate)
+            group["lr"].fill_(own)
         else:
-            group["lr"] = rate
+            group["lr"] = own

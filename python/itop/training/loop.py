@@ -8,8 +8,11 @@ import time
 from pathlib import Path
 from typing import Any, final
 
+import torch
 from torch import Tensor, nn
 
+from itop.analysis.ensembles import EnsembleReport, ensemble_report
+from itop.analysis.preserving import state_kept
 from itop.data import BatchLoader
 from itop.training.checkpoint import load_checkpoint, save_checkpoint
 from itop.training.config import RunConfig
@@ -20,7 +23,7 @@ from itop.training.interruption import Interrupted, StopRequest
 from itop.training.learning_rates import set_learning_rate
 from itop.training.meter import Score, evaluate
 from itop.training.observers import TrainingObserver
-from itop.training.predictions import predict, write_predictions
+from itop.training.predictions import predict, read_predictions, write_predictions
 from itop.training.records import EpochRecord, MetricsLog, UpdateRecord
 from itop.training.run_folder import RunFolder
 from itop.training.session import Session
@@ -131,7 +134,7 @@ class _Loop:
         if position.step == 0:
             session.instruments.step_taken(0)
         self._observer.run_started(session.config, self._folder.path, position.step, session.total_steps)
-        while position.epoch < session.config.num_epochs:
+        while position.step < session.total_steps:
             self._train_epoch()
             self._end_epoch()
         return self._finish()
@@ -149,6 +152,10 @@ class _Loop:
             if self._stop.is_set:
                 self._save_checkpoint()
                 raise Interrupted(self._folder.path, position.step)
+            if position.step == session.total_steps:
+                return
+            if session.config.checkpoint_seconds > 0 and self._is_checkpoint_due():
+                self._save_checkpoint()
 
     def _train_step(self, images: Tensor, labels: Tensor) -> None:
         session = self._session
@@ -192,7 +199,7 @@ class _Loop:
         if validated is not None:
             session.keep_best(validated.accuracy)
         self._record_epoch(trained, validated)
-        if time.monotonic() - self._last_checkpoint >= session.config.checkpoint_seconds:
+        if self._is_checkpoint_due():
             self._save_checkpoint()
 
     def _validate(self) -> Score | None:
@@ -228,6 +235,9 @@ class _Loop:
         self._clock = now
         return self._session.seconds
 
+    def _is_checkpoint_due(self) -> bool:
+        return time.monotonic() - self._last_checkpoint >= self._session.config.checkpoint_seconds
+
     def _save_checkpoint(self) -> None:
         self._elapsed()
         checkpoint = self._session.checkpoint(metrics_bytes=self._metrics.flush())
@@ -240,40 +250,59 @@ class _Loop:
         self._save_checkpoint()
         last, train = self._test(), self._score_training_samples()
         session.instruments.write(self._folder, session.data.input_shape)
-        if session.config.probes:
-            self._keep_predictions()
+        if session.config.probes and self._predictions_fit(1):
+            write_predictions(self._folder.predictions, *self._predict())
+        tickets = self._test_tickets()
         best = None
         if session.best is not None:
-            final = {name: value.detach().clone() for name, value in session.model.state_dict().items()}
-            session.model.load_state_dict(session.best.model)
-            best = self._test()
+            with state_kept(session.model):
+                session.model.load_state_dict(session.best.model)
+                best = self._test()
             save_checkpoint(self._folder.best_checkpoint, session.best_checkpoint())
-            session.model.load_state_dict(final)
         self._elapsed()
-        summary = summarise_run(session, RunResult(last, best, train))
+        summary = summarise_run(session, RunResult(last, best, train, tickets))
         write_json(self._folder.summary, summary)
         self._observer.run_ended(session.config, summary)
         return summary
 
     def _score_training_samples(self) -> Score:
         session = self._session
+        batch_size = _evaluation_batch(session.config)
         loader = session.data.train(
-            _EVALUATION_BATCH,
+            batch_size,
             device=session.device,
             augment=False,
             seed=session.config.seed,
             workers=session.config.workers,
         )
-        batches = itertools.islice(loader.epoch(0), -(-_MAX_TRAINING_SAMPLES // _EVALUATION_BATCH))
+        batches = itertools.islice(loader.epoch(0), -(-_MAX_TRAINING_SAMPLES // batch_size))
         return evaluate(session.model, batches, session.loss, session.precision, session.device)
 
-    def _keep_predictions(self) -> None:
-        """What the last model says of each test sample, for ensembles and calibration; huge test sets are left out."""
+    def _predictions_fit(self, num_models: int) -> bool:
+        """Whether predictions are kept: those on huge test sets are left out."""
+        data = self._session.data
+        return num_models * data.num_test * data.num_classes <= _MAX_PREDICTIONS
+
+    def _predict(self) -> tuple[Tensor, Tensor]:
+        """What the present model says of each test sample, for ensembles and calibration."""
         session, data = self._session, self._session.data
-        if data.num_test * data.num_classes > _MAX_PREDICTIONS:
-            return
-        loader = data.test(_EVALUATION_BATCH, device=session.device, workers=session.config.workers)
-        write_predictions(self._folder.predictions, *predict(session.model, loader, session.precision))
+        loader = data.test(_evaluation_batch(session.config), device=session.device, workers=session.config.workers)
+        return predict(session.model, loader, session.precision)
+
+    def _test_tickets(self) -> EnsembleReport | None:
+        """The networks that the method has set aside, as one classifier."""
+        session = self._session
+        tickets = session.engine.tickets()
+        if len(tickets) < 2 or not self._predictions_fit(len(tickets)):
+            return None
+        said = []
+        with state_kept(session.model):
+            for ticket in tickets:
+                session.model.load_state_dict(ticket)
+                said.append(self._predict())
+        logarithms, labels = torch.stack([logarithms for logarithms, _ in said]), said[0][1]
+        write_predictions(self._folder.ticket_predictions, logarithms, labels)
+        return ensemble_report(*read_predictions(self._folder.ticket_predictions))
 
     def _test(self) -> Score:
         config, data, device = self._session.config, self._session.data, self._session.device

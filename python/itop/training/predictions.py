@@ -19,29 +19,39 @@ __all__ = ["predict", "read_predictions", "write_predictions"]
 
 @torch.no_grad()
 def predict(model: nn.Module, batches: Iterable[Batch], precision: Precision) -> tuple[Tensor, Tensor]:
-    """Class probabilities float32 [samples, classes] and labels int64 [samples], on the CPU, in evaluation mode."""
+    """Logarithms of class probabilities, float32 [samples, classes], and labels int64 [samples], on the CPU.
+
+    The model is in evaluation mode meanwhile. A logarithm says how unlikely a class is where its probability would be
+    rounded to zero, and a divergence from it to infinity.
+    """
     was_training = model.training
     model.eval()
-    probabilities, targets = [], []
+    logarithms, targets = [], []
     try:
         for images, labels in batches:
             with precision.autocast():
                 outputs = model(images)
-            probabilities.append(outputs.float().softmax(dim=1).cpu())
+            logarithms.append(outputs.float().log_softmax(dim=1).cpu())
             targets.append(labels.cpu())
     finally:
         model.train(was_training)
-    return torch.cat(probabilities), torch.cat(targets)
+    return torch.cat(logarithms), torch.cat(targets)
 
 
-def write_predictions(path: Path, probabilities: Tensor, labels: Tensor) -> None:
-    """Replaces `path` in one step; probabilities are kept to 16 bits."""
-    content: dict[str, Any] = {"probabilities": probabilities.numpy().astype(np.float16), "labels": labels.numpy()}
+def write_predictions(path: Path, log_probabilities: Tensor, labels: Tensor) -> None:
+    """Replaces `path` in one step.
+
+    Args:
+        path: Of the file.
+        log_probabilities: float32 [..., samples, classes].
+        labels: int64 [samples].
+    """
+    content: dict[str, Any] = {"log_probabilities": log_probabilities.numpy(), "labels": labels.numpy()}
     write_atomically(path, lambda file: np.savez_compressed(file, **content))
 
 
 def read_predictions(path: Path) -> tuple[Tensor, Tensor]:
-    """What :func:`write_predictions` wrote, each row summing to 1 again.
+    """Class probabilities, float64 [..., samples, classes], and labels int64 [samples] of :func:`write_predictions`.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -49,10 +59,10 @@ def read_predictions(path: Path) -> tuple[Tensor, Tensor]:
     """
     try:
         with np.load(path, allow_pickle=False) as content:
-            probabilities = torch.from_numpy(content["probabilities"].astype(np.float32))
+            logarithms = torch.from_numpy(content["log_probabilities"].astype(np.float64))
             labels = torch.from_numpy(content["labels"].astype(np.int64))
     except FileNotFoundError:
         raise
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise ValueError(f"{path} holds no predictions of a run: {error}") from None
-    return probabilities / probabilities.sum(dim=1, keepdim=True), labels
+    return logarithms.softmax(dim=-1), labels

@@ -77,12 +77,17 @@ RECIPES: dict[str, Recipe] = {
             sparsity=0.99984,
             augment=False,
             validation_fraction=0.0,
-            epochs=5,
+            epochs=1,
             batch_size=32,
-            learning_rate=2e-6,  # logits sum over 350,000 neurons: stable rates fall with the width
-            checkpoint_seconds=600.0,
+            learning_rate=0.2,
+            lr_fan_in=40.0,  # of a hidden neuron; an output sums over 350,000
+            weight_decay=0.0,
+            lr_schedule="cosine",
+            warmup_epochs=0.02,
+            checkpoint_seconds=300.0,
         ),
         methods=("set",),
+        options={"update_every": 100},
     ),
     "mlp-cifar10": Recipe(
         "The paper's MLP 3072-1024-512-10 on CIFAR-10, 200 epochs",

@@ -14,10 +14,9 @@ from typing import Any, final
 from itop.training.analysis_charts import (
     Subject,
     analysis_figures,
-    ensemble_of,
-    ensemble_table,
-    feature_pictures,
-    mask_pictures,
+    ensembles_of,
+    ensembles_section,
+    pictures_section,
 )
 from itop.training.charts import Axis, HeatMap, LineStyle, Series, heat_map, line_chart
 from itop.training.experiment import Experiment
@@ -99,8 +98,8 @@ def _page(experiment: Experiment, methods: Sequence[_MethodRuns]) -> str:
         "layers": "".join(_layer_table(method) for method in methods),
         "selection": selection([(method.name, method.colour) for method in methods]),
         "instruments": _instruments(subjects),
-        "pictures": _pictures(subjects),
-        "ensembles": _ensembles(methods),
+        "pictures": pictures_section(subjects, [subject for subject in subjects if _is_sparse(subject.run)]),
+        "ensembles": ensembles_section([row for method in methods for row in ensembles_of(method.name, method.runs)]),
         "configuration": escape(json.dumps(_shared_fields(experiment), indent=2)),
         "command": escape(str(environment.get("command", ""))),
         "environment": environment_list(environment),
@@ -119,43 +118,6 @@ def _instruments(subjects: Sequence[Subject]) -> str:
         "with that of the start whatever the order of neurons (0 the same, 1 disjoint); gradient flow is the norm of "
         "the gradient over active weights on the batch of the update's step.</p>"
         f'<div class="grid-2">{figures}</div>'
-    )
-
-
-def _pictures(subjects: Sequence[Subject]) -> str:
-    masks = "".join(mask_pictures(subject) for subject in subjects)
-    features = feature_pictures([subject for subject in subjects if _is_sparse(subject.run)])
-    parts = []
-    if masks:
-        parts.append(
-            "<h2>Masks over time</h2>"
-            '<p class="note">Outputs down, inputs to the right; in a large layer each pixel is the density of a block.</p>'
-            f"{masks}"
-        )
-    if features:
-        parts.append(
-            "<h2>Which pixels stay connected</h2>"
-            '<p class="note">The summed strength of the connections that leave each input pixel at the end of one run, '
-            "from the weakest pixel to the strongest (QuickSelection).</p>"
-            f"{features}"
-        )
-    return "".join(parts)
-
-
-def _ensembles(methods: Sequence[_MethodRuns]) -> str:
-    reports = [
-        (method.name, report)
-        for method in methods
-        if (report := ensemble_of([run for run in method.runs if run.summary is not None])) is not None
-    ]
-    if not reports:
-        return ""
-    return (
-        "<h2>Seeds as an ensemble</h2>"
-        '<p class="note">The networks of all seeds together, by the mean of their probabilities on the test set '
-        "(FreeTickets): negative log-likelihood in nats, expected calibration error in 15 bins, and how often and how "
-        "far two members differ.</p>"
-        f'<div class="card">{ensemble_table(reports)}</div>'
     )
 
 

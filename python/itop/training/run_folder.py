@@ -55,6 +55,11 @@ class RunFolder:
         return self.path / "predictions.npz"
 
     @property
+    def ticket_predictions(self) -> Path:
+        """The same of each network that the run has set aside as a member of an ensemble."""
+        return self.path / "tickets.npz"
+
+    @property
     def is_complete(self) -> bool:
         """Whether the run has been trained to its end; the summary is the last file a run writes."""
         return self.summary.exists()

@@ -22,7 +22,7 @@ from itop.training.checkpoint import Checkpoint, CheckpointError, LayerSummary
 from itop.training.config import RunConfig
 from itop.training.data_source import DataSource
 from itop.training.execution import Precision, resolve_device, resolve_precision
-from itop.training.executions import EXECUTIONS
+from itop.training.executions import EXECUTIONS, LARGEST_DENSE
 from itop.training.instruments import Instruments
 from itop.training.meter import Batch, Meter
 from itop.training.names import unknown_name
@@ -169,9 +169,9 @@ class Session:
         )
         if len(loader) == 0:
             raise ValueError(f"batch_size {config.batch_size} leaves no batch in an epoch of {config.data}")
-        optimizer = build_optimizer(config, model)
+        optimizer = build_optimizer(config, model, method)
         loss = functools.partial(F.cross_entropy, label_smoothing=config.label_smoothing)
-        total_steps = config.num_epochs * len(loader)
+        total_steps = _total_steps(config, loader)
         method = method.for_loop(len(loader))
         engine = SparseEngine(
             model,
@@ -186,6 +186,9 @@ class Session:
             batches=functools.partial(_endless, loader),
             loss=loss,
         )
+
+        # Instruments look at whole masks, which beyond a size no memory holds.
+        num_probes = config.probes if sum(layer.numel for layer in engine.layers) <= LARGEST_DENSE else 0
 
         def batch_loss(images: Tensor, labels: Tensor) -> Tensor:
             with precision.autocast():
@@ -205,9 +208,7 @@ class Session:
             engine=engine,
             loss=loss,
             meter=Meter(device),
-            instruments=Instruments(
-                engine, model, method, batch_loss, total_steps=total_steps, num_probes=config.probes
-            ),
+            instruments=Instruments(engine, model, method, batch_loss, total_steps=total_steps, num_probes=num_probes),
         )
 
     @property
@@ -216,7 +217,7 @@ class Session:
 
     @property
     def total_steps(self) -> int:
-        return self.config.num_epochs * self.steps_per_epoch
+        return _total_steps(self.config, self.train_loader)
 
     def layer_summaries(self) -> list[LayerSummary]:
         return [
@@ -280,6 +281,11 @@ class Session:
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise CheckpointError(f"the checkpoint is not of this run: {reason}") from None
+
+
+def _total_steps(config: RunConfig, loader: BatchLoader) -> int:
+    steps = config.num_epochs * len(loader)
+    return steps if config.max_steps is None else min(steps, config.max_steps)
 
 
 def _endless(loader: BatchLoader) -> Iterator[Batch]:

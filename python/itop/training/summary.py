@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, final
 
+from itop.analysis.ensembles import EnsembleReport
 from itop.analysis.layer import layers_of
 from itop.training.environment import describe_environment
 from itop.training.meter import Score
@@ -25,11 +26,13 @@ class RunResult:
         last: The model at the end of training.
         best: The model that was best on validation; None where nothing was held out.
         train: The last model on training samples as they are, not augmented: 10,000 of them, where there are more.
+        tickets: The networks that the method set aside on the way, together; None where there are not several.
     """
 
     last: Score
     best: Score | None
     train: Score
+    tickets: EnsembleReport | None = None
 
 
 @final
@@ -67,6 +70,8 @@ def summarise_run(session: Session, result: RunResult) -> dict[str, Any]:
         "best_epoch": None if best is None else best.epoch,
         "best_validation_accuracy": None if best is None else best.accuracy,
         "train_accuracy": Spread((result.train.accuracy,)).to_dict(),
+        "tickets": None if result.tickets is None else asdict(result.tickets),
+        "tickets_accuracy": None if result.tickets is None else Spread((result.tickets.accuracy,)).to_dict(),
         "exploration_rate": engine.exploration_rate,
         "reliable_rate": engine.reliable_rate,
         "predicted_exploration": _prediction(session),
@@ -96,7 +101,7 @@ def _prediction(session: Session) -> dict[str, float] | None:
     return None if curve is None else {"rate": curve.final_rate, "standard_error": curve.monte_carlo_error()}
 
 
-_SPREADS = ("test_accuracy", "test_loss", "test_accuracy_of_best", "train_accuracy")
+_SPREADS = ("test_accuracy", "test_loss", "test_accuracy_of_best", "train_accuracy", "tickets_accuracy")
 _MEANS = (
     "sparsity",
     "exploration_rate",

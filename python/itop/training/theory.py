@@ -72,7 +72,7 @@ def predicted_exploration(method: Method, layers: Sequence[Layer], total_steps: 
         layers: At the densities they keep.
         total_steps: Of the run.
     """
-    if type(method) is not DropAndGrow or method.ramp is not None:
+    if not isinstance(method, DropAndGrow) or type(method).update is not DropAndGrow.update or method.ramp is not None:
         return None
     if not isinstance(method.grow, RandomGrowthRule) or not isinstance(method.redistribution, SameLayer):
         return None

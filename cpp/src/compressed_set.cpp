@@ -1,0 +1,362 @@
+#include "itop/compressed_set.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <iterator>
+#include <stdexcept>
+#include <string>
+
+#include "itop/thread_pool.hpp"
+
+namespace itop {
+namespace {
+
+constexpr std::int64_t kStretch = 65536;
+constexpr std::int64_t kGroupStretches = 1024;
+constexpr std::int64_t kGroup = kStretch * kGroupStretches;
+constexpr int kCountBits = 17;  // a full stretch has 65536 members
+constexpr std::uint32_t kCountMask = (1U << kCountBits) - 1;
+constexpr std::size_t kBitmapWords = 4096;  // of 16 bits; also the longest list of offsets
+
+bool is_bitmap(std::uint32_t count) { return count > kBitmapWords; }
+
+std::size_t num_words(std::uint32_t count) { return is_bitmap(count) ? kBitmapWords : count; }
+
+std::uint16_t bit_of(std::uint16_t offset) { return static_cast<std::uint16_t>(1U << (offset % 16)); }
+
+/// Calls `body(offset)` for every member of a stretch in ascending order.
+template <class Body>
+void for_each_offset(const std::uint16_t* words, std::uint32_t count, Body&& body) {
+  if (!is_bitmap(count)) {
+    for (std::uint32_t i = 0; i < count; ++i) body(std::int64_t{words[i]});
+    return;
+  }
+  for (std::size_t word = 0; word < kBitmapWords; ++word) {
+    for (unsigned left = words[word]; left != 0; left &= left - 1) {
+      body(static_cast<std::int64_t>(word) * 16 + std::countr_zero(left));
+    }
+  }
+}
+
+/// Calls `body(position)` for every position from `first` to before `last`, ascending.
+template <class Body>
+void for_each_position(const PositionList& positions, std::int64_t first, std::int64_t last, Body&& body) {
+  if (positions.num_columns == 0) return;
+  for (std::int64_t row = first / positions.num_columns; row < positions.num_rows; ++row) {
+    const std::int64_t start = row * positions.num_columns;
+    if (start >= last) return;
+    const std::int32_t* entry = positions.columns + positions.row_pointers[row];
+    const std::int32_t* const end = positions.columns + positions.row_pointers[row + 1];
+    if (start < first) entry = std::lower_bound(entry, end, first - start);
+    for (; entry < end && start + *entry < last; ++entry) body(start + *entry);
+  }
+}
+
+void check_numel(const PositionList& positions, std::int64_t numel) {
+  if (positions.num_rows * positions.num_columns != numel) {
+    throw std::invalid_argument("a set over " + std::to_string(numel) + " indices takes no positions of a " +
+                                std::to_string(positions.num_rows) + "x" + std::to_string(positions.num_columns) +
+                                " matrix");
+  }
+}
+
+}  // namespace
+
+/// Walks over the stretches of a group.
+class CompressedSet::Cursor {
+ public:
+  explicit Cursor(const Group& group)
+      : stretch_(group.stretches.data()), end_(stretch_ + group.stretches.size()), words_(group.words.data()) {}
+
+  bool is_valid() const noexcept { return stretch_ != end_; }
+  std::int64_t number() const noexcept { return *stretch_ >> kCountBits; }
+  std::uint32_t count() const noexcept { return *stretch_ & kCountMask; }
+  const std::uint16_t* words() const noexcept { return words_; }
+  void advance() noexcept {
+    words_ += num_words(count());
+    ++stretch_;
+  }
+
+ private:
+  const std::uint32_t* stretch_;
+  const std::uint32_t* end_;
+  const std::uint16_t* words_;
+};
+
+/// Makes a group, stretch by stretch.
+class CompressedSet::Builder {
+ public:
+  /// Appends a stretch as it is.
+  void copy(std::int64_t number, std::uint32_t count, const std::uint16_t* words) {
+    begin(number, count);
+    words_.insert(words_.end(), words, words + num_words(count));
+  }
+
+  /// Appends the stretch of ascending offsets, at least one.
+  void add(std::int64_t number, const std::vector<std::uint16_t>& offsets) {
+    const auto count = static_cast<std::uint32_t>(offsets.size());
+    if (!is_bitmap(count)) return copy(number, count, offsets.data());
+    begin(number, count);
+    std::uint16_t* const bits = append_bitmap();
+    for (const std::uint16_t offset : offsets) bits[offset / 16] |= bit_of(offset);
+  }
+
+  /// Appends the union of a stretch and ascending offsets.
+  void unite(const Cursor& old, const std::vector<std::uint16_t>& offsets) {
+    if (!is_bitmap(old.count())) {
+      united_.clear();
+      std::set_union(old.words(), old.words() + old.count(), offsets.begin(), offsets.end(),
+                     std::back_inserter(united_));
+      return add(old.number(), united_);
+    }
+    std::uint32_t count = old.count();
+    std::uint16_t* const bits = append_bitmap();
+    std::copy_n(old.words(), kBitmapWords, bits);
+    for (const std::uint16_t offset : offsets) {
+      std::uint16_t& word = bits[offset / 16];
+      count += (word & bit_of(offset)) == 0 ? 1U : 0U;
+      word |= bit_of(offset);
+    }
+    begin(old.number(), count);
+  }
+
+  /// Gives `group` what was made, in memory of just that size.
+  void finish(Group& group) const {
+    group.stretches.assign(stretches_.begin(), stretches_.end());
+    group.words.assign(words_.begin(), words_.end());
+    group.count = count_;
+  }
+
+ private:
+  void begin(std::int64_t number, std::uint32_t count) {
+    stretches_.push_back((static_cast<std::uint32_t>(number) << kCountBits) | count);
+    count_ += count;
+  }
+  std::uint16_t* append_bitmap() {
+    words_.resize(words_.size() + kBitmapWords, 0);
+    return words_.data() + words_.size() - kBitmapWords;
+  }
+
+  std::vector<std::uint32_t> stretches_;
+  std::vector<std::uint16_t> words_;
+  std::vector<std::uint16_t> united_;
+  std::int64_t count_ = 0;
+};
+
+CompressedSet::CompressedSet(std::int64_t numel) : numel_(numel) {
+  if (numel < 0) throw std::invalid_argument("numel must not be negative, got " + std::to_string(numel));
+  groups_.resize(static_cast<std::size_t>((numel + kGroup - 1) / kGroup));
+}
+
+std::size_t CompressedSet::num_bytes() const noexcept {
+  std::size_t bytes = groups_.size() * sizeof(Group);
+  for (const Group& group : groups_) {
+    bytes += group.stretches.capacity() * sizeof(std::uint32_t) + group.words.capacity() * sizeof(std::uint16_t);
+  }
+  return bytes;
+}
+
+void CompressedSet::merge(Group& group, std::int64_t first, const PositionList& positions) {
+  Builder builder;
+  Cursor old(group);
+  std::vector<std::uint16_t> offsets;  // of the stretch `current`
+  std::int64_t current = 0;
+  const auto flush = [&] {
+    if (offsets.empty()) return;
+    for (; old.is_valid() && old.number() < current; old.advance()) {
+      builder.copy(old.number(), old.count(), old.words());
+    }
+    if (old.is_valid() && old.number() == current) {
+      builder.unite(old, offsets);
+      old.advance();
+    } else {
+      builder.add(current, offsets);
+    }
+    offsets.clear();
+  };
+  bool is_changed = false;
+  for_each_position(positions, first, first + kGroup, [&](std::int64_t position) {
+    const std::int64_t number = (position - first) / kStretch;
+    if (number != current) flush();
+    current = number;
+    offsets.push_back(static_cast<std::uint16_t>(position % kStretch));
+    is_changed = true;
+  });
+  if (!is_changed) return;
+  flush();
+  for (; old.is_valid(); old.advance()) builder.copy(old.number(), old.count(), old.words());
+  builder.finish(group);
+}
+
+std::int64_t CompressedSet::insert(const PositionList& positions, ThreadPool& pool) {
+  check_numel(positions, numel_);
+  pool.parallel_for(static_cast<std::int64_t>(groups_.size()), [&](std::int64_t number) {
+    merge(groups_[static_cast<std::size_t>(number)], number * kGroup, positions);
+  });
+  const std::int64_t before = count_;
+  count_ = 0;
+  for (const Group& group : groups_) count_ += group.count;
+  return count_ - before;
+}
+
+bool CompressedSet::contains(const Group& group, std::int64_t first, const PositionList& positions) {
+  Cursor cursor(group);
+  bool all = true;
+  for_each_position(positions, first, first + kGroup, [&](std::int64_t position) {
+    const std::int64_t number = (position - first) / kStretch;
+    while (cursor.is_valid() && cursor.number() < number) cursor.advance();
+    if (!cursor.is_valid() || cursor.number() != number) {
+      all = false;
+      return;
+    }
+    const auto offset = static_cast<std::uint16_t>(position % kStretch);
+    const std::uint16_t* const words = cursor.words();
+    all = all && (is_bitmap(cursor.count()) ? (words[offset / 16] & bit_of(offset)) != 0
+                                            : std::binary_search(words, words + cursor.count(), offset));
+  });
+  return all;
+}
+
+bool CompressedSet::contains_all(const PositionList& positions) const {
+  check_numel(positions, numel_);
+  for (std::size_t number = 0; number < groups_.size(); ++number) {
+    if (!contains(groups_[number], static_cast<std::int64_t>(number) * kGroup, positions)) return false;
+  }
+  return true;
+}
+
+Positions CompressedSet::to_positions(std::int64_t num_columns, ThreadPool& pool) const {
+  const std::int64_t num_rows = num_columns == 0 ? 0 : numel_ / num_columns;
+  if (num_rows * num_columns != numel_) {
+    throw std::invalid_argument("rows of " + std::to_string(num_columns) + " do not divide " + std::to_string(numel_));
+  }
+  Positions result{num_rows, num_columns, {}, {}};
+  result.row_pointers.assign(static_cast<std::size_t>(num_rows) + 1, count_);
+  result.columns.resize(static_cast<std::size_t>(count_));
+  std::vector<std::int64_t> before(groups_.size(), 0);
+  for (std::size_t number = 1; number < groups_.size(); ++number) {
+    before[number] = before[number - 1] + groups_[number - 1].count;
+  }
+  // A group writes its members' columns and the pointers of the rows that begin inside it.
+  pool.parallel_for(static_cast<std::int64_t>(groups_.size()), [&](std::int64_t number) {
+    const std::int64_t first = number * kGroup;
+    const std::int64_t last = std::min(numel_, first + kGroup);
+    std::int64_t written = before[static_cast<std::size_t>(number)];
+    std::int64_t next_row = (first + num_columns - 1) / num_columns;
+    for (Cursor stretch(groups_[static_cast<std::size_t>(number)]); stretch.is_valid(); stretch.advance()) {
+      const std::int64_t start = first + stretch.number() * kStretch;
+      for_each_offset(stretch.words(), stretch.count(), [&](std::int64_t offset) {
+        const std::int64_t position = start + offset;
+        for (; next_row * num_columns <= position; ++next_row) {
+          result.row_pointers[static_cast<std::size_t>(next_row)] = written;
+        }
+        const std::int64_t column = position - (next_row - 1) * num_columns;
+        result.columns[static_cast<std::size_t>(written++)] = static_cast<std::int32_t>(column);
+      });
+    }
+    for (; next_row * num_columns < last; ++next_row) {
+      result.row_pointers[static_cast<std::size_t>(next_row)] = written;
+    }
+  });
+  return result;
+}
+
+// --- bytes -----------------------------------------------------------------------------------------------------------
+
+std::vector<std::uint8_t> CompressedSet::to_bytes() const {
+  static_assert(std::endian::native == std::endian::little, "bytes are written as they lie in memory");
+  std::uint64_t num_stretches = 0;
+  std::size_t num_all_words = 0;
+  for (const Group& group : groups_) {
+    num_stretches += group.stretches.size();
+    num_all_words += group.words.size();
+  }
+  std::vector<std::uint8_t> bytes((1 + num_stretches) * sizeof(std::uint64_t) + num_all_words * sizeof(std::uint16_t));
+  std::uint8_t* header = bytes.data();
+  const auto write_header = [&](std::uint64_t value) {
+    std::memcpy(header, &value, sizeof(value));
+    header += sizeof(value);
+  };
+  write_header(num_stretches);
+  std::uint8_t* contents = bytes.data() + (1 + num_stretches) * sizeof(std::uint64_t);
+  for (std::size_t number = 0; number < groups_.size(); ++number) {
+    const Group& group = groups_[number];
+    const std::uint64_t first = static_cast<std::uint64_t>(number) * kGroupStretches << kCountBits;
+    for (const std::uint32_t stretch : group.stretches) write_header(first + stretch);
+    const std::size_t size = group.words.size() * sizeof(std::uint16_t);
+    if (size > 0) std::memcpy(contents, group.words.data(), size);
+    contents += size;
+  }
+  return bytes;
+}
+
+namespace {
+
+[[noreturn]] void refuse(const char* why) {
+  throw std::invalid_argument(std::string("the bytes are no set of positions: ") + why);
+}
+
+/// Refuses contents that are not `count` members below `length`, in their order.
+void check_stretch(const std::uint16_t* words, std::uint32_t count, std::int64_t length) {
+  std::int64_t last = -1;
+  if (is_bitmap(count)) {
+    std::uint32_t num_bits = 0;
+    for (std::size_t word = 0; word < kBitmapWords; ++word) {
+      num_bits += static_cast<std::uint32_t>(std::popcount(words[word]));
+      if (words[word] != 0) last = static_cast<std::int64_t>(word) * 16 + std::bit_width(words[word]) - 1;
+    }
+    if (num_bits != count) refuse("a count is wrong");
+  } else {
+    for (std::uint32_t i = 0; i < count; ++i) {
+      if (words[i] <= last) refuse("offsets do not ascend");
+      last = words[i];
+    }
+  }
+  if (last >= length) refuse("an index is out of range");
+}
+
+}  // namespace
+
+CompressedSet CompressedSet::from_bytes(std::int64_t numel, const std::uint8_t* bytes, std::size_t num_bytes) {
+  CompressedSet set(numel);
+  std::uint64_t num_stretches = 0;
+  if (num_bytes < sizeof(num_stretches)) refuse("they are too few");
+  std::memcpy(&num_stretches, bytes, sizeof(num_stretches));
+  if (num_stretches > num_bytes / sizeof(std::uint64_t) - 1) refuse("they are too few");
+  const auto header = [&](std::uint64_t i) {
+    std::uint64_t value = 0;
+    std::memcpy(&value, bytes + (1 + i) * sizeof(value), sizeof(value));
+    return value;
+  };
+  std::size_t at = (1 + num_stretches) * sizeof(std::uint64_t);
+  std::vector<std::uint16_t> words(kBitmapWords);
+  std::uint64_t next = 0;
+  for (std::size_t number = 0; number < set.groups_.size() && next < num_stretches; ++number) {
+    Builder builder;
+    std::int64_t last_stretch = -1;
+    const auto first_stretch = static_cast<std::int64_t>(number) * kGroupStretches;
+    for (; next < num_stretches; ++next) {
+      const auto stretch = static_cast<std::int64_t>(header(next) >> kCountBits);
+      const auto count = static_cast<std::uint32_t>(header(next) & kCountMask);
+      if (stretch >= first_stretch + kGroupStretches) break;
+      const std::int64_t length = std::min(kStretch, numel - stretch * kStretch);
+      if (stretch < first_stretch || stretch <= last_stretch || length <= 0) refuse("stretches do not ascend in range");
+      if (count == 0 || count > length) refuse("a count is wrong");
+      const std::size_t size = num_words(count) * sizeof(std::uint16_t);
+      if (num_bytes - at < size) refuse("they are too few");
+      std::memcpy(words.data(), bytes + at, size);
+      at += size;
+      check_stretch(words.data(), count, length);
+      builder.copy(stretch - first_stretch, count, words.data());
+      last_stretch = stretch;
+    }
+    builder.finish(set.groups_[number]);
+    set.count_ += set.groups_[number].count;
+  }
+  if (next != num_stretches) refuse("stretches do not ascend in range");
+  if (at != num_bytes) refuse("they are too many");
+  return set;
+}
+
+}  // namespace itop
