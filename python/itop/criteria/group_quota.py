@@ -69,7 +69,7 @@ class GroupQuota(Quota):
         if self.present is not None:
             counts = counts - _grouped(self.present.to_tensor(layer), size).sum(-1)
         admitted = _grouped(candidates.to_tensor(layer), size)
-        order = _grouped(keys, size).masked_fill_(~admitted, -math.inf)
+        order = _grouped(keys, size).masked_fill(~admitted, -math.inf)
         rows, columns = matrix_shape(keys.shape)
         best = largest_of_each(order, counts) & admitted
         return best.reshape(rows, -1)[:, :columns].reshape(keys.shape)
