@@ -77,6 +77,41 @@ class MaskStore:
     ) -> npt.NDArray[np.int64]: ...
     def apply(self, tensors: Sequence[Sequence[Tensor]], stream: int) -> None: ...
 
+def select_in_groups(
+    candidates: BitSets,
+    scores: Sequence[Tensor],
+    *,
+    magnitude: bool,
+    largest: bool,
+    num_rows: Sequence[int],
+    sizes: Sequence[int],
+    targets: Sequence[npt.NDArray[np.int32]],
+    present: BitSets | None,
+) -> BitSets: ...
+def count_in_rows(set: BitSets, layer: int, num_rows: int) -> npt.NDArray[np.int64]: ...
+def block_sums(
+    values: Tensor, shape: tuple[int, int], block: tuple[int, int], *, magnitude: bool, sums: Tensor
+) -> None: ...
+def blocks_with_any(
+    weights: BitSets, blocks: BitSets, layer: int, shape: tuple[int, int], block: tuple[int, int]
+) -> None: ...
+def weights_of_blocks(
+    blocks: BitSets, weights: BitSets, layer: int, shape: tuple[int, int], block: tuple[int, int]
+) -> None: ...
+def compare_with(
+    values: Tensor, bits: BitSets, layer: int, *, magnitude: bool, greater: bool, limit: float
+) -> None: ...
+def sum_magnitudes(set: BitSets, layer: int, values: Tensor) -> npt.NDArray[np.int64]: ...
+def exploration_scores(
+    active: BitSets,
+    layer: int,
+    gradients: Tensor,
+    *,
+    bonus: float,
+    epsilon: float,
+    counts: npt.NDArray[np.int16],
+    scores: Tensor,
+) -> None: ...
 def sgd_step(
     store: MaskStore | None,
     rows: Sequence[tuple[int, Tensor, Tensor, Tensor | None, None, bool, float]],

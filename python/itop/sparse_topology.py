@@ -31,7 +31,7 @@ from itop.optimizer_group import OptimizerGroup
 from itop.optimizer_state import OptimizerState
 from itop.saved_codes import SavedSets, read_sets
 from itop.selection import BitSet, Quota, Scores
-from itop.topology import Topology
+from itop.topology import Topology, compared
 from itop.update_report import UpdateReport
 
 __all__ = ["SparseTopology", "make_topology"]
@@ -273,6 +273,15 @@ class SparseTopology(Topology):
         """A set from one bool tensor a layer: in its shape, or with one entry an active weight."""
         dense = [self.local(i).bool() if i in self._modules else mask for i, mask in enumerate(masks)]
         return self._sets(super().from_tensors(dense), lambda i: self._positions_of(i, masks[i]))
+
+    def where(
+        self, tensors: Sequence[Tensor], *, limit: float, greater: bool = False, magnitude: bool = False
+    ) -> BitSet:
+        return self.from_tensors(compared(tensors, limit, greater, magnitude))
+
+    def sums_of_magnitudes(self, scores: Scores, among: BitSet) -> list[float]:
+        masks = among.to_tensors()
+        return self.sums(tensor[mask].abs() for tensor, mask in zip(scores.tensors, masks, strict=True))
 
     def _positions_of(self, layer: int, mask: Tensor) -> PositionSet:
         pattern = self._modules[layer].pattern

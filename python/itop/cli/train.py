@@ -51,7 +51,7 @@ def add_parser(subparsers: Any) -> None:
 
     how = parser.add_argument_group("how sparse, by which method")
     how.add_argument("--method", metavar="NAME", help="one method ('itop methods' lists them)")
-    how.add_argument("--methods", metavar="A,B,...", help="several side by side, or 'all'")
+    how.add_argument("--methods", metavar="A,B,...", help="several side by side, or 'all' (but 'fixed')")
     add_fields(how, "sparsity", "allocation")
     how.add_argument("--update-every", type=int, metavar="STEPS", help="optimiser steps between topology updates")
     how.add_argument(
@@ -120,7 +120,7 @@ def plan(options: argparse.Namespace) -> Experiment:
     Raises:
         ValueError: If they describe none; the message names the argument or field.
     """
-    from itop.methods import METHODS
+    from itop.methods import METHODS, comparable_methods
     from itop.training.experiment import plan_experiment
     from itop.training.names import require_known
 
@@ -130,7 +130,7 @@ def plan(options: argparse.Namespace) -> Experiment:
         raise UsageError("--method and --methods exclude each other")
     chosen = options.method is not None or options.methods is not None
     if options.methods == "all":
-        methods: tuple[str, ...] = tuple(METHODS)
+        methods: tuple[str, ...] = comparable_methods()
     elif options.methods is not None:
         methods = tuple(name.strip() for name in options.methods.split(",") if name.strip())
     else:

@@ -128,6 +128,12 @@ class TrainingDisplay(TrainingObserver):
         self._run_over()
         self._console.print(Text.assemble(("failed", "red"), f"  {_name(config)}  {' '.join(reason.split())}"))
 
+    def method_skipped(self, method: str, reason: str) -> None:
+        runs = sum(run.method == method for run in self._experiment.runs)
+        self._run_over(runs)
+        if not self._quiet:
+            self._console.print(_skipped(method, reason))
+
     def say_how_to_resume(self, interruption: Interrupted, root: Path) -> None:
         self._console.print(
             f"\nStopped after step {interruption.step:,} of this run; nothing is lost. Go on with:\n"
@@ -148,8 +154,8 @@ class TrainingDisplay(TrainingObserver):
             highlight=False,
         )
 
-    def _run_over(self) -> None:
-        self._done += 1
+    def _run_over(self, count: int = 1) -> None:
+        self._done += count
         self._bars.update(self._all, completed=self._done)
         if self._run is not None:
             self._bars.remove_task(self._run)
@@ -196,6 +202,8 @@ def print_result(result: ExperimentResult, experiment: Experiment, report: Path)
         )
     console.print()
     console.print(table)
+    for name, reason in result.skipped.items():
+        console.print(_skipped(name, reason))
     for summary in result.summaries:
         if summary["tickets_accuracy"] is not None:
             together = spread_of(summary["tickets_accuracy"]).in_percent()
@@ -203,6 +211,10 @@ def print_result(result: ExperimentResult, experiment: Experiment, report: Path)
     for name, reason in result.failures.items():
         console.print(Text.assemble(("failed", "red"), f"  {name}: {' '.join(reason.split())}"))
     console.print(f"Report: {report}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _skipped(method: str, reason: str) -> Text:
+    return Text.assemble(("skipped", "yellow"), f"  {method}: {' '.join(reason.split())}")
 
 
 def _name(config: RunConfig) -> str:
