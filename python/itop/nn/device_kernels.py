@@ -96,7 +96,7 @@ def _transposed_rows(pattern: SparsePattern, device: torch.device) -> _DeviceRow
     key = ("device columns", device)
     known: _DeviceRows | None = pattern.kernel_cache.get(key)
     if known is None:
-        other = kernels.transposed(pattern)
+        other = kernels.in_column_order(pattern)
         known = _upload(pattern.shape[1], device, other.pointers, other.rows, other.permutation)
         pattern.kernel_cache[key] = known
     return known

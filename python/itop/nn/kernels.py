@@ -70,7 +70,7 @@ class _Blocked:
 
 
 @dataclass(frozen=True, slots=True)
-class Transposed:
+class ColumnOrder:
     """A pattern's entries in column order."""
 
     pointers: Tensor
@@ -91,7 +91,7 @@ def cached_bytes(pattern: SparsePattern) -> int:
 def _tensors(entry: object) -> tuple[Tensor, ...]:
     if isinstance(entry, _Blocked):
         return entry.tensors
-    if isinstance(entry, Transposed):
+    if isinstance(entry, ColumnOrder):
         return (entry.pointers, entry.rows, entry.permutation)
     if isinstance(entry, _Plan):
         return entry.tensors
@@ -117,11 +117,11 @@ def _block(
     return _Blocked(native, (starts, kept) if permutation is None else (starts, kept, permutation))
 
 
-def transposed(pattern: SparsePattern) -> Transposed:
-    known: Transposed | None = pattern.kernel_cache.get("transposed")
+def in_column_order(pattern: SparsePattern) -> ColumnOrder:
+    known: ColumnOrder | None = pattern.kernel_cache.get("transposed")
     if known is None:
         rows, columns = pattern.shape
-        known = Transposed(
+        known = ColumnOrder(
             torch.empty(columns + 1, dtype=torch.int64),
             torch.empty(pattern.num_active, dtype=torch.int32),
             torch.empty(pattern.num_active, dtype=torch.int32),
@@ -166,7 +166,7 @@ def _linear_blocks(pattern: SparsePattern, batch: int, itemsize: int, size: Bloc
     known: _Blocked | None = pattern.kernel_cache.get(key)
     if known is None:
         if transposed:
-            other = transposed(pattern)
+            other = in_column_order(pattern)
             known = _block((columns, rows), other.pointers, other.rows, width, other.permutation)
         else:
             known = _block(pattern.shape, pattern.row_pointers, pattern.columns, width)
