@@ -154,6 +154,13 @@ class SparsePattern:
     @property
     def num_entries(self) -> int: ...
 
+class DeviceSparseRows:
+    """Borrows its arrays in a GPU's memory, given by address."""
+
+    def __init__(
+        self, num_rows: int, num_entries: int, row_pointers: int, columns: int, permutation: int = 0
+    ) -> None: ...
+
 class ConvolutionShape:
     def __init__(
         self,
@@ -271,6 +278,29 @@ def sparse_linear_backward(
     input_gradient: int,
     value_gradient: int,
     bias_gradient: int,
+) -> None: ...
+def device_sparse_multiply(
+    device_index: int,
+    rows: DeviceSparseRows,
+    values: int,
+    value_type: ValueType,
+    features: int,
+    type: ValueType,
+    batch: int,
+    bias: int,
+    out: int,
+    stream: int,
+) -> None: ...
+def device_sparse_gradient(
+    device_index: int,
+    rows: DeviceSparseRows,
+    features: int,
+    type: ValueType,
+    batch: int,
+    output_gradient: int,
+    gradient: int,
+    value_type: ValueType,
+    stream: int,
 ) -> None: ...
 def sparse_convolution_shifts(
     shape: ConvolutionShape, layout: PlaneLayout, row_pointers: int, columns: int, shifts: int

@@ -57,6 +57,12 @@ def make_topology(
         )
     if isinstance(optimizer_state.optimizer, LBFGS):
         raise ValueError("truly sparse layers change their length, which LBFGS does not follow; use another optimiser")
+    for layer in layers:
+        if isinstance(layer.module, SparseLayer) and layer.module.values.device.type != "cpu":
+            raise ValueError(
+                f"the topology of truly sparse layers is updated on the CPU only, but layer '{layer.name}' is on "
+                f"{layer.module.values.device}; there it computes with a fixed topology, or use dense layers, which are masked"
+            )
     return SparseTopology(layers, optimizer_state, seed)
 
 

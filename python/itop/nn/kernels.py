@@ -57,7 +57,7 @@ class _Blocked:
 
 
 @dataclass(frozen=True, slots=True)
-class _Transposed:
+class ColumnOrder:
     """A pattern's entries in column order."""
 
     pointers: Tensor
@@ -78,7 +78,7 @@ def cached_bytes(pattern: SparsePattern) -> int:
 def _tensors(entry: object) -> tuple[Tensor, ...]:
     if isinstance(entry, _Blocked):
         return entry.tensors
-    if isinstance(entry, _Transposed):
+    if isinstance(entry, ColumnOrder):
         return (entry.pointers, entry.rows, entry.permutation)
     if isinstance(entry, _Plan):
         return entry.tensors
@@ -104,11 +104,11 @@ def _block(
     return _Blocked(native, (starts, kept) if permutation is None else (starts, kept, permutation))
 
 
-def _transposed(pattern: SparsePattern) -> _Transposed:
-    known: _Transposed | None = pattern.kernel_cache.get("transposed")
+def in_column_order(pattern: SparsePattern) -> ColumnOrder:
+    known: ColumnOrder | None = pattern.kernel_cache.get("transposed")
     if known is None:
         rows, columns = pattern.shape
-        known = _Transposed(
+        known = ColumnOrder(
             torch.empty(columns + 1, dtype=torch.int64),
             torch.empty(pattern.num_active, dtype=torch.int32),
             torch.empty(pattern.num_active, dtype=torch.int32),
@@ -153,7 +153,7 @@ def _linear_blocks(pattern: SparsePattern, batch: int, itemsize: int, size: Bloc
     known: _Blocked | None = pattern.kernel_cache.get(key)
     if known is None:
         if transposed:
-            other = _transposed(pattern)
+            other = in_column_order(pattern)
             known = _block((columns, rows), other.pointers, other.rows, width, other.permutation)
         else:
             known = _block(pattern.shape, pattern.row_pointers, pattern.columns, width)

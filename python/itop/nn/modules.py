@@ -93,8 +93,9 @@ class SparseLayer(CompressedWeight):
 
     def dense_weight(self) -> Tensor:
         """The dense weight with zeros, a copy."""
-        dense = torch.zeros(self._pattern.numel, dtype=self.values.dtype)
-        dense[self._pattern.positions()] = self.values.detach()
+        values = self.values.detach()
+        dense = torch.zeros(self._pattern.numel, dtype=values.dtype, device=values.device)
+        dense[self._pattern.positions().to(values.device)] = values
         return dense.view(self.weight_shape)
 
     def chosen_layouts(self) -> dict[str, str]:

@@ -254,7 +254,10 @@ def select_entries(
 
     Raises:
         NonFiniteError: If a score is NaN or infinite.
+        ValueError: If the scores are not on the CPU.
     """
+    if scores.device.type != "cpu":
+        raise ValueError(f"entries of a pattern are chosen on the CPU only, but the scores are on {scores.device}")
     chosen = torch.empty(pattern.columns.numel(), dtype=torch.bool)
     scores = scores.contiguous()
     _core.sparse_select_entries(
