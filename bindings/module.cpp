@@ -7,6 +7,7 @@ PYBIND11_MODULE(_core, module) {
   itop::bindings::register_allocation(module);
   itop::bindings::register_random(module);
   itop::bindings::register_mask_store(module);
+  itop::bindings::register_pattern_selection(module);
   itop::bindings::register_optimizer_step(module);
   itop::bindings::register_sparse_growth(module);
   itop::bindings::register_position_set(module);

@@ -7,6 +7,7 @@ namespace itop::bindings {
 void register_errors(pybind11::module_& module);
 void register_build_info(pybind11::module_& module);
 void register_allocation(pybind11::module_& module);
+void register_pattern_selection(pybind11::module_& module);
 void register_position_set(pybind11::module_& module);
 void register_random(pybind11::module_& module);
 void register_mask_store(pybind11::module_& module);

@@ -97,6 +97,20 @@ class ERK(Allocation):
 
 @final
 @dataclass(frozen=True, slots=True)
+class LastLayerDense(Allocation):
+    """Another allocation with the output layer dense, which the others pay for (Mocanu et al., 2018)."""
+
+    allocation: Allocation = field(default_factory=ER)
+
+    def relative_densities(self, layers: Sequence[LayerShape]) -> list[float]:
+        densities = list(self.allocation.relative_densities(layers))
+        if densities:
+            densities[-1] = math.inf
+        return densities
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class PerLayer(Allocation):
     """The sparsity of each named layer; layers that are not named share what is left, all at one density."""
 

@@ -24,14 +24,16 @@ def exact_sums(values: Iterable[Tensor], reduce: Callable[[npt.NDArray[np.int64]
     """
     rows = np.array([_sums_by_exponent(tensor) for tensor in values], dtype=np.int64).reshape(-1, _NUM_EXPONENTS)
     reduce(rows)
-    return [float(sum((_value(row[place], place) for place in np.flatnonzero(row)), start=Fraction(0))) for row in rows]
+    return rounded_sums(rows)
+
+
+def rounded_sums(rows: npt.NDArray[np.int64]) -> list[float]:
+    """Of each row of sums by exponent (tensors, exponents) what they add up to, rounded once."""
+    scale = 2 ** (_LOWEST_EXPONENT + _MANTISSA_BITS)
+    return [float(Fraction(sum(int(row[place]) << int(place) for place in np.flatnonzero(row)), scale)) for row in rows]
 
 
 def _sums_by_exponent(tensor: Tensor) -> npt.NDArray[np.int64]:
     mantissa, exponent = np.frexp(tensor.detach().float().cpu().numpy().reshape(-1))
     whole = np.ldexp(mantissa.astype(np.float64), _MANTISSA_BITS)
     return np.bincount(exponent + _LOWEST_EXPONENT, weights=whole, minlength=_NUM_EXPONENTS).astype(np.int64)
-
-
-def _value(total: np.int64, place: np.intp) -> Fraction:
-    return int(total) * Fraction(2) ** (int(place) - _LOWEST_EXPONENT - _MANTISSA_BITS)

@@ -26,7 +26,7 @@ from itop import _core
 from itop.distributed.agreement import LayerDigest
 from itop.distributed.reduction import LayerReductions, Reduction, Traffic
 from itop.distributed.shards import has_layout_of, in_layout_of, is_sharded, like_parameter, local_part, shard_start
-from itop.exact_sums import exact_sums
+from itop.exact_sums import exact_sums, rounded_sums
 from itop.layers import Layer, has_same_memory_order, index_map
 from itop.optimizer_state import OptimizerState
 from itop.saved_codes import ACTIVE, EXPLORED, RELIABLE, read_codes
@@ -234,6 +234,32 @@ class Topology:
         """
         return exact_sums(values, self.reductions.sum)
 
+    def sums_of_magnitudes(self, scores: Scores, among: BitSet) -> list[float]:
+        """Of each layer the sum of ``abs(score)`` over a set, as exact as :meth:`sums`."""
+        tensors = [self.in_storage_order(i, tensor) for i, tensor in enumerate(scores.tensors)]
+        if not all(map(is_native, tensors)):
+            masks = among.to_tensors()
+            return self.sums(tensor[mask].abs() for tensor, mask in zip(tensors, masks, strict=True))
+        rows = np.array([_core.sum_magnitudes(among.native, i, tensor) for i, tensor in enumerate(tensors)])
+        self.reductions.sum(rows)
+        return rounded_sums(rows)
+
+    def where(
+        self, tensors: Sequence[Tensor], *, limit: float, greater: bool = False, magnitude: bool = False
+    ) -> BitSet:
+        """The weights at which a value (or its magnitude) is smaller than a limit, or greater.
+
+        Args:
+            tensors: One a layer, as those of :meth:`weights`.
+        """
+        stored = [self.in_storage_order(i, tensor) for i, tensor in enumerate(tensors)]
+        if not all(map(is_native, stored)):
+            return self.from_tensors(compared(stored, limit, greater, magnitude))
+        result = self.empty()
+        for i, tensor in enumerate(stored):
+            _core.compare_with(tensor, result.native, i, magnitude=magnitude, greater=greater, limit=limit)
+        return result
+
     # --- the three operations -------------------------------------------------------------------------------------------
 
     def select(
@@ -272,7 +298,7 @@ class Topology:
         tensors: list[Tensor | None] = [None] * len(self.layers)
         if scores is not None:
             tensors = [self.in_storage_order(i, tensor) for i, tensor in enumerate(scores.tensors)]
-        order = SelectionOrder(scores is None or not scores.signed, largest, self._next_draw())
+        order = SelectionOrder(scores is None or not scores.signed, largest, self.next_draw())
         if self.reductions.is_uniform:
             return self._select(candidates, tensors, k, order, self.reductions.groups[0].reduction)
         if isinstance(k, int):
@@ -323,7 +349,7 @@ class Topology:
 
         The same for the same seed, layer, update, step and turn within them, on one kind of device.
         """
-        return self.uniform(layer, self.seed, layer, self.num_updates, self.step, self._next_draw())
+        return self.uniform(layer, self.seed, layer, self.num_updates, self.step, self.next_draw())
 
     def uniform(self, layer: int, *words: int) -> Tensor:
         """Uniform float32 numbers in [0, 1) for the part held here: those of the whole layer, whatever part it is."""
@@ -331,7 +357,7 @@ class Topology:
             return uniform(self.local(layer), *words)
         return self.part(layer, uniform(torch.empty(self.layers[layer].shape, device=self.device), *words))
 
-    def _next_draw(self) -> int:
+    def next_draw(self) -> int:
         """Tells the random choices of one update apart; after many they repeat their keys."""
         draw = self._draw
         self._draw = (draw + 1) % _NUM_DRAWS
@@ -347,6 +373,10 @@ class Topology:
             self.store.reliable.set_words(i, nothing.native.words(i, self.stream), self.stream)
         self._recount()
         self.apply()
+
+    def keep_patterns(self) -> Callable[[], None]:
+        """Before the first masks: the function returned gives truly sparse layers what they held. Here there are none."""
+        return lambda: None
 
     def begin_update(self, step: int) -> None:
         """Opens an update: the random keys of what follows belong to it."""
@@ -610,6 +640,17 @@ class Topology:
         mask = torch.empty_strided(shape, self._local_strides[layer], dtype=torch.bool, device=self.device)
         bits.native.unpack(layer, mask, self.stream)
         return mask
+
+
+def is_native(tensor: Tensor) -> bool:
+    """Whether the core looks at a tensor's values itself where no selection does: float32 in host memory."""
+    return tensor.dtype == torch.float32 and tensor.device.type == "cpu"
+
+
+def compared(tensors: Sequence[Tensor], limit: float, greater: bool, magnitude: bool) -> list[Tensor]:
+    """Bool tensors: where values (or magnitudes) are smaller than a limit, or greater."""
+    values = [tensor.abs() if magnitude else tensor for tensor in tensors]
+    return [value > limit if greater else value < limit for value in values]
 
 
 def uniform(like: Tensor, *words: int) -> Tensor:

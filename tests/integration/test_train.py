@@ -245,6 +245,27 @@ def test_one_run_that_fails_does_not_stop_the_others(tmp_path: Path, monkeypatch
     assert result.failures == {"failing, seed 0": "this network is not for me"}
 
 
+def test_a_method_that_the_network_has_nothing_for_is_skipped_whatever_the_seeds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--model", "mlp:16", "--epochs", "1", "--seeds", "2", "--quiet", "--no-tensorboard"]
+    out = tmp_path / "out"
+    assert main(["train", "--methods", "early-bird,static", *arguments, "--out", str(out)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.count("skipped early-bird: method 'early-bird' ranks channels by batch normalisation") == 1
+    summary = json.loads((out / "summary.json").read_text())
+    assert [method["method"] for method in summary["methods"]] == ["static"]
+    assert list(summary["skipped"]) == ["early-bird"]
+
+
+def test_the_only_method_is_refused_where_the_network_has_nothing_for_it(tmp_path: Path) -> None:
+    base = TINY.replace(method_options={})
+    experiment = plan_experiment(base, methods=["early-bird"], seeds=[0, 1], options={})
+    with pytest.raises(ValueError, match="ranks channels by batch normalisation"):
+        run_experiment(experiment, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_when_every_run_is_refused_nothing_has_been_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     know(monkeypatch, failing=FailingMethod)
     experiment = plan_experiment(TINY.replace(method_options={}), methods=["failing"], seeds=[0, 1], options={})

@@ -68,6 +68,13 @@ def test_set_drops_a_share_of_the_smallest_positive_and_of_the_largest_negative_
 
 
 @pins("set")
+def test_set_leaves_the_output_layer_dense_where_it_is_asked_to() -> None:
+    run = ByHand(preset("set", dense_output=True), [[1.0] * 4] * 4, [[1.0] * 4] * 2)
+    # Half of 24 weights: the output layer's 8, and 4 of the 16 before it.
+    assert [sum(sum(row) for row in run.active(layer)) for layer in (0, 1)] == [4, 8]
+
+
+@pins("set")
 def test_set_updates_every_epoch_but_not_after_the_last() -> None:
     schedule = preset("set").for_loop(steps_per_epoch=10).schedule
     assert list(schedule.update_steps(40)) == [10, 20, 30]

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
+#include <cstring>
 
 #include "cpu/kernels.hpp"
-#include "cpu/scratch_memory.hpp"
 #include "cpu/selection.hpp"
+#include "itop/scratch_memory.hpp"
 #include "itop/thread_pool.hpp"
 
 namespace itop {
@@ -26,7 +28,7 @@ class HostWords final : public WordBuffer {
 
  private:
   std::int64_t num_words_;
-  cpu::ScratchMemory memory_;
+  ScratchMemory memory_;
 };
 
 struct LayerChunk {
@@ -76,6 +78,23 @@ void combine_with(const Word* a, const Word* b, Word* target, std::int64_t num_w
   for_word_pieces(num_words, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t word = first; word < last; ++word) target[word] = operation(a[word], b[word]);
   });
+}
+
+constexpr int kBytesPerWord = 8;
+
+/// Eight bits to eight bytes of 0 or 1, the lowest bit first in memory.
+std::uint64_t bytes_of_bits(std::uint64_t bits) {
+  static_assert(std::endian::native == std::endian::little);
+  constexpr std::uint64_t kOneBitEach = 0x8040201008040201ULL;
+  const std::uint64_t selected = (bits * 0x0101010101010101ULL) & kOneBitEach;
+  return ((selected + 0x7F7F7F7F7F7F7F7FULL) >> 7) & 0x0101010101010101ULL;
+}
+
+/// One bit for each of eight bytes that is not zero.
+Word bits_of_bytes(std::uint64_t bytes) {
+  constexpr std::uint64_t kLow = 0x7F7F7F7F7F7F7F7FULL;
+  const std::uint64_t ones = ((((bytes & kLow) + kLow) | bytes) >> 7) & 0x0101010101010101ULL;
+  return (ones * 0x0102040810204080ULL) >> 56;
 }
 
 LayerCounts commit_chunk(const LayerCommit& layer, const cpu::WordRange& range, const CommitOptions& options) {
@@ -160,9 +179,10 @@ std::vector<std::int64_t> CpuBackend::count(const Word* words, std::span<const s
 void CpuBackend::unpack(const Word* words, std::uint8_t* bytes, std::int64_t numel, StreamHandle) {
   for_word_pieces(words_for(numel), [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t word = first; word < last; ++word) {
+      std::uint64_t spread[kBytesPerWord];
+      for (int i = 0; i < kBytesPerWord; ++i) spread[i] = bytes_of_bits((words[word] >> (8 * i)) & 0xFF);
       const std::int64_t base = word * kWordBits;
-      const std::int64_t length = std::min(kWordBits, numel - base);
-      for (std::int64_t bit = 0; bit < length; ++bit) bytes[base + bit] = (words[word] >> bit) & 1u;
+      std::memcpy(bytes + base, spread, static_cast<std::size_t>(std::min(kWordBits, numel - base)));
     }
   });
 }
@@ -170,10 +190,11 @@ void CpuBackend::unpack(const Word* words, std::uint8_t* bytes, std::int64_t num
 void CpuBackend::pack(const std::uint8_t* bytes, Word* words, std::int64_t numel, StreamHandle) {
   for_word_pieces(words_for(numel), [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t word = first; word < last; ++word) {
+      std::uint64_t spread[kBytesPerWord] = {};
       const std::int64_t base = word * kWordBits;
-      const std::int64_t length = std::min(kWordBits, numel - base);
+      std::memcpy(spread, bytes + base, static_cast<std::size_t>(std::min(kWordBits, numel - base)));
       Word packed = 0;
-      for (std::int64_t bit = 0; bit < length; ++bit) packed |= Word{bytes[base + bit] != 0} << bit;
+      for (int i = 0; i < kBytesPerWord; ++i) packed |= bits_of_bytes(spread[i]) << (8 * i);
       words[word] = packed;
     }
   });

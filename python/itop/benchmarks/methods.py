@@ -13,6 +13,7 @@ from torch.optim import SGD
 from itop import SparseEngine
 from itop.benchmarks.measure import Row, Suite, milliseconds
 from itop.methods import METHODS
+from itop.methods.hidden_weights import HiddenWeights
 from itop.models import build_model
 
 SPARSITY = 0.9
@@ -23,16 +24,18 @@ MEASURED = (
     "set", "set-itop", "rigl-itop", "snfs", "dsr", "deep-r", "mest", "mest-soft", "dst-ee", "granet", "selfish-rnn",
     "nest", "srigl", "nm", "block", "gmp", "taylor", "obd",
 )  # fmt: skip
-"""Those whose update is a topology update; rules of hidden weights choose theirs in the optimiser's step."""
+CHOOSE_IN_A_STEP = ("top-kast", "swat")
+"""Hidden weights: their sets are chosen in the optimiser's step, not in an update."""
 
 
 def measure() -> Iterator[Row]:
     """The rows of the suite."""
-    baseline = _median_update(BASELINE)
-    for name in MEASURED:
-        seconds = _median_update(name)
+    model = build_model("resnet50", num_classes=1000, input_shape=(3, 224, 224))
+    baseline = _median_update(model, BASELINE)
+    for name in (*MEASURED, *CHOOSE_IN_A_STEP):
+        seconds = _median_update(model, name)
         yield Row(
-            f"{name} update",
+            f"{name} {'sets' if name in CHOOSE_IN_A_STEP else 'update'}",
             milliseconds(seconds),
             f"{milliseconds(baseline)} {BASELINE}",
             seconds / baseline,
@@ -40,24 +43,28 @@ def measure() -> Iterator[Row]:
         )
 
 
-def _median_update(name: str) -> float:
+def _median_update(model: nn.Module, name: str) -> float:
     torch.manual_seed(0)
-    model = build_model("resnet50", num_classes=1000, input_shape=(3, 224, 224))
     weights = [parameter for parameter in model.parameters() if parameter.dim() > 1]
     for weight in weights:
         weight.grad = torch.randn_like(weight)
         nn.init.normal_(weight)
     values = [weight.detach().clone() for weight in weights]
     optimizer = SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    options = {"neurons": 0} if name == "nest" else {"update_every": 1} if name == "mest-soft" else {}
+    options = {"neurons": 0} if name == "nest" else {"update_every": 1} if name in ("mest-soft", "top-kast") else {}
     engine = SparseEngine(model, optimizer, METHODS[name](**options), sparsity=SPARSITY, total_steps=TOTAL_STEPS)
     times = []
     for _ in range(REPETITIONS + 1):
-        _refresh(engine, values)
-        engine.method.before_step(engine._context)
         engine._context.step += 1
-        start = time.perf_counter()
-        engine.update()
+        if isinstance(engine.method, HiddenWeights):
+            hidden = engine.method.hidden_weights(engine._context)
+            start = time.perf_counter()
+            engine.method.after_optimizer(engine._context, hidden)
+        else:
+            _refresh(engine, values)
+            engine.method.before_step(engine._context)
+            start = time.perf_counter()
+            engine.update()
         times.append(time.perf_counter() - start)
     engine.detach()
     return statistics.median(times[1:])

@@ -21,6 +21,7 @@ from itop.training.interruption import Interrupted
 from itop.training.observers import TrainingObserver
 from itop.training.records import EpochRecord, UpdateRecord
 from itop.training.session import build_method
+from itop.training.summary import spread_of
 
 __all__ = ["TrainingDisplay", "print_result"]
 
@@ -127,6 +128,12 @@ class TrainingDisplay(TrainingObserver):
         self._run_over()
         self._console.print(Text.assemble(("failed", "red"), f"  {_name(config)}  {' '.join(reason.split())}"))
 
+    def method_skipped(self, method: str, reason: str) -> None:
+        runs = sum(run.method == method for run in self._experiment.runs)
+        self._run_over(runs)
+        if not self._quiet:
+            self._console.print(_skipped(method, reason))
+
     def say_how_to_resume(self, interruption: Interrupted, root: Path) -> None:
         self._console.print(
             f"\nStopped after step {interruption.step:,} of this run; nothing is lost. Go on with:\n"
@@ -147,8 +154,8 @@ class TrainingDisplay(TrainingObserver):
             highlight=False,
         )
 
-    def _run_over(self) -> None:
-        self._done += 1
+    def _run_over(self, count: int = 1) -> None:
+        self._done += count
         self._bars.update(self._all, completed=self._done)
         if self._run is not None:
             self._bars.remove_task(self._run)
@@ -188,20 +195,26 @@ def print_result(result: ExperimentResult, experiment: Experiment, report: Path)
         table.add_row(
             summary["method"],
             f"{summary['sparsity'] * 100:.1f} %",
-            Text(_spread(summary["test_accuracy"]), style="bold green" if is_best else ""),
+            Text(spread_of(summary["test_accuracy"]).in_percent(), style="bold green" if is_best else ""),
             f"{summary['exploration_rate'] * 100:.1f} %",
             f"{summary['reliable_rate'] * 100:.1f} %" if summary["num_updates"] else "-",
             _ratio(summary["train_flops_ratio"]),
         )
     console.print()
     console.print(table)
+    for name, reason in result.skipped.items():
+        console.print(_skipped(name, reason))
     for summary in result.summaries:
         if summary["tickets_accuracy"] is not None:
-            together = _spread(summary["tickets_accuracy"])
+            together = spread_of(summary["tickets_accuracy"]).in_percent()
             console.print(f"{summary['method']}: the tickets of a run classify {together} together.", highlight=False)
     for name, reason in result.failures.items():
         console.print(Text.assemble(("failed", "red"), f"  {name}: {' '.join(reason.split())}"))
     console.print(f"Report: {report}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _skipped(method: str, reason: str) -> Text:
+    return Text.assemble(("skipped", "yellow"), f"  {method}: {' '.join(reason.split())}")
 
 
 def _name(config: RunConfig) -> str:
@@ -216,11 +229,6 @@ def _speed(steps_per_second: float) -> str:
     if steps_per_second >= 10:
         return f"{steps_per_second:,.0f}/s"
     return f"{steps_per_second:.1f}/s" if steps_per_second >= 1 else f"{1 / max(steps_per_second, 1e-6):.1f} s/step"
-
-
-def _spread(value: Mapping[str, Any]) -> str:
-    deviation = f" ± {value['std'] * 100:.2f}" if len(value["values"]) > 1 else ""
-    return f"{value['mean'] * 100:.2f}{deviation} %"
 
 
 def _ratio(value: float | None) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from itop.context import Context
 from itop.criteria.averages import gradient_average, update_average
-from itop.criteria.observer import Part
+from itop.criteria.observer import Part, WrappingPart
 from itop.criteria.patterns import Pattern, Unstructured
 from itop.selection import BitSet, Scores
 
@@ -115,7 +115,7 @@ class SignedMagnitudeDrop(DropCriterion):
         topology = context.topology
         weights = topology.weights()
         among = topology.active if candidates is None else candidates
-        negative = among & topology.from_tensors([weight < 0 for weight in weights])
+        negative = among & topology.where(weights, limit=0.0)
         positive = among - negative
         open_layers = [count < layer.numel for layer, count in zip(topology.layers, among.counts(), strict=True)]
         chosen = topology.empty()
@@ -195,7 +195,7 @@ class SensitivityDrop(ScoreDrop):
 
 @final
 @dataclass(frozen=True, slots=True)
-class SoftDrop(DropCriterion):
+class SoftDrop(WrappingPart, ScoreDrop):
     """Drops at random, weights with small scores more likely: without replacement, ``p ~ score^(-1 / temperature)``.
 
     Sampling is selection by ``log(score) / temperature + Gumbel noise``; as the temperature falls to 0 it becomes the
@@ -216,29 +216,9 @@ class SoftDrop(DropCriterion):
         if not self.temperature > 0.0:
             raise ValueError(f"temperature must be above 0, got {self.temperature!r}")
 
-    @property
-    def needs_gradient(self) -> bool:
-        return self.rule.needs_gradient
-
-    @property
-    def needs_gradient_every_step(self) -> bool:
-        return self.rule.needs_gradient_every_step
-
-    def observe(self, context: Context) -> None:
-        self.rule.observe(context)
-
-    def drop(
-        self,
-        context: Context,
-        fraction: float,
-        candidates: BitSet | None = None,
-        pattern: Pattern | None = None,
-    ) -> BitSet:
-        counts = drop_counts(context, fraction, candidates)
-        quota = (pattern or Unstructured()).drop_quota(context, counts)
-        scores = sampled(context, self.rule.scores(context), self.temperature, favours_large=False)
-        among = context.topology.active if candidates is None else candidates
-        return context.topology.select(among, quota, scores)
+    def scores(self, context: Context) -> Scores:
+        keys = sampled(context, self.rule.scores(context), self.temperature, favours_large=False)
+        return Scores([-key for key in keys.tensors], signed=True)
 
 
 def sampled(context: Context, scores: Scores, temperature: float, *, favours_large: bool) -> Scores:

@@ -12,11 +12,13 @@ import torch
 from torch.optim import NAdam, RAdam
 from torch.optim.adam import Adam
 
+from itop import _core
 from itop.context import Context
 from itop.criteria.averages import gradient_average, update_average
 from itop.criteria.drop import sampled
-from itop.criteria.observer import Part
+from itop.criteria.observer import Part, WrappingPart
 from itop.selection import BitSet, Quota, Scores
+from itop.topology import is_native
 
 
 class GrowCriterion(Part):
@@ -140,7 +142,7 @@ _ACTIVE_UPDATES = "updates active"
 class ExplorationBonusGrowth(ScoreGrowth):
     """Gradient magnitude plus a bonus for weights that were rarely active: ``abs(g) + c ln(t) / (n + epsilon)``.
 
-    n is in how many updates so far the weight was active, t the step. Keeps n for every weight, 4 bytes each.
+    n is in how many updates so far the weight was active, t the step. Keeps n for every weight, 2 bytes each: up to 32,767.
 
     Args:
         bonus: c; 0 is growth by gradient.
@@ -167,18 +169,36 @@ class ExplorationBonusGrowth(ScoreGrowth):
         topology = context.topology
         counts = context.state.setdefault(_ACTIVE_UPDATES, [])
         if not counts:
-            counts.extend(torch.zeros_like(weight, dtype=torch.float32) for weight in topology.weights())
+            counts.extend(torch.zeros_like(weight, dtype=torch.int16) for weight in topology.weights())
         bonus = self.bonus * math.log(max(context.step, 1))
         scores = []
         for i, (count, gradient) in enumerate(zip(counts, context.gradients(), strict=True)):
-            count += topology.active.to_tensor(i)
-            scores.append(count.add(self.epsilon).reciprocal_().mul_(bonus).add_(gradient.abs()))
+            if (
+                is_native(gradient)
+                and count.dtype == torch.int16
+                and count.is_contiguous()
+                and gradient.is_contiguous()
+            ):
+                score = torch.empty_like(gradient)
+                _core.exploration_scores(
+                    topology.active.native,
+                    i,
+                    gradient,
+                    bonus=bonus,
+                    epsilon=self.epsilon,
+                    counts=count.numpy().reshape(-1),
+                    scores=score,
+                )
+            else:
+                count += topology.active.to_tensor(i)
+                score = count.add(self.epsilon).reciprocal_().mul_(bonus).add_(gradient.abs())
+            scores.append(score)
         return Scores(scores)
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class SoftGrowth(GrowCriterion):
+class SoftGrowth(WrappingPart, ScoreGrowth):
     """Grows at random, sites with large scores more likely: without replacement, ``p ~ score^(1 / temperature)``.
 
     Args:
@@ -193,27 +213,13 @@ class SoftGrowth(GrowCriterion):
         if not self.temperature > 0.0:
             raise ValueError(f"temperature must be above 0, got {self.temperature!r}")
 
-    @property
-    def needs_gradient(self) -> bool:
-        return self.rule.needs_gradient
-
-    @property
-    def needs_gradient_every_step(self) -> bool:
-        return self.rule.needs_gradient_every_step
-
-    def observe(self, context: Context) -> None:
-        self.rule.observe(context)
-
-    def grow(
-        self, context: Context, candidates: BitSet, counts: Sequence[int] | Quota, preferred: BitSet | None = None
-    ) -> BitSet:
-        scores = sampled(context, self.rule.scores(context), self.temperature, favours_large=True)
-        return context.topology.select(candidates, counts, scores, preferred=preferred)
+    def scores(self, context: Context) -> Scores:
+        return sampled(context, self.rule.scores(context), self.temperature, favours_large=True)
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class UnexploredFirst(GrowCriterion):
+class UnexploredFirst(WrappingPart, GrowCriterion):
     """Never-explored sites while they last, then the rule it wraps; among each, by that rule.
 
     Reaches the bound ``R_s <= min(1, d (1 + sum P_i))`` that holds for any growth rule.
@@ -224,17 +230,6 @@ class UnexploredFirst(GrowCriterion):
     @property
     def works_truly_sparse(self) -> bool:
         return self.rule.works_truly_sparse
-
-    @property
-    def needs_gradient(self) -> bool:
-        return self.rule.needs_gradient
-
-    @property
-    def needs_gradient_every_step(self) -> bool:
-        return self.rule.needs_gradient_every_step
-
-    def observe(self, context: Context) -> None:
-        self.rule.observe(context)
 
     def grow(
         self, context: Context, candidates: BitSet, counts: Sequence[int] | Quota, preferred: BitSet | None = None

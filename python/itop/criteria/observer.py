@@ -35,3 +35,20 @@ class Part:
 
     def observe(self, context: Context) -> None:
         """Called before every optimiser step, dense gradients at hand; ``context.step`` steps are done."""
+
+
+class WrappingPart(Part):
+    """A part that changes how the rule it wraps chooses: it needs what that one needs, and lets it observe."""
+
+    rule: Part
+
+    @property
+    def needs_gradient(self) -> bool:
+        return self.rule.needs_gradient
+
+    @property
+    def needs_gradient_every_step(self) -> bool:
+        return self.rule.needs_gradient_every_step
+
+    def observe(self, context: Context) -> None:
+        self.rule.observe(context)

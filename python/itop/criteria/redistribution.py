@@ -70,10 +70,7 @@ class MomentumRedistribution(Redistribution):
         self, context: Context, dropped: Sequence[int], room: Sequence[int], kept: BitSet | None = None
     ) -> list[int]:
         topology = context.topology
-        totals = topology.sums(
-            scores[mask].abs()
-            for scores, mask in zip(momentum_scores(context).tensors, topology.active.to_tensors(), strict=True)
-        )
+        totals = topology.sums_of_magnitudes(momentum_scores(context), topology.active)
         means = [total / max(1, count) for total, count in zip(totals, topology.num_active, strict=True)]
         return share(sum(dropped), means, room)
 

@@ -21,7 +21,7 @@ from itop.methods.gradual import GMP, OBD, GraNet, TaylorPruning
 from itop.methods.group_lasso import GroupLasso
 from itop.methods.lottery import IMP, OMP, LearningRateRewinding, LotteryTicket
 from itop.methods.mest import MEST, MESTSoft
-from itop.methods.method import DropAndGrow, Method, UpdateTiming
+from itop.methods.method import DropAndGrow, Method, UnsuitableModelError, UpdateTiming
 from itop.methods.nest import NeST
 from itop.methods.obs import OBS
 from itop.methods.one_shot import (
@@ -69,7 +69,7 @@ _PRESETS = (
     Preset("deep-r", DeepR, Family.DYNAMIC, "Bellec, ICLR 2018", "3 f_S; 1 byte a weight"),
     Preset("mest", MEST, Family.DYNAMIC, "Yuan, NeurIPS 2021", _SPARSE),
     Preset("mest-soft", MESTSoft, Family.DYNAMIC, "Yuan, NeurIPS 2021", _RAMP, Density.FINAL),
-    Preset("dst-ee", DSTEE, Family.DYNAMIC, "Huang, DAC 2023", f"{_RIGL}; 4 bytes a weight"),
+    Preset("dst-ee", DSTEE, Family.DYNAMIC, "Huang, DAC 2023", f"{_RIGL}; 2 bytes a weight"),
     Preset("granet", GraNet, Family.DYNAMIC, "Liu, NeurIPS 2021", f"{_RIGL}, averaged", Density.FINAL),
     Preset("selfish-rnn", SelfishRNN, Family.DYNAMIC, "Liu, ICML 2021", _SPARSE),
     Preset(
@@ -145,6 +145,11 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({preset.name: preset for preset
 
 METHODS: Mapping[str, MethodFactory] = MappingProxyType({preset.name: preset.factory for preset in _PRESETS})
 """Preset name -> callable that takes the method's options and returns a :class:`Method`."""
+
+
+def comparable_methods() -> tuple[str, ...]:
+    """The presets that can stand in one table: all but those whose masks have to be given to them."""
+    return tuple(preset.name for preset in _PRESETS if preset.density is not Density.GIVEN)
 
 
 def as_method(method: str | Method) -> Method:
@@ -224,7 +229,9 @@ __all__ = [
     "TaylorPruning",
     "TopKAST",
     "TrainableThresholds",
+    "UnsuitableModelError",
     "UpdateTiming",
     "VariationalDropout",
     "as_method",
+    "comparable_methods",
 ]

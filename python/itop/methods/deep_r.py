@@ -77,10 +77,9 @@ class DeepR(Method):
         positive: list[Tensor] = context.state[_POSITIVE]
         weights = topology.weights()
         # An active weight at exactly zero has not crossed over: it waits.
-        crossed = [
-            ((weight < 0) & sign) | ((weight > 0) & ~sign) for weight, sign in zip(weights, positive, strict=True)
-        ]
-        dropped = topology.active & topology.from_tensors(crossed)
+        belongs_above = topology.from_tensors(positive)
+        below, above = topology.where(weights, limit=0.0), topology.where(weights, limit=0.0, greater=True)
+        dropped = topology.active & ((below & belongs_above) | (above - belongs_above))
         count = sum(dropped.counts())
         grown = topology.select(~topology.active, count)
         if sum(grown.counts()) < count:

@@ -55,13 +55,14 @@ class DSR(Method):
         fraction: Of active weights that an update aims to prune (?).
         threshold: H at the start (?).
         doubles_at: Fractions of the run where the interval doubles; epochs 25, 50 and 75 of 100 in the paper (?).
+        allocation: Where connections are before they move (?).
     """
 
     update_every: int = 1000
     fraction: float = 0.05
     threshold: float = 1e-3
     doubles_at: tuple[float, ...] = (0.25, 0.5, 0.75)
-    allocation: AllocationLike = "uniform"
+    allocation: AllocationLike = "erk"
 
     def __post_init__(self) -> None:
         if isinstance(self.update_every, bool) or not isinstance(self.update_every, int) or self.update_every < 1:
@@ -88,7 +89,7 @@ class DSR(Method):
         threshold = float(context.state.get(_THRESHOLD, self.threshold))
         weights = topology.weights()
         # Selecting all of them again refuses NaN, which compares with nothing.
-        small = topology.active & topology.from_tensors([weight.abs() < threshold for weight in weights])
+        small = topology.active & topology.where(weights, limit=threshold, magnitude=True)
         room = [layer.numel - count for layer, count in zip(topology.layers, topology.num_active, strict=True)]
         below = sum(small.counts())
         count = min(below, sum(room))

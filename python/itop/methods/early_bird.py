@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from itop.context import Context
 from itop.criteria.initial import DenseMasks
-from itop.methods.method import Method
+from itop.methods.method import Method, UnsuitableModelError
 from itop.schedules import AtFractions, EitherOf, EveryEpoch, UpdateSchedule, step_at
 from itop.update_report import UpdateReport
 
@@ -71,7 +71,7 @@ class EarlyBird(Method):
 
     def check(self, context: Context) -> None:
         if not any(norm is not None for norm in normalisations(context)):
-            raise ValueError(
+            raise UnsuitableModelError(
                 "method 'early-bird' ranks channels by batch normalisation; the model has no sparse layer followed by one"
             )
 

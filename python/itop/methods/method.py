@@ -25,6 +25,13 @@ from itop.selection import BitSet
 from itop.update_report import UpdateReport
 
 
+class UnsuitableModelError(ValueError):
+    """The model has nothing for the method to work on, as a network without batch normalisation for early-bird tickets.
+
+    Where several methods are compared, this one is left out; nothing is wrong with the run.
+    """
+
+
 class UpdateTiming(enum.Enum):
     """Where a topology update stands in its optimiser step."""
 
@@ -133,7 +140,10 @@ class Method(ABC):
         return step / total_steps
 
     def check(self, context: Context) -> None:
-        """Raises ValueError where the method cannot do what it is asked for. Nothing has been changed yet."""
+        """Raises ValueError where the method cannot do what it is asked for. Nothing has been changed yet.
+
+        UnsuitableModelError where that is so whatever its options are, because of the model.
+        """
 
     def hooks(self, context: Context) -> Iterable[RemovableHandle]:
         """Hooks on the model's modules that act until the engine is detached."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itop.allocation import AllocationLike
+from itop.allocation import AllocationLike, LastLayerDense, as_allocation
 from itop.criteria.drop import SignedMagnitudeDrop
 from itop.criteria.grow import RandomGrowth, UnexploredFirst
 from itop.methods.method import DropAndGrow
@@ -13,6 +13,7 @@ def SET(
     update_every: int | None = None,
     drop_fraction: float = 0.3,
     allocation: AllocationLike = "er",
+    dense_output: bool = False,
 ) -> DropAndGrow:
     """SET as published: zeta of the smallest positive and of the largest negative weights, random growth, each epoch.
 
@@ -21,6 +22,8 @@ def SET(
             CIFAR-10 at batch 128.
         drop_fraction: zeta.
         allocation: Erdos-Renyi in the paper.
+        dense_output: The paper leaves the output layer dense; here the sparsity asked for is that of all layers together,
+            of which a dense one would take much.
     """
     return DropAndGrow(
         label="set",
@@ -28,7 +31,7 @@ def SET(
         drop_fraction=ConstantDropFraction(drop_fraction),
         drop=SignedMagnitudeDrop(),
         grow=RandomGrowth(),
-        allocation=allocation,
+        allocation=LastLayerDense(as_allocation(allocation)) if dense_output else allocation,
     )
 
 

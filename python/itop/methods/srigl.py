@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -12,10 +13,11 @@ from itop.allocation import AllocationLike
 from itop.analysis.training_flops import RigLTraining, TrainingFlops
 from itop.context import Context
 from itop.criteria.drop import MagnitudeDrop, drop_counts
-from itop.criteria.patterns import GroupQuota
+from itop.criteria.group_quota import GroupQuota, row_counts
 from itop.methods.method import Method
 from itop.schedules import CosineDropFraction, Every, UpdateSchedule
 from itop.selection import BitSet, Scores
+from itop.topology import Topology
 from itop.update_report import UpdateReport
 
 _FAN_IN = "fan-in"
@@ -76,14 +78,10 @@ class SRigL(Method):
         fan_ins = [
             max(1, count // layer.shape[0]) for layer, count in zip(topology.layers, context.target_counts, strict=True)
         ]
-        sizes = [layer.numel // layer.shape[0] for layer in topology.layers]
-        quota = GroupQuota(
-            sizes,
-            [
-                torch.full((layer.shape[0], 1), fan_in, dtype=torch.int64, device=topology.device)
-                for layer, fan_in in zip(topology.layers, fan_ins, strict=True)
-            ],
-        )
+        units = [
+            torch.full((layer.shape[0], 1), fan_in) for layer, fan_in in zip(topology.layers, fan_ins, strict=True)
+        ]
+        quota = _by_unit(topology, units)
         topology.initialise(topology.select(topology.full(), quota))
         context.state[_FAN_IN] = fan_ins
 
@@ -95,19 +93,20 @@ class SRigL(Method):
         dropped = MagnitudeDrop().drop_exactly(context, counts)
         kept = topology.active - dropped
         salient = kept | topology.select(~topology.active, counts, gradients)
-        remaining, missing = [], []
+        ablated = topology.empty()
+        targets = []
+        present, promising = row_counts(topology, topology.active), row_counts(topology, salient)
         for i, layer in enumerate(topology.layers):
-            alive = topology.active.to_tensor(i).flatten(1).any(1)
-            stays = self._survivors(context, i, alive, salient)
+            alive = present[i] > 0
+            stays = self._survivors(context, i, alive, promising[i])
             fan_in = min(layer.numel // layer.shape[0], context.target_counts[i] // max(1, int(stays.sum())))
-            fan_in = max(1, fan_in)
-            context.state[_FAN_IN][i] = fan_in
-            rows = kept.to_tensor(i).flatten(1) & stays.unsqueeze(1)
-            remaining.append(rows.view(topology.local(i).shape))
-            missing.append(((fan_in - rows.sum(1)).clamp_min(0) * stays).unsqueeze(1))
-        staying = topology.from_tensors(remaining)
-        sizes = [layer.numel // layer.shape[0] for layer in topology.layers]
-        grown = topology.select(~staying, GroupQuota(sizes, missing), gradients)
+            context.state[_FAN_IN][i] = max(1, fan_in)
+            targets.append(stays.unsqueeze(1) * context.state[_FAN_IN][i])
+            if not torch.equal(stays, alive):
+                gone = (alive & ~stays).view(-1, *[1] * (len(layer.shape) - 1)).expand(layer.shape)
+                ablated.native.pack(i, topology.in_storage_order(i, gone), topology.stream)
+        staying = kept - ablated
+        grown = topology.select(~staying, _by_unit(topology, targets, staying), gradients)
         return topology.commit(
             topology.active - staying,
             grown,
@@ -115,12 +114,11 @@ class SRigL(Method):
             zero_all_inactive=context.zero_all_inactive,
         )
 
-    def _survivors(self, context: Context, layer: int, alive: Tensor, salient: BitSet) -> Tensor:
-        """Which output units of a layer are not ablated."""
+    def _survivors(self, context: Context, layer: int, alive: Tensor, counts: Tensor) -> Tensor:
+        """Which output units of a layer are not ablated, given how many salient weights each has."""
         is_last = layer == len(context.topology.layers) - 1
         if is_last or self.ablation == 0.0 or int(alive.sum()) < 2:
             return alive
-        counts = salient.to_tensor(layer).flatten(1).sum(1)
         stays: Tensor = alive & (counts >= self.ablation * context.state[_FAN_IN][layer])
         # Somebody has to stay: the unit with most salient weights.
         if not bool(stays.any()):
@@ -132,3 +130,10 @@ class SRigL(Method):
 
     def options(self) -> dict[str, Any]:
         return {"schedule": self.schedule, "drop_fraction": self.drop_fraction, "ablation": self.ablation}
+
+
+def _by_unit(topology: Topology, targets: Sequence[Tensor], present: BitSet | None = None) -> GroupQuota:
+    """So many weights into each output unit, of which some are there already; one column of numbers a layer."""
+    sizes = [layer.numel // layer.shape[0] for layer in topology.layers]
+    on_device = [target.to(device=topology.device, dtype=torch.int32) for target in targets]
+    return GroupQuota(sizes, on_device, present)

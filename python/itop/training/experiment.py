@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+from itop.methods import UnsuitableModelError
 from itop.training.config import JsonValue, RunConfig
 from itop.training.data_source import DataSource
 from itop.training.execution import resolve_device
@@ -123,10 +124,12 @@ class ExperimentResult:
     Args:
         summaries: One of each method that has at least one complete run, over its seeds.
         failures: Why runs could not be completed, by ``method, seed n``.
+        skipped: Why methods were left out, by method: the model has nothing for them to work on.
     """
 
     summaries: tuple[Mapping[str, Any], ...]
     failures: Mapping[str, str]
+    skipped: Mapping[str, str]
 
 
 def run_experiment(
@@ -139,7 +142,8 @@ def run_experiment(
 ) -> ExperimentResult:
     """Trains all runs; with `resume` those that are complete are not repeated, the others go on where they were.
 
-    A run that fails does not stop those after it, unless it is the only one.
+    A run that fails does not stop those after it, unless it is the only one; a method that the model has nothing for is
+    skipped.
 
     Raises:
         FileExistsError: If `root` already holds runs and `resume` is not set.
@@ -154,7 +158,10 @@ def run_experiment(
     source = DataSource(observer.data_decoded)
     summaries: dict[str, list[Mapping[str, Any]]] = {}
     failures: dict[str, str] = {}
+    skipped: dict[str, str] = {}
     for run in experiment.runs:
+        if run.method in skipped:
+            continue
         folder = RunFolder(experiment.folder_of(run, root))
         if folder.is_complete:
             summary = read_json(folder.summary)
@@ -165,6 +172,12 @@ def run_experiment(
                 if len(experiment.runs) > 1:
                     experiment.save(root)
                 summary = train_session(session, folder.path, observer=observer, stop=stop, resume=resume)
+            except UnsuitableModelError as error:
+                if len(experiment.methods) == 1:
+                    raise
+                skipped[run.method] = str(error)
+                observer.method_skipped(run.method, str(error))
+                continue
             except (ValueError, RuntimeError, OSError) as error:
                 if len(experiment.runs) == 1:
                     raise
@@ -173,11 +186,11 @@ def run_experiment(
                 continue
         summaries.setdefault(run.method, []).append(summary)
         if len(experiment.runs) > 1:
-            _write_summaries(experiment, root, summaries)
+            _write_summaries(experiment, root, summaries, skipped)
     if not summaries:
-        raise ValueError(f"no run could be completed: {next(iter(failures.values()))}")
+        raise ValueError(f"no run could be completed: {next(iter({**failures, **skipped}.values()))}")
     methods = [summarise_method(summaries[name]) for name in _ordered(experiment, summaries)]
-    return ExperimentResult(tuple(methods), failures)
+    return ExperimentResult(tuple(methods), failures, skipped)
 
 
 def _check_folder(experiment: Experiment, root: Path, *, resume: bool) -> None:
@@ -191,12 +204,15 @@ def _check_folder(experiment: Experiment, root: Path, *, resume: bool) -> None:
         RunFolder(experiment.folder_of(run, root)).check_config(run)
 
 
-def _write_summaries(experiment: Experiment, root: Path, summaries: Mapping[str, list[Mapping[str, Any]]]) -> None:
+def _write_summaries(
+    experiment: Experiment, root: Path, summaries: Mapping[str, list[Mapping[str, Any]]], skipped: Mapping[str, str]
+) -> None:
     methods = [summarise_method(summaries[name]) for name in _ordered(experiment, summaries)]
     for summary in methods:
         write_json(root / summary["method"] / "summary.json", summary)
     # The only method's numbers are the experiment's own; several stand side by side.
-    write_json(root / "summary.json", {**(methods[0] if len(experiment.methods) == 1 else {}), "methods": methods})
+    of_one = methods[0] if len(experiment.methods) == 1 else {}
+    write_json(root / "summary.json", {**of_one, "methods": methods, "skipped": dict(skipped)})
 
 
 def _ordered(experiment: Experiment, summaries: Mapping[str, object]) -> Iterator[str]:

@@ -38,6 +38,9 @@ class TrainingObserver:
     def run_failed(self, config: RunConfig, reason: str) -> None:
         """The run cannot go on; those after it do."""
 
+    def method_skipped(self, method: str, reason: str) -> None:
+        """The model has nothing for a method to work on: none of its runs takes place."""
+
 
 @final
 class ObserverGroup(TrainingObserver):
@@ -73,6 +76,10 @@ class ObserverGroup(TrainingObserver):
     def run_failed(self, config: RunConfig, reason: str) -> None:
         for observer in self._observers:
             observer.run_failed(config, reason)
+
+    def method_skipped(self, method: str, reason: str) -> None:
+        for observer in self._observers:
+            observer.method_skipped(method, reason)
 
 
 def is_tensorboard_installed() -> bool:
