@@ -2,6 +2,8 @@
 
 #include <string>
 
+#include "dlpack_exchange.hpp"
+
 namespace itop::bindings {
 namespace {
 
@@ -55,6 +57,7 @@ TensorView borrow_untyped(py::handle tensor) {
 }  // namespace
 
 TensorView borrow(py::handle tensor) {
+  if (TensorView view; borrow_by_exchange(tensor, view)) return view;
   const TorchNames& names = TorchNames::get();
   TensorView view = borrow_untyped(tensor);
   const py::object dtype = tensor.attr(names.dtype);

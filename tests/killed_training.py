@@ -1,6 +1,7 @@
 """A training that saves and resumes, and kills its own process with SIGKILL at a moment it is told.
 
-Runs as a function of a process, or as a script under torchrun: ``killed_training.py FOLDER LAYOUT MOMENT RANK``.
+Runs as a function of a process, or as a script under torchrun: ``killed_training.py FOLDER LAYOUT MOMENT RANK``. What
+torchrun starts again by itself is not killed again.
 """
 
 from __future__ import annotations
@@ -107,7 +108,8 @@ def main() -> None:
     folder, layout, moment, rank = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
     torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
-    train(folder, layout, moment if dist.get_rank() == rank else None)
+    is_first_try = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+    train(folder, layout, moment if is_first_try and dist.get_rank() == rank else None)
     dist.destroy_process_group()
 
 

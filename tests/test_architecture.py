@@ -39,6 +39,7 @@ LAYERS = {
     "context": 6,
     "engine_state": 6,
     "grown_state": 6,
+    "displaced_values": 6,
     "criteria": 7,
     "held_gradients": 6,
     "methods": 8,

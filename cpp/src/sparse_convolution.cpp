@@ -9,14 +9,13 @@
 #include "cpu/sparse_kernels.hpp"
 #include "itop/sparse_scratch.hpp"
 #include "itop/thread_pool.hpp"
+#include "sparse_interleaved.hpp"
 #include "sparse_operands.hpp"
 #include "sparse_planes.hpp"
+#include "sparse_slices.hpp"
 
 namespace itop {
 namespace {
-
-// Partial sums of the weight gradient: a fixed number, so that the result does not depend on the number of threads.
-constexpr std::int64_t kMaxSlices = 8;
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
@@ -30,20 +29,6 @@ WeightIndex weight_index(const ConvolutionShape& shape, std::int64_t out_channel
   const std::int64_t place = column % area;
   return {group * (shape.in_channels / shape.groups) + column / area, place / shape.kernel_width,
           place % shape.kernel_width};
-}
-
-cpu::EntryRuns runs_of(const SparsePattern& pattern, std::int64_t block, std::int64_t first_row,
-                       std::int64_t last_row) {
-  return {pattern.block_starts + block * pattern.num_rows + first_row,
-          pattern.block_starts + (block + 1) * pattern.num_rows + first_row, last_row - first_row, pattern.columns};
-}
-
-/// Runs `body(first, last)` on pieces of [0, count): at once where the caller already is one of many, else in parallel.
-template <class Body>
-void in_pieces(std::int64_t count, bool alone, ThreadPool& pool, Body&& body) {
-  const std::int64_t num_pieces = alone ? std::min<std::int64_t>(count, std::int64_t{4} * pool.num_threads()) : 1;
-  pool.parallel_for(num_pieces,
-                    [&](std::int64_t piece) { body(count * piece / num_pieces, count * (piece + 1) / num_pieces); });
 }
 
 /// Rows [first, last) of out = pattern * in on planes.
@@ -124,6 +109,11 @@ void forward(const ConvolutionPattern& pattern, const void* values, ValueType va
   const ScratchLease wide_bias(bias == nullptr ? 0 : static_cast<std::size_t>(shape.out_channels) * sizeof(Scalar));
   if (bias != nullptr) gather_values(bias, value_type, nullptr, 0, shape.out_channels, wide_bias.as<Scalar>());
 
+  if (grid.is_interleaved()) {
+    interleaved_forward(grid, pattern, ordered.data(), x, batch, wide_bias.as<const Scalar>(), y, pool);
+    return;
+  }
+
   const std::int64_t in_size = shape.in_channels * shape.in_height * shape.in_width;
   const std::int64_t out_size = shape.out_channels * shape.out_height() * shape.out_width();
   const std::int64_t per_stack = grid.images_per_stack();
@@ -161,48 +151,49 @@ void backward(const ConvolutionPattern& pattern, const void* values, ValueType v
   const PlaneGrid grid(pattern.shape, pattern.layout);
   const ConvolutionShape& shape = pattern.shape;
   const auto& kernels = cpu::sparse_kernels<Scalar>();
-  const std::int64_t num_entries = pattern.forward.num_entries();
   const OrderedValues<Scalar> ordered(gradients.input == nullptr ? SparsePattern{} : pattern.transposed, values,
                                       value_type, pool);
+  const std::int64_t per_stack = grid.images_per_stack();
+  const SliceSums<Scalar> sums(divide_up(batch, per_stack), pattern.forward.num_entries(), shape.out_channels,
+                               gradients);
+  auto* const input_gradient = static_cast<Scalar*>(gradients.input);
+  if (grid.is_interleaved()) {
+    interleaved_backward(grid, pattern, ordered.data(), x, output_gradient, batch, input_gradient, sums, pool);
+    sums.write(value_type, pool);
+    return;
+  }
 
   const std::int64_t in_size = shape.in_channels * shape.in_height * shape.in_width;
   const std::int64_t out_size = shape.out_channels * shape.out_height() * shape.out_width();
-  const std::int64_t per_stack = grid.images_per_stack();
-  const std::int64_t num_stacks = divide_up(batch, per_stack);
-  const std::int64_t num_slices = std::min(num_stacks, kMaxSlices);
-  const bool slices_in_parallel = num_slices >= pool.num_threads();
-
-  // One slice's sums: [num_entries] of the values, then [out_channels] of the bias.
-  const std::int64_t sums_per_slice = num_entries + shape.out_channels;
-  const ScratchLease slice_sums(static_cast<std::size_t>(num_slices * sums_per_slice) * sizeof(Scalar));
-  const auto run_stack = [&](std::int64_t stack, Scalar* sums, bool accumulate) {
+  sums.for_each_stack(pool, [&](std::int64_t stack, const typename SliceSums<Scalar>::Slice& slice, bool alone) {
     const std::int64_t first_image = stack * per_stack;
     const std::int64_t num_images = std::min(per_stack, batch - first_image);
     const auto output_runs = grid.output_runs(num_images, kernels.max_tile_log2);
     const std::int64_t plane = grid.plane_stride();
     const PackedPlanes<Scalar> in(grid, grid.num_input_planes(), x + first_image * in_size);
     const PackedPlanes<Scalar> out(grid, shape.out_channels, output_gradient + first_image * out_size);
-    in_pieces(shape.out_channels, !slices_in_parallel, pool, [&](std::int64_t first, std::int64_t last) {
+    in_pieces(shape.out_channels, alone, pool, [&](std::int64_t first, std::int64_t last) {
       if (grid.is_direct()) return;
       grid.pack_outputs(output_gradient + first_image * out_size, num_images, first, last, out.target(first));
     });
-    in_pieces(grid.num_input_planes(), !slices_in_parallel, pool, [&](std::int64_t first, std::int64_t last) {
-      if (grid.is_direct() || gradients.values == nullptr) return;
+    in_pieces(grid.num_input_planes(), alone, pool, [&](std::int64_t first, std::int64_t last) {
+      if (grid.is_direct() || !sums.wants_values()) return;
       grid.pack_inputs(x + first_image * in_size, num_images, first, last, in.target(first));
     });
-    in_pieces(shape.out_channels, !slices_in_parallel, pool, [&](std::int64_t first, std::int64_t last) {
-      if (gradients.values != nullptr) {
-        dot_planes(grid, pattern.forward, out.data(), in.data(), output_runs, first, last, accumulate, sums);
+    in_pieces(shape.out_channels, alone, pool, [&](std::int64_t first, std::int64_t last) {
+      if (sums.wants_values()) {
+        dot_planes(grid, pattern.forward, out.data(), in.data(), output_runs, first, last, slice.accumulate,
+                   slice.values);
       }
-      if (gradients.bias != nullptr) {
-        kernels.sum_rows(out.data() + first * plane, plane, last - first, static_cast<int>(plane),
-                         sums + num_entries + first, accumulate);
+      if (sums.wants_bias()) {
+        kernels.sum_rows(out.data() + first * plane, plane, last - first, static_cast<int>(plane), slice.bias + first,
+                         slice.accumulate);
       }
     });
-    if (gradients.input == nullptr) return;
+    if (input_gradient == nullptr) return;
     const auto input_runs = grid.input_runs(num_images, kernels.max_tile_log2);
-    Scalar* const stack_gradient = static_cast<Scalar*>(gradients.input) + first_image * in_size;
-    in_pieces(shape.in_channels, !slices_in_parallel, pool, [&](std::int64_t first, std::int64_t last) {
+    Scalar* const stack_gradient = input_gradient + first_image * in_size;
+    in_pieces(shape.in_channels, alone, pool, [&](std::int64_t first, std::int64_t last) {
       const std::int64_t first_plane = first * grid.num_phases();
       // The packed input is no longer needed: its memory takes the gradient.
       Scalar* const planes = grid.is_direct() ? stack_gradient + first_plane * plane : in.target(first_plane);
@@ -210,35 +201,8 @@ void backward(const ConvolutionPattern& pattern, const void* values, ValueType v
                               last * grid.num_phases(), nullptr, planes);
       if (!grid.is_direct()) grid.unpack_inputs(planes, num_images, first, last, stack_gradient);
     });
-  };
-  const auto run_slice = [&](std::int64_t slice) {
-    Scalar* const sums = slice_sums.as<Scalar>() + slice * sums_per_slice;
-    const std::int64_t first = num_stacks * slice / num_slices;
-    for (std::int64_t stack = first; stack < num_stacks * (slice + 1) / num_slices; ++stack) {
-      run_stack(stack, sums, stack > first);
-    }
-  };
-  if (slices_in_parallel) {
-    pool.parallel_for(num_slices, run_slice);
-  } else {
-    for (std::int64_t slice = 0; slice < num_slices; ++slice) run_slice(slice);
-  }
-
-  const auto add_slices = [&](void* target, std::int64_t offset, std::int64_t count) {
-    constexpr std::int64_t kPerChunk = 8192;
-    pool.parallel_for(divide_up(count, kPerChunk), [&](std::int64_t chunk) {
-      const std::int64_t first = chunk * kPerChunk;
-      const std::int64_t size = std::min(kPerChunk, count - first);
-      Scalar total[kPerChunk] = {};
-      for (std::int64_t slice = 0; slice < num_slices; ++slice) {
-        const Scalar* const sums = slice_sums.as<const Scalar>() + slice * sums_per_slice + offset + first;
-        for (std::int64_t i = 0; i < size; ++i) total[i] += sums[i];
-      }
-      write_values(total, size, target, value_type, first);
-    });
-  };
-  if (gradients.values != nullptr) add_slices(gradients.values, 0, num_entries);
-  if (gradients.bias != nullptr) add_slices(gradients.bias, num_entries, shape.out_channels);
+  });
+  sums.write(value_type, pool);
 }
 
 void check_types(ValueType values, ValueType activations) {
@@ -260,8 +224,7 @@ void fill_convolution_shifts(const ConvolutionShape& shape, PlaneLayout layout, 
     for (std::int64_t e = row_pointers[row]; e < row_pointers[row + 1]; ++e) {
       const WeightIndex index = weight_index(shape, row, columns[e]);
       const PlaneGrid::Tap tap = grid.tap(index.kernel_y, index.kernel_x);
-      const std::int64_t plane = index.in_channel * grid.num_phases() + tap.phase;
-      shifts[e] = static_cast<std::int32_t>(plane * grid.plane_stride() + tap.shift);
+      shifts[e] = static_cast<std::int32_t>(grid.input_shift(index.in_channel, tap));
     }
   }
 }
@@ -277,18 +240,18 @@ void transpose_convolution(const ConvolutionShape& shape, PlaneLayout layout, co
       for (std::int64_t e = row_pointers[row]; e < row_pointers[row + 1]; ++e) {
         const WeightIndex index = weight_index(shape, row, columns[e]);
         const PlaneGrid::Tap tap = grid.tap(index.kernel_y, index.kernel_x);
-        body(row, e, index.in_channel * grid.num_phases() + tap.phase, tap.shift);
+        body(row, e, index.in_channel * grid.num_phases() + tap.phase, tap);
       }
     }
   };
-  for_each([&](std::int64_t, std::int64_t, std::int64_t plane, std::int64_t) { ++plane_pointers[plane + 1]; });
+  for_each([&](std::int64_t, std::int64_t, std::int64_t plane, const PlaneGrid::Tap&) { ++plane_pointers[plane + 1]; });
   for (std::int64_t plane = 0; plane < num_planes; ++plane) plane_pointers[plane + 1] += plane_pointers[plane];
   std::vector<std::int64_t> next(plane_pointers, plane_pointers + num_planes);
-  for_each([&](std::int64_t row, std::int64_t e, std::int64_t plane, std::int64_t shift) {
+  for_each([&](std::int64_t row, std::int64_t e, std::int64_t plane, const PlaneGrid::Tap& tap) {
     const std::int64_t to = next[static_cast<std::size_t>(plane)]++;
     out_channels[to] = static_cast<std::int32_t>(row);
     permutation[to] = static_cast<std::uint32_t>(e);
-    shifts[to] = static_cast<std::int32_t>(row * grid.plane_stride() - shift);
+    shifts[to] = static_cast<std::int32_t>(grid.output_shift(row, tap));
   });
 }
 

@@ -85,6 +85,7 @@ void StreamedGrowth::offer(std::int64_t first_row, std::int64_t num_rows, const 
     pass.low = std::numeric_limits<std::int64_t>::min();
     pass.high = limit_;
     pass.capacity = num_bits;
+    pass.lists_in_order = true;
     cpu::kernels().score_pass(pass, {0, static_cast<std::int64_t>(free.size()), num_bits}, results[chunk]);
   });
   for (std::int64_t chunk = 0; chunk < num_chunks; ++chunk) {

@@ -6,13 +6,14 @@
 #include <stdexcept>
 #include <string>
 
+#include "cpu/sparse_image_kernels.hpp"
 #include "cpu/sparse_kernels.hpp"
 #include "itop/sparse_scratch.hpp"
 
 namespace itop {
 namespace {
 
-constexpr std::int64_t kInterleave = 16;
+constexpr std::int64_t kLineScalars = 16;  // of the narrower type
 constexpr std::int64_t kMaxRun = std::int64_t{1} << (cpu::kNumTileSizes - 1);
 constexpr int kMinRunLog2 = 4;
 
@@ -69,7 +70,7 @@ PlaneGrid::Extent PlaneGrid::extent(std::int64_t in, std::int64_t out, std::int6
 
 PlaneGrid::PlaneGrid(const ConvolutionShape& shape, PlaneLayout layout) : shape_(shape) {
   check(shape);
-  interleave_ = layout == PlaneLayout::kInterleaved ? kInterleave : 1;
+  interleave_ = layout == PlaneLayout::kInterleaved ? cpu::kImages : 1;
   vertical_ = extent(shape.in_height, shape.out_height(), shape.kernel_height, shape.stride_height,
                      shape.padding_height, shape.dilation_height);
   horizontal_ = extent(shape.in_width, shape.out_width(), shape.kernel_width, shape.stride_width, shape.padding_width,
@@ -98,19 +99,26 @@ PlaneGrid::PlaneGrid(const ConvolutionShape& shape, PlaneLayout layout) : shape_
     return;
   }
 
-  // Small images are stacked until a run is long and the values of a channel are read for many positions.
   const std::int64_t positions = vertical_.pitch * horizontal_.pitch;
-  if (interleave_ == 1) images_ = std::clamp<std::int64_t>(512 / positions, 1, 8);
-  const std::int64_t reach = std::max(vertical_.max_shift, -vertical_.min_shift) * horizontal_.pitch +
-                             std::max(horizontal_.max_shift, -horizontal_.min_shift);
-  front_ = divide_up(reach * interleave_, kInterleave) * kInterleave;
-  std::int64_t lines = divide_up(2 * front_ + images_ * positions * interleave_ + kMaxRun, kInterleave);
-  lines |= 1;  // an odd number of cache lines: equal positions of neighbouring planes fall into different sets
-  plane_stride_ = lines * kInterleave;
   const std::int64_t planes = std::max(num_input_planes(), shape.out_channels);
-  if (planes > std::numeric_limits<std::int32_t>::max() / plane_stride_) {
+  std::int64_t scalars = 0;
+  if (is_interleaved()) {
+    // Row by row: what a kernel reads for a few rows of all planes lies together.
+    plane_stride_ = horizontal_.pitch * interleave_;
+    scalars = planes * plane_stride_ * (num_rows() + num_empty_rows());
+  } else {
+    // Small images are stacked until a run is long and the values of a channel are read for many positions.
+    images_ = std::clamp<std::int64_t>(512 / positions, 1, 8);
+    const std::int64_t reach = num_empty_rows() * horizontal_.pitch + num_empty_columns();
+    front_ = divide_up(reach, kLineScalars) * kLineScalars;
+    std::int64_t lines = divide_up(2 * front_ + images_ * positions + kMaxRun, kLineScalars);
+    lines |= 1;  // an odd number of cache lines: equal positions of neighbouring planes fall into different sets
+    plane_stride_ = lines * kLineScalars;
+    scalars = planes * plane_stride_;
+  }
+  if (scalars > std::numeric_limits<std::int32_t>::max()) {
     throw std::invalid_argument("the convolution's planes are too large for 32-bit shifts: " + std::to_string(planes) +
-                                " of " + std::to_string(plane_stride_));
+                                " of " + std::to_string(scalars / planes));
   }
 }
 
@@ -121,8 +129,17 @@ PlaneGrid::Tap PlaneGrid::tap(std::int64_t kernel_y, std::int64_t kernel_x) cons
   const std::int64_t dx = floor_divide(tx, shape_.stride_width);
   const std::int64_t phase_y = ty - dy * shape_.stride_height;
   const std::int64_t phase_x = tx - dx * shape_.stride_width;
-  return {phase_index_[static_cast<std::size_t>(phase_y * shape_.stride_width + phase_x)],
-          (dy * horizontal_.pitch + dx) * interleave_};
+  return {phase_index_[static_cast<std::size_t>(phase_y * shape_.stride_width + phase_x)], dy, dx};
+}
+
+std::int64_t PlaneGrid::input_shift(std::int64_t in_channel, const Tap& tap) const noexcept {
+  const std::int64_t row_stride = horizontal_.pitch * (is_interleaved() ? interleave_ * num_input_planes() : 1);
+  return (in_channel * num_phases() + tap.phase) * plane_stride_ + tap.y * row_stride + tap.x * interleave_;
+}
+
+std::int64_t PlaneGrid::output_shift(std::int64_t out_channel, const Tap& tap) const noexcept {
+  const std::int64_t row_stride = horizontal_.pitch * (is_interleaved() ? interleave_ * shape_.out_channels : 1);
+  return out_channel * plane_stride_ - tap.y * row_stride - tap.x * interleave_;
 }
 
 std::vector<PositionRun> PlaneGrid::runs(std::int64_t num_images, std::int64_t height, std::int64_t width,
@@ -147,14 +164,9 @@ std::vector<PositionRun> PlaneGrid::runs(std::int64_t num_images, std::int64_t h
       run.num_repeated = static_cast<int>(std::max<std::int64_t>(0, run.start - latest));
       run.start -= run.num_repeated;
     }
-  } else if (interleave_ == 1) {
+  } else {
     // One run over rows and borders: borders cost a little arithmetic, short runs would cost more.
     append(0, (num_images - 1) * vertical_.pitch * pitch + (height - 1) * pitch + width);
-  } else if (pitch == width) {
-    append(0, height * width * interleave_);
-  } else {
-    // A run may end at most one position past its row (see append): on the border, which is zero.
-    for (std::int64_t y = 0; y < height; ++y) append(y * pitch * interleave_, width * interleave_);
   }
   return result;
 }
@@ -164,9 +176,12 @@ std::vector<PositionRun> PlaneGrid::output_runs(std::int64_t num_images, int max
 }
 
 std::vector<PositionRun> PlaneGrid::input_runs(std::int64_t num_images, int max_log2) const {
-  return runs(num_images, divide_up(shape_.in_height, shape_.stride_height),
-              divide_up(shape_.in_width, shape_.stride_width), max_log2);
+  return runs(num_images, num_input_rows(), num_input_columns(), max_log2);
 }
+
+std::int64_t PlaneGrid::num_input_rows() const noexcept { return divide_up(shape_.in_height, shape_.stride_height); }
+
+std::int64_t PlaneGrid::num_input_columns() const noexcept { return divide_up(shape_.in_width, shape_.stride_width); }
 
 PlaneGrid::Picture PlaneGrid::output_picture() const {
   const std::int64_t height = shape_.out_height();
@@ -174,7 +189,8 @@ PlaneGrid::Picture PlaneGrid::output_picture() const {
   return {shape_.out_channels, height, width, 0, 0, 1, 1, height, width};
 }
 
-PlaneGrid::Picture PlaneGrid::input_picture(const Phase& phase) const {
+PlaneGrid::Picture PlaneGrid::input_picture(std::int64_t index) const {
+  const Phase& phase = phases_[static_cast<std::size_t>(index)];
   const auto count = [](std::int64_t in, std::int64_t first, std::int64_t step) {
     return in <= first ? 0 : divide_up(in - first, step);
   };
@@ -190,59 +206,40 @@ PlaneGrid::Picture PlaneGrid::input_picture(const Phase& phase) const {
 }
 
 template <class Scalar>
-void PlaneGrid::pack_plane(const Picture& picture, const Scalar* channel, std::int64_t num_images, Scalar* plane,
-                           Scalar* interleaved) const {
-  const std::int64_t image_size = picture.image_height * picture.image_width;
-  const std::int64_t image_stride = picture.channels * image_size;
-  const std::int64_t row_stride = horizontal_.pitch * interleave_;
+void PlaneGrid::pack_plane(const Picture& picture, const Scalar* channel, std::int64_t num_images,
+                           Scalar* plane) const {
+  const std::int64_t image_stride = picture.channels * picture.image_height * picture.image_width;
   Scalar* written = plane;  // everything before it is final
-  if (interleave_ > 1) {
-    cpu::sparse_kernels<Scalar>().pack(channel, image_stride, static_cast<int>(num_images), image_size, interleaved,
-                                       static_cast<int>(interleave_));
-  }
-  const std::int64_t num_stacked = interleave_ > 1 ? 1 : num_images;
-  for (std::int64_t image = 0; image < num_stacked; ++image) {
-    const Scalar* const from = interleave_ > 1 ? interleaved : channel + image * image_stride;
+  for (std::int64_t image = 0; image < num_images; ++image) {
     for (std::int64_t y = 0; y < picture.height; ++y) {
-      Scalar* const to = plane + front_ + (image * vertical_.pitch + y) * row_stride;
-      const Scalar* const source =
-          from + ((picture.first_y + y * picture.step_y) * picture.image_width + picture.first_x) * interleave_;
+      Scalar* const to = plane + front_ + (image * vertical_.pitch + y) * horizontal_.pitch;
+      const Scalar* const source = channel + image * image_stride +
+                                   (picture.first_y + y * picture.step_y) * picture.image_width + picture.first_x;
       zero(written, to);
       if (picture.step_x == 1) {
-        copy(source, picture.width * interleave_, to);
-      } else if (interleave_ == 1) {
-        for (std::int64_t x = 0; x < picture.width; ++x) to[x] = source[x * picture.step_x];
+        copy(source, picture.width, to);
       } else {
-        for (std::int64_t x = 0; x < picture.width; ++x) {
-          copy(source + x * picture.step_x * interleave_, interleave_, to + x * interleave_);
-        }
+        for (std::int64_t x = 0; x < picture.width; ++x) to[x] = source[x * picture.step_x];
       }
-      written = to + picture.width * interleave_;
+      written = to + picture.width;
     }
   }
   zero(written, plane + plane_stride_);
 }
 
 template <class Scalar>
-void PlaneGrid::unpack_plane(const Picture& picture, const Scalar* plane, std::int64_t num_images, Scalar* channel,
-                             Scalar* interleaved) const {
-  const std::int64_t image_size = picture.image_height * picture.image_width;
-  const std::int64_t image_stride = picture.channels * image_size;
-  const std::int64_t num_stacked = interleave_ > 1 ? 1 : num_images;
-  for (std::int64_t image = 0; image < num_stacked; ++image) {
-    Scalar* const to = interleave_ > 1 ? interleaved : channel + image * image_stride;
+void PlaneGrid::unpack_plane(const Picture& picture, const Scalar* plane, std::int64_t num_images,
+                             Scalar* channel) const {
+  const std::int64_t image_stride = picture.channels * picture.image_height * picture.image_width;
+  for (std::int64_t image = 0; image < num_images; ++image) {
     for (std::int64_t y = 0; y < picture.height; ++y) {
-      const Scalar* const from = plane + front_ + (image * vertical_.pitch + y) * horizontal_.pitch * interleave_;
-      Scalar* const target =
-          to + ((picture.first_y + y * picture.step_y) * picture.image_width + picture.first_x) * interleave_;
+      const Scalar* const from = plane + front_ + (image * vertical_.pitch + y) * horizontal_.pitch;
+      Scalar* const target = channel + image * image_stride +
+                             (picture.first_y + y * picture.step_y) * picture.image_width + picture.first_x;
       if (picture.step_x == 1) {
-        copy(from, picture.width * interleave_, target);
-      } else if (interleave_ == 1) {
-        for (std::int64_t x = 0; x < picture.width; ++x) target[x * picture.step_x] = from[x];
+        copy(from, picture.width, target);
       } else {
-        for (std::int64_t x = 0; x < picture.width; ++x) {
-          copy(from + x * interleave_, interleave_, target + x * picture.step_x * interleave_);
-        }
+        for (std::int64_t x = 0; x < picture.width; ++x) target[x * picture.step_x] = from[x];
       }
     }
   }
@@ -252,12 +249,9 @@ template <class Scalar>
 void PlaneGrid::pack_inputs(const Scalar* images, std::int64_t num_images, std::int64_t first, std::int64_t last,
                             Scalar* planes) const {
   const std::int64_t image_size = shape_.in_height * shape_.in_width;
-  const ScratchLease interleaved(interleave_ > 1 ? static_cast<std::size_t>(image_size * interleave_) * sizeof(Scalar)
-                                                 : 0);
   for (std::int64_t index = first; index < last; ++index) {
-    pack_plane(input_picture(phases_[static_cast<std::size_t>(index % num_phases())]),
-               images + index / num_phases() * image_size, num_images, planes + (index - first) * plane_stride_,
-               interleaved.as<Scalar>());
+    pack_plane(input_picture(index % num_phases()), images + index / num_phases() * image_size, num_images,
+               planes + (index - first) * plane_stride_);
   }
 }
 
@@ -265,11 +259,8 @@ template <class Scalar>
 void PlaneGrid::pack_outputs(const Scalar* images, std::int64_t num_images, std::int64_t first, std::int64_t last,
                              Scalar* planes) const {
   const std::int64_t image_size = shape_.out_height() * shape_.out_width();
-  const ScratchLease interleaved(interleave_ > 1 ? static_cast<std::size_t>(image_size * interleave_) * sizeof(Scalar)
-                                                 : 0);
   for (std::int64_t index = first; index < last; ++index) {
-    pack_plane(output_picture(), images + index * image_size, num_images, planes + (index - first) * plane_stride_,
-               interleaved.as<Scalar>());
+    pack_plane(output_picture(), images + index * image_size, num_images, planes + (index - first) * plane_stride_);
   }
 }
 
@@ -277,17 +268,8 @@ template <class Scalar>
 void PlaneGrid::unpack_outputs(const Scalar* planes, std::int64_t num_images, std::int64_t first, std::int64_t last,
                                Scalar* images) const {
   const std::int64_t image_size = shape_.out_height() * shape_.out_width();
-  const ScratchLease interleaved(interleave_ > 1 ? static_cast<std::size_t>(image_size * interleave_) * sizeof(Scalar)
-                                                 : 0);
   for (std::int64_t index = first; index < last; ++index) {
-    Scalar* const channel = images + index * image_size;
-    unpack_plane(output_picture(), planes + (index - first) * plane_stride_, num_images, channel,
-                 interleaved.as<Scalar>());
-    if (interleave_ > 1) {
-      cpu::sparse_kernels<Scalar>().unpack(interleaved.as<Scalar>(), static_cast<int>(interleave_),
-                                           static_cast<int>(num_images), image_size, channel,
-                                           shape_.out_channels * image_size);
-    }
+    unpack_plane(output_picture(), planes + (index - first) * plane_stride_, num_images, images + index * image_size);
   }
 }
 
@@ -296,23 +278,14 @@ void PlaneGrid::unpack_inputs(const Scalar* planes, std::int64_t num_images, std
                               std::int64_t last_channel, Scalar* images) const {
   const std::int64_t image_size = shape_.in_height * shape_.in_width;
   const bool unread = num_phases() < shape_.stride_height * shape_.stride_width;
-  const ScratchLease interleaved(interleave_ > 1 ? static_cast<std::size_t>(image_size * interleave_) * sizeof(Scalar)
-                                                 : 0);
   for (std::int64_t channel = first_channel; channel < last_channel; ++channel) {
     Scalar* const to = images + channel * image_size;
-    if (unread && interleave_ > 1) std::fill_n(interleaved.as<Scalar>(), image_size * interleave_, Scalar{0});
-    for (std::int64_t image = 0; unread && interleave_ == 1 && image < num_images; ++image) {
+    for (std::int64_t image = 0; unread && image < num_images; ++image) {
       std::fill_n(to + image * shape_.in_channels * image_size, image_size, Scalar{0});
     }
     for (std::int64_t phase = 0; phase < num_phases(); ++phase) {
-      unpack_plane(input_picture(phases_[static_cast<std::size_t>(phase)]),
-                   planes + ((channel - first_channel) * num_phases() + phase) * plane_stride_, num_images, to,
-                   interleaved.as<Scalar>());
-    }
-    if (interleave_ > 1) {
-      cpu::sparse_kernels<Scalar>().unpack(interleaved.as<Scalar>(), static_cast<int>(interleave_),
-                                           static_cast<int>(num_images), image_size, to,
-                                           shape_.in_channels * image_size);
+      unpack_plane(input_picture(phase), planes + ((channel - first_channel) * num_phases() + phase) * plane_stride_,
+                   num_images, to);
     }
   }
 }

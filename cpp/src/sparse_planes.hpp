@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -27,6 +28,7 @@ class PlaneGrid {
   const ConvolutionShape& shape() const noexcept { return shape_; }
   /// Images that share a stack of planes.
   std::int64_t images_per_stack() const noexcept { return interleave_ * images_; }
+  bool is_interleaved() const noexcept { return interleave_ > 1; }
   std::int64_t num_phases() const noexcept { return static_cast<std::int64_t>(phases_.size()); }
   std::int64_t num_input_planes() const noexcept { return shape_.in_channels * num_phases(); }
   /// A contiguous batch already is a stack of planes: nothing is packed. True of pointwise convolutions.
@@ -36,11 +38,36 @@ class PlaneGrid {
   /// Scalars before the first position of a plane.
   std::int64_t front() const noexcept { return front_; }
 
+  /// Rows and columns of a plane, the borders that images share with the next one included.
+  std::int64_t num_rows() const noexcept { return vertical_.pitch; }
+  std::int64_t num_columns() const noexcept { return horizontal_.pitch; }
+  /// Empty rows, and columns, that a shifted read may reach before the first.
+  std::int64_t num_empty_rows() const noexcept { return std::max(vertical_.max_shift, -vertical_.min_shift); }
+  std::int64_t num_empty_columns() const noexcept { return std::max(horizontal_.max_shift, -horizontal_.min_shift); }
+  /// What the largest of an input channel's planes holds of an image.
+  std::int64_t num_input_rows() const noexcept;
+  std::int64_t num_input_columns() const noexcept;
+
+  /// A plane's picture: `height` x `width` positions, each `step` inputs apart from `first_y`, `first_x` on.
+  struct Picture {
+    std::int64_t channels, image_height, image_width;
+    std::int64_t first_y, first_x, step_y, step_x;
+    std::int64_t height, width;
+  };
+  Picture output_picture() const;
+  Picture input_picture(std::int64_t phase) const;
+
   struct Tap {
     std::int64_t phase;  ///< which of an input channel's planes
-    std::int64_t shift;  ///< in scalars
+    std::int64_t y, x;   ///< positions from an output to the input that is read
   };
   Tap tap(std::int64_t kernel_y, std::int64_t kernel_x) const;
+  /// Scalars from an output's position on the first input plane to what a tap reads.
+  std::int64_t input_shift(std::int64_t in_channel, const Tap& tap) const noexcept;
+  /// Scalars from an input's position on the first output plane to the output that a tap reads it for.
+  std::int64_t output_shift(std::int64_t out_channel, const Tap& tap) const noexcept;
+
+  // Where images lie side by side; sparse_interleaved.hpp has the other layout.
 
   /// What the kernels walk for the outputs, or for the inputs' gradients, of `num_images` images.
   std::vector<PositionRun> output_runs(std::int64_t num_images, int max_log2) const;
@@ -69,24 +96,14 @@ class PlaneGrid {
   struct Extent {
     std::int64_t pitch, min_shift, max_shift;
   };
-  /// A plane's picture: `height` x `width` positions, each `step` inputs apart from `first_y`, `first_x` on.
-  struct Picture {
-    std::int64_t channels, image_height, image_width;
-    std::int64_t first_y, first_x, step_y, step_x;
-    std::int64_t height, width;
-  };
 
   static Extent extent(std::int64_t in, std::int64_t out, std::int64_t kernel, std::int64_t stride,
                        std::int64_t padding, std::int64_t dilation);
-  Picture output_picture() const;
-  Picture input_picture(const Phase& phase) const;
   std::vector<PositionRun> runs(std::int64_t num_images, std::int64_t height, std::int64_t width, int max_log2) const;
   template <class Scalar>
-  void pack_plane(const Picture& picture, const Scalar* channel, std::int64_t num_images, Scalar* plane,
-                  Scalar* interleaved) const;
+  void pack_plane(const Picture& picture, const Scalar* channel, std::int64_t num_images, Scalar* plane) const;
   template <class Scalar>
-  void unpack_plane(const Picture& picture, const Scalar* plane, std::int64_t num_images, Scalar* channel,
-                    Scalar* interleaved) const;
+  void unpack_plane(const Picture& picture, const Scalar* plane, std::int64_t num_images, Scalar* channel) const;
 
   ConvolutionShape shape_;
   bool direct_ = false;

@@ -140,16 +140,20 @@ TEST_P(SparseConvolutionOf, EqualsItsDefinitionInEveryLayoutForAnyNumberOfThread
 //                in out groups  h   w  kernel stride padding dilation
 INSTANTIATE_TEST_SUITE_P(
     Shapes, SparseConvolutionOf,
-    ::testing::Values(Parameters{{4, 6, 1, 7, 7, 3, 3, 1, 1, 1, 1, 1, 1}, 3},    // a ResNet's block
-                      Parameters{{4, 6, 1, 8, 8, 3, 3, 2, 2, 1, 1, 1, 1}, 2},    // its first, with stride
-                      Parameters{{4, 6, 1, 9, 8, 1, 1, 2, 2, 0, 0, 1, 1}, 3},    // its shortcut: inputs nobody reads
-                      Parameters{{5, 7, 1, 7, 7, 1, 1, 1, 1, 0, 0, 1, 1}, 4},    // pointwise: read in place
-                      Parameters{{5, 7, 1, 3, 2, 1, 1, 1, 1, 0, 0, 1, 1}, 4},    // pointwise, smaller than a run
-                      Parameters{{3, 4, 1, 12, 10, 7, 7, 2, 2, 3, 3, 1, 1}, 2},  // a stem
-                      Parameters{{6, 6, 6, 6, 9, 3, 3, 1, 1, 1, 1, 1, 1}, 2},    // depthwise
-                      Parameters{{8, 4, 2, 9, 9, 3, 3, 1, 2, 0, 2, 2, 1}, 2},    // groups, dilation, uneven everything
-                      Parameters{{2, 3, 1, 6, 7, 2, 4, 3, 1, 2, 5, 1, 1}, 18},   // padding wider than the kernel
-                      Parameters{{2, 3, 1, 4, 4, 3, 3, 1, 1, 1, 1, 1, 1}, 37},   // more images than interleave
+    ::testing::Values(Parameters{{4, 6, 1, 7, 7, 3, 3, 1, 1, 1, 1, 1, 1}, 3},     // a ResNet's block
+                      Parameters{{4, 6, 1, 8, 8, 3, 3, 2, 2, 1, 1, 1, 1}, 2},     // its first, with stride
+                      Parameters{{4, 6, 1, 9, 8, 1, 1, 2, 2, 0, 0, 1, 1}, 3},     // its shortcut: inputs nobody reads
+                      Parameters{{5, 7, 1, 7, 7, 1, 1, 1, 1, 0, 0, 1, 1}, 4},     // pointwise: read in place
+                      Parameters{{5, 7, 1, 3, 2, 1, 1, 1, 1, 0, 0, 1, 1}, 4},     // pointwise, smaller than a run
+                      Parameters{{3, 4, 1, 12, 10, 7, 7, 2, 2, 3, 3, 1, 1}, 2},   // a stem
+                      Parameters{{6, 6, 6, 6, 9, 3, 3, 1, 1, 1, 1, 1, 1}, 2},     // depthwise
+                      Parameters{{8, 4, 2, 9, 9, 3, 3, 1, 2, 0, 2, 2, 1}, 2},     // groups, dilation, uneven everything
+                      Parameters{{2, 3, 1, 6, 7, 2, 4, 3, 1, 2, 5, 1, 1}, 18},    // padding wider than the kernel
+                      Parameters{{2, 3, 1, 4, 4, 3, 3, 1, 1, 1, 1, 1, 1}, 37},    // more images than interleave
+                      Parameters{{3, 4, 1, 5, 29, 3, 3, 1, 1, 1, 1, 1, 1}, 9},    // tiles of 14 and 1, a group of one
+                      Parameters{{3, 5, 1, 4, 15, 1, 3, 1, 1, 0, 1, 1, 1}, 8},    // tiles of 8 and 7, no row above
+                      Parameters{{3, 5, 1, 14, 13, 3, 3, 2, 2, 1, 1, 1, 1}, 17},  // stride over odd sizes
+                      Parameters{{2, 9, 1, 6, 4, 5, 1, 1, 1, 2, 0, 1, 1}, 7},     // tall kernel, narrow images
                       Parameters{{1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1}, 1}));
 
 TEST(SparseConvolution, RefusesShapesThatAreNone) {

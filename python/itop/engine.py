@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from itop.allocation import AllocationLike
 from itop.analysis.flops import count_macs, forward_flops
 from itop.context import Context, TrainingData
+from itop.displaced_values import DisplacedValues
 from itop.distributed.agreement import Ranks, check_same, check_same_topology
 from itop.distributed.shards import is_sharded, like_parameter, local_part, reshard
 from itop.engine_plan import check_arguments, fingerprint, plan_engine, starting_anew
@@ -112,12 +113,14 @@ class SparseEngine:
             self._ranks,
         )
         self.method.check(self._context)
+        self._displaced: DisplacedValues | None = DisplacedValues(self.topology)
         self.method.initialise(self._context)
+        self._displaced.masks_are_set()
         self._young = YoungWeights(grown_state, self.topology) if grown_state.horizon > 0 else None
         if self._young is not None:
             self.topology.on_grown = self._young.add
         self._is_verified = not self._ranks.is_collective
-        self._stepper = Stepper(self._context, self.method, members, self._young, self._verify_once)
+        self._stepper = Stepper(self._context, self.method, members, self._young, self._before_any_step)
         self._example: ExampleInput | None = None
         self._attach(model, members, attach, sparse_gradients)
 
@@ -224,7 +227,8 @@ class SparseEngine:
         check_same_topology({rank: digests for rank, (_, digests) in everyone.items()})
         self._is_verified = True
 
-    def _verify_once(self) -> None:
+    def _before_any_step(self) -> None:
+        self._displaced = None
         if not self._is_verified:
             self.check_sync()
 
@@ -304,6 +308,7 @@ class SparseEngine:
             The latest update's report.
         """
         if not self._hooks_steps:
+            self._displaced = None
             self._stepper.step_was_taken()
         return self.last_update
 
@@ -364,6 +369,8 @@ class SparseEngine:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from a saved state: masks, explored and reliable sets, schedule position, random keys.
 
+        Model, optimiser and engine may be loaded in any order, and the engine made before or after the others are.
+
         Where ranks share the model every rank must load, and the first step afterwards makes sure that all loaded alike.
 
         Raises:
@@ -377,6 +384,8 @@ class SparseEngine:
 
         ranks = self._ranks if self.topology.has_shards else Ranks()
         codes, method_state = ranks.agree(checked, lambda _: {"steps": str(state["steps"])})
+        if self._displaced is not None:
+            self._displaced.put_back()
         self._context.load(method_state, state.get("method_parameters", {}))
         self.topology.load_codes(
             codes, state["num_updates"], touches_values=not self.method.hides_weights(self._context)

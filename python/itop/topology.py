@@ -485,7 +485,7 @@ class Topology:
         """
         tensors: list[Sequence[Tensor]] = [()] * len(self.layers)
         for i in self._sweep_turns.next():
-            tensors[i] = (self.local(i),)
+            tensors[i] = (self.local(i) if self.has_shards else self._parameters[i],)
         self.store.apply(tensors, self.stream)
 
     def apply_to_gradients(self, layers: Collection[int] | None = None) -> bool:
@@ -512,7 +512,7 @@ class Topology:
                 tensors.append(())
                 gradient.masked_fill_(~self.active.to_tensor(i), 0)
         for i in self._sweep_turns.next() if layers is None else ():
-            tensors[i] = (*tensors[i], self.local(i))
+            tensors[i] = (*tensors[i], self.local(i) if self.has_shards else self._parameters[i])
         self.store.apply(tensors, self.stream)
         return all_masked
 

@@ -57,6 +57,21 @@ def test_an_argument_that_is_wrong_on_one_rank_is_refused_on_both(ranks: RankPoo
     assert second == "sparsity must be in [0, 1), got 1.5"
 
 
+def make_engine_of_another_model(wrap: str) -> None:
+    hidden = ((28, 24), (28, 25))[dist.get_rank()]
+    if wrap == "plain":
+        attach(plain(make_model(hidden))).check_sync()
+    else:
+        attach(WRAPS[wrap](make_model(hidden)))
+
+
+@pytest.mark.parametrize("wrap", ["FSDP2", "plain"])
+def test_different_models_are_refused(ranks: RankPool, wrap: str) -> None:
+    first, second = ranks.errors(make_engine_of_another_model, wrap)
+    assert first == second
+    assert first.startswith("ranks disagree about the layers: rank 0 has ")
+
+
 def make_engine_of_another_version() -> None:
     info = {**_core.build_info(), "version": f"9.{dist.get_rank()}"}
     original, _core.build_info = _core.build_info, lambda: info

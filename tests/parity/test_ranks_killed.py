@@ -91,20 +91,32 @@ def test_a_run_killed_at_any_instant_ends_as_one_that_was_not(never_killed: dict
     assert_same(tmp_path, never_killed["FSDP2 on 2"])
 
 
+def torchrun(folder: Path, rank_to_kill: int, *options: str) -> subprocess.CompletedProcess[str]:
+    """The training as a script on two ranks, of which one kills itself before its sixth step."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *options]
+    return subprocess.run(
+        [*command, str(killed_training.__file__), str(folder), "FSDP2 on 2", "before the step", str(rank_to_kill)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+
+
 @pytest.mark.slow
 def test_torchrun_ends_a_killed_run_and_its_command_goes_on_where_it_was(
     never_killed: dict[str, Path], tmp_path: Path
 ) -> None:
-    script = str(Path(killed_training.__file__))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     for rank_to_kill, succeeds in ((1, False), (-1, True)):
-        done = subprocess.run(
-            [*command, script, str(tmp_path), "FSDP2 on 2", "before the step", str(rank_to_kill)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=150,
-            check=False,
-        )
+        done = torchrun(tmp_path, rank_to_kill)
         assert (done.returncode == 0) is succeeds, done.stderr[-2000:]
+    assert_same(tmp_path, never_killed["FSDP2 on 2"])
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_killed_run_again_by_itself(never_killed: dict[str, Path], tmp_path: Path) -> None:
+    done = torchrun(tmp_path, 0, "--max-restarts=1")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "-9" in done.stderr  # the agent saw the kill
     assert_same(tmp_path, never_killed["FSDP2 on 2"])

@@ -77,12 +77,15 @@ def test_a_layer_says_what_it_chose(cache: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", list(layouts.ConvolutionLayout))
-def test_every_layout_of_a_convolution_gives_the_same_result(layout, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("batch", "size", "stride"), [(16, (10, 10), 2), (1, (9, 29), 1), (11, (7, 7), 1), (8, (16, 13), 1)]
+)
+def test_every_layout_of_a_convolution_gives_the_same_result(batch, size, stride, layout, monkeypatch) -> None:
     torch.manual_seed(0)
     monkeypatch.setattr("itop.nn.kernels.choose", lambda key, candidates, work, default, run: layout)
-    layer = SparseConv2d(40, 24, 3, stride=2, padding=1, sparsity=0.8)
+    layer = SparseConv2d(40, 24, 3, stride=stride, padding=1, sparsity=0.8)
     dense = layer.to_dense()
-    x = torch.randn(16, 40, 10, 10, requires_grad=True)
+    x = torch.randn(batch, 40, *size, requires_grad=True)
     other = x.detach().clone().requires_grad_()
     layer(x).square().sum().backward()
     dense(other).square().sum().backward()

@@ -31,7 +31,7 @@ struct ConvolutionShape {
 enum class PlaneLayout {
   /// The positions of an image lie side by side: any batch, small working set, shifted loads straddle cache lines.
   kPositions,
-  /// 16 images are interleaved: every load is aligned and no border is computed, for a 16-fold working set.
+  /// 8 images are interleaved: no load straddles cache lines and no border is computed, for an 8-fold working set.
   kInterleaved,
 };
 

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "cpu/scratch_memory.hpp"
@@ -45,10 +46,11 @@ struct ScorePass {
   std::int64_t low = 0;
   std::int64_t high = 0;
   std::int64_t capacity = 0;
+  bool lists_in_order = false;  ///< of positions, which takes longer
 };
 
-/// Among the candidates whose key is `key` (all candidates if scores is null): chosen gains those with coarse tie key <
-/// low; those with low <= coarse <= high are listed with their coarse keys.
+/// Among the candidates whose key is `key`: chosen gains those with coarse tie key < low; those with low <= coarse <=
+/// high are listed with their coarse keys. If scores is null, all candidates are meant, and chosen holds nothing else.
 struct TiePass {
   const void* scores = nullptr;
   KeyFormat format;
@@ -68,6 +70,12 @@ struct PassResult {
   ScratchArray<InsideCandidate> inside;
 };
 
+/// Some of the weights of a word.
+struct PartOfWord {
+  std::int64_t word = 0;
+  Word bits = 0;  ///< of neighbours
+};
+
 /// Candidates by the digit `(key >> shift) & (2^digit_bits - 1)`, of those whose higher bits equal `prefix`.
 /// Keys are taken as unsigned in their order (sign bit flipped).
 struct HistogramPass {
@@ -82,6 +90,9 @@ struct HistogramPass {
 /// The loops that run once per weight, one table per instruction set.
 struct Kernels {
   void (*score_pass)(const ScorePass&, const WordRange&, PassResult&);
+  /// Appends the keys of the candidates at some places, each in order of storage.
+  void (*append_keys)(const void* scores, const KeyFormat& format, const Word* candidates,
+                      std::span<const PartOfWord> places, ScratchArray<std::int64_t>& keys);
   void (*tie_pass)(const TiePass&, const WordRange&, PassResult&);
   void (*histogram_pass)(const HistogramPass&, const WordRange&, std::int64_t* bins);
   /// The number of set bits.

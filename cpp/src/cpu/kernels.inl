@@ -193,6 +193,43 @@ class WordValues {
 /// still, and whether a word has any is nothing a branch could foresee.
 constexpr int kNotedWords = 64;
 
+/// Bits that `list_bits` lists at once, whether they are there or not.
+constexpr int kListedAtOnce = 2;
+
+/// Lists the positions of the set bits of a word and returns the end of the list, behind which it may write up to
+/// `kListedAtOnce` more. Most words have few bits or none, and how many is nothing a branch could foresee.
+[[gnu::always_inline]] inline InsideCandidate* list_bits(Word bits, std::int64_t word, InsideCandidate* end) {
+  const int num_bits = std::popcount(bits);
+  const auto list_one = [&](int i) {
+    end[i].position = word * kWordBits + std::countr_zero(bits);
+    bits &= bits - 1;
+  };
+  for (int i = 0; i < kListedAtOnce; ++i) list_one(i);
+  for (int i = kListedAtOnce; i < num_bits; ++i) list_one(i);
+  return end + num_bits;
+}
+
+/// Places of a range that a pass reads side by side. The hardware fetches ahead within each, so that several keep
+/// memory busier than one.
+constexpr int kReadStreams = 4;
+
+/// Calls `body(word)` for the words of a range, `list()` after every `kNotedWords` at most; in the order of storage
+/// where there is one stream.
+template <int kStreams, class Body, class List>
+[[gnu::always_inline]] inline void in_streams(std::int64_t begin, std::int64_t end, Body&& body, List&& list) {
+  constexpr std::int64_t words_at_once = kNotedWords / kStreams;
+  const std::int64_t length = (end - begin) / kStreams;
+  for (std::int64_t first = 0; first < length; first += words_at_once) {
+    for (std::int64_t i = first; i < std::min(first + words_at_once, length); ++i) {
+#pragma GCC unroll 4
+      for (int stream = 0; stream < kStreams; ++stream) body(begin + stream * length + i);
+    }
+    list();
+  }
+  for (std::int64_t word = begin + kStreams * length; word < end; ++word) body(word);
+  list();
+}
+
 template <class Loader>
 void score_pass_with(const ScorePass& pass, const WordRange& range, PassResult& result) {
   const auto* scores = static_cast<const typename Loader::Value*>(pass.scores);
@@ -202,33 +239,38 @@ void score_pass_with(const ScorePass& pass, const WordRange& range, PassResult& 
   std::int64_t num_inside = 0;
   std::int64_t noted[kNotedWords];
   Word noted_bits[kNotedWords];
-  for (std::int64_t first = range.begin_word; first < range.end_word; first += kNotedWords) {
-    const std::int64_t last = std::min(first + kNotedWords, range.end_word);
-    int num_noted = 0;
-    for (std::int64_t word = first; word < last; ++word) {
-      Word below, above;
-      bracket.compare(values(word), below, above);
-      const Word candidates = pass.candidates[word];
-      const Word inside = candidates & ~below & ~above;
-      below &= candidates;
-      if (pass.chosen != nullptr) pass.chosen[word] = below;
-      num_below += std::popcount(below);
-      num_inside += std::popcount(inside);
-      noted[num_noted] = word;
-      noted_bits[num_noted] = inside;
-      num_noted += inside != 0 ? 1 : 0;
-    }
-    if (num_noted == 0 || num_inside > pass.capacity) continue;
-    result.inside.resize(static_cast<std::size_t>(num_inside));
-    InsideCandidate* end = result.inside.data() + num_inside;
-    for (int i = num_noted - 1; i >= 0; --i) {
-      for (Word inside = noted_bits[i]; inside != 0;) {
-        const int bit = kWordBits - 1 - std::countl_zero(inside);
-        inside ^= Word{1} << bit;
-        const std::int64_t position = noted[i] * kWordBits + bit;
-        *--end = {Loader::one(scores[position], pass.format.order), position};
+  int num_noted = 0;
+  const auto compare = [&](std::int64_t word) __attribute__((always_inline)) {
+    Word below, above;
+    bracket.compare(values(word), below, above);
+    const Word candidates = pass.candidates[word];
+    const Word inside = candidates & ~below & ~above;
+    below &= candidates;
+    if (pass.chosen != nullptr) pass.chosen[word] = below;
+    num_below += std::popcount(below);
+    num_inside += std::popcount(inside);
+    noted[num_noted] = word;
+    noted_bits[num_noted] = inside;
+    num_noted += inside != 0 ? 1 : 0;
+  };
+  const auto list = [&] {
+    if (num_noted > 0 && num_inside <= pass.capacity) {
+      const std::size_t num_listed = result.inside.size();
+      result.inside.resize(static_cast<std::size_t>(num_inside) + kListedAtOnce);
+      InsideCandidate* const first = result.inside.data() + num_listed;
+      InsideCandidate* end = first;
+      for (int i = 0; i < num_noted; ++i) end = list_bits(noted_bits[i], noted[i], end);
+      for (InsideCandidate* one = first; one != end; ++one) {
+        one->key = Loader::one(scores[one->position], pass.format.order);
       }
+      result.inside.resize(static_cast<std::size_t>(num_inside));
     }
+    num_noted = 0;
+  };
+  if (pass.lists_in_order) {
+    in_streams<1>(range.begin_word, range.end_word, compare, list);
+  } else {
+    in_streams<kReadStreams>(range.begin_word, range.end_word, compare, list);
   }
   result.num_below += num_below;
   result.num_inside += num_inside;
@@ -239,16 +281,44 @@ void score_pass(const ScorePass& pass, const WordRange& range, PassResult& resul
   with_loader(pass.format, [&]<class Loader>(Loader) { score_pass_with<Loader>(pass, range, result); });
 }
 
-/// The coarse tie keys of one word's weights, where neighbours in storage are neighbours in the layer.
-[[gnu::always_inline]] inline void coarse_keys_of_neighbours(const TiePass& pass, const CoarseKeyLanes& lanes,
-                                                             std::int64_t word, std::uint16_t* keys) {
-  const auto first = static_cast<std::uint64_t>(pass.index_map.offset + word * kWordBits) / kCoarseKeysPerBlock;
-  lanes.draw_consecutive(first, keys);
+/// Scattered places are cache misses: so many places ahead are asked for while these are compared.
+constexpr std::size_t kPlacesAhead = 16;
+
+template <class Loader>
+void append_keys_with(const void* scores, const KeyFormat& format, const Word* candidates,
+                      std::span<const PartOfWord> places, ScratchArray<std::int64_t>& keys) {
+  using Value = typename Loader::Value;
+  const auto* const values = static_cast<const Value*>(scores);
+  constexpr int values_a_line = 64 / static_cast<int>(sizeof(Value));
+  const auto ask_for = [&](const PartOfWord& place) __attribute__((always_inline)) {
+    __builtin_prefetch(candidates + place.word);
+    const Value* const first = values + place.word * kWordBits + std::countr_zero(place.bits);
+    for (int i = 0; i < std::popcount(place.bits); i += values_a_line) __builtin_prefetch(first + i);
+  };
+  for (std::size_t i = 0; i < std::min(kPlacesAhead, places.size()); ++i) ask_for(places[i]);
+  std::size_t num_keys = keys.size();
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    if (i + kPlacesAhead < places.size()) ask_for(places[i + kPlacesAhead]);
+    const auto [word, bits] = places[i];
+    Word left = candidates[word] & bits;
+    keys.resize(num_keys + static_cast<std::size_t>(std::popcount(left)));
+    for (; left != 0; left &= left - 1) {
+      keys[num_keys++] = Loader::one(values[word * kWordBits + std::countr_zero(left)], format.order);
+    }
+  }
 }
 
-/// Where they are not: one block a weight, of which one key is taken.
-inline void coarse_keys_of_scattered(const TiePass& pass, const CoarseKeyLanes& lanes, std::int64_t word,
-                                     std::int64_t numel, std::uint16_t* keys) {
+void append_keys(const void* scores, const KeyFormat& format, const Word* candidates,
+                 std::span<const PartOfWord> places, ScratchArray<std::int64_t>& keys) {
+  with_loader(format,
+              [&]<class Loader>(Loader) { append_keys_with<Loader>(scores, format, candidates, places, keys); });
+}
+
+/// Where the coarse tie keys of one word's weights lie beside [low, high], if neighbours in storage are none in the
+/// layer: one block a weight, of which one key is taken.
+inline void compare_scattered(const TiePass& pass, const CoarseKeyLanes& lanes, std::int64_t word, std::int64_t numel,
+                              Word& below, Word& above) {
+  alignas(64) std::uint16_t keys[kWordBits];
   const std::int64_t first = word * kWordBits;
   for (int eight = 0; eight < 8; ++eight) {
     std::uint64_t counters[kCoarseKeysPerBlock];
@@ -263,71 +333,114 @@ inline void coarse_keys_of_scattered(const TiePass& pass, const CoarseKeyLanes& 
       keys[eight * 8 + i] = drawn[i * kCoarseKeysPerBlock + static_cast<int>(indices[i] % kCoarseKeysPerBlock)];
     }
   }
+  below = less_mask(keys, pass.low);
+  above = greater_mask(keys, pass.high);
+}
+
+/// Draws the keys of listed candidates, eight blocks at once.
+inline void draw_listed(const TiePass& pass, const CoarseKeyLanes& lanes, InsideCandidate* begin,
+                        InsideCandidate* end) {
+  std::uint64_t counters[kCoarseKeysPerBlock] = {};
+  int within[kCoarseKeysPerBlock];
+  alignas(64) std::uint16_t drawn[kWordBits];
+  for (InsideCandidate* first = begin; first < end; first += kCoarseKeysPerBlock) {
+    const auto num = static_cast<int>(std::min<std::ptrdiff_t>(kCoarseKeysPerBlock, end - first));
+    for (int i = 0; i < num; ++i) {
+      const auto index = static_cast<std::uint64_t>(pass.index_map(first[i].position));
+      counters[i] = index / kCoarseKeysPerBlock;
+      within[i] = static_cast<int>(index % kCoarseKeysPerBlock);
+    }
+    lanes.draw(counters, drawn);
+    for (int i = 0; i < num; ++i) first[i].key = drawn[i * kCoarseKeysPerBlock + within[i]];
+  }
+}
+
+inline std::uint16_t coarse_key_at(const TiePass& pass, std::int64_t position) {
+  return static_cast<std::uint16_t>(coarse_key(pass.stream, static_cast<std::uint64_t>(pass.index_map(position))));
 }
 
 /// Below this many tied weights in a word, single draws are cheaper than a word's worth.
 constexpr int kFewTies = 3;
 
-template <class EqualBits>
+template <bool kKeepsChosen, class EqualBits>
 void tie_pass_with(const TiePass& pass, const WordRange& range, PassResult& result, EqualBits&& equal_bits) {
+  constexpr int words_at_once = CoarseKeyLanes::kKeyWords;
   const bool are_neighbours = pass.index_map.is_contiguous() && pass.index_map.offset % kCoarseKeysPerBlock == 0;
   const CoarseKeyLanes lanes(pass.stream);
-  const std::uint16_t low = pass.low;
-  const std::uint16_t high = pass.high;
   std::int64_t num_below = 0;
   std::int64_t num_inside = 0;
-  Word equal[kNotedWords];
-  Word noted[kNotedWords];
-  int noted_at[kNotedWords];
-  alignas(64) std::uint16_t coarse[kNotedWords][kWordBits] = {};
-  for (std::int64_t first = range.begin_word; first < range.end_word; first += kNotedWords) {
-    const int num_words = static_cast<int>(std::min<std::int64_t>(kNotedWords, range.end_word - first));
-    for (int i = 0; i < num_words; ++i) equal[i] = equal_bits(first + i);
-    for (int i = 0; i < num_words; ++i) {
-      if (std::popcount(equal[i]) <= kFewTies) {
-        for (Word left = equal[i]; left != 0; left &= left - 1) {
-          const int bit = std::countr_zero(left);
-          const auto index = static_cast<std::uint64_t>(pass.index_map((first + i) * kWordBits + bit));
-          coarse[i][bit] = static_cast<std::uint16_t>(coarse_key(pass.stream, index));
-        }
-      } else if (are_neighbours) {
-        coarse_keys_of_neighbours(pass, lanes, first + i, coarse[i]);
-      } else {
-        coarse_keys_of_scattered(pass, lanes, first + i, range.numel, coarse[i]);
+  std::int64_t noted[kNotedWords];
+  Word noted_bits[kNotedWords];
+  int num_noted = 0;
+  const auto take = [&](std::int64_t word, Word equal, Word below, Word above) __attribute__((always_inline)) {
+    const Word inside = equal & ~below & ~above;
+    below &= equal;
+    pass.chosen[word] = kKeepsChosen ? pass.chosen[word] | below : below;
+    num_below += std::popcount(below);
+    num_inside += std::popcount(inside);
+    noted[num_noted] = word;
+    noted_bits[num_noted] = inside;
+    num_noted += inside != 0 ? 1 : 0;
+  };
+  const auto take_one_word = [&](std::int64_t word, Word equal) {
+    Word below = 0;
+    Word above = 0;
+    if (std::popcount(equal) > kFewTies) {
+      compare_scattered(pass, lanes, word, range.numel, below, above);
+    } else {
+      for (Word left = equal; left != 0; left &= left - 1) {
+        const std::uint16_t key = coarse_key_at(pass, word * kWordBits + std::countr_zero(left));
+        below |= key < pass.low ? left & -left : 0;
+        above |= key > pass.high ? left & -left : 0;
       }
     }
-    int num_noted = 0;
+    take(word, equal, below, above);
+  };
+  const auto list = [&] {
+    if (num_noted == 0) return;
+    const std::size_t num_listed = result.inside.size();
+    result.inside.resize(static_cast<std::size_t>(num_inside) + kListedAtOnce);
+    InsideCandidate* const first = result.inside.data() + num_listed;
+    InsideCandidate* end = first;
+    for (int i = 0; i < num_noted; ++i) end = list_bits(noted_bits[i], noted[i], end);
+    draw_listed(pass, lanes, first, end);
+    result.inside.resize(static_cast<std::size_t>(num_inside));
+    num_noted = 0;
+  };
+  for (std::int64_t first = range.begin_word; first < range.end_word;) {
+    const int num_words = static_cast<int>(std::min<std::int64_t>(words_at_once, range.end_word - first));
+    Word equal[words_at_once] = {};
+    int num_equal = 0;
     for (int i = 0; i < num_words; ++i) {
-      const Word below = equal[i] & less_mask(coarse[i], low);
-      const Word inside = equal[i] & ~below & ~greater_mask(coarse[i], high);
-      pass.chosen[first + i] |= below;
-      num_below += std::popcount(below);
-      num_inside += std::popcount(inside);
-      noted[num_noted] = inside;
-      noted_at[num_noted] = i;
-      num_noted += inside != 0 ? 1 : 0;
+      equal[i] = equal_bits(first + i);
+      num_equal += std::popcount(equal[i]);
     }
-    for (int j = 0; j < num_noted; ++j) {
-      const int i = noted_at[j];
-      for (Word inside = noted[j]; inside != 0; inside &= inside - 1) {
-        const int bit = std::countr_zero(inside);
-        result.inside.push_back({coarse[i][bit], (first + i) * kWordBits + bit});
-      }
+    if (are_neighbours && num_equal > kFewTies * num_words) {
+      Word below[words_at_once];
+      Word above[words_at_once];
+      lanes.compare(static_cast<std::uint64_t>(pass.index_map.offset + first * kWordBits) / kCoarseKeysPerBlock,
+                    pass.low, pass.high, below, above);
+      for (int i = 0; i < num_words; ++i) take(first + i, equal[i], below[i], above[i]);
+    } else {
+      for (int i = 0; i < num_words; ++i) take_one_word(first + i, equal[i]);
     }
+    first += num_words;
+    if (num_noted > kNotedWords - words_at_once) list();
   }
+  list();
   result.num_below += num_below;
   result.num_inside += num_inside;
 }
 
 void tie_pass(const TiePass& pass, const WordRange& range, PassResult& result) {
   if (pass.scores == nullptr) {
-    tie_pass_with(pass, range, result, [&](std::int64_t word) { return pass.candidates[word]; });
+    tie_pass_with<false>(pass, range, result, [&](std::int64_t word) { return pass.candidates[word]; });
     return;
   }
   with_loader(pass.format, [&]<class Loader>(Loader) {
     WordValues<typename Loader::Value> values(pass.scores, range.numel);
     typename Loader::Bracket bracket(pass.format, pass.key, pass.key);
-    tie_pass_with(pass, range, result, [&](std::int64_t word) -> Word {
+    tie_pass_with<true>(pass, range, result, [&](std::int64_t word) -> Word {
       if (pass.candidates[word] == 0) return 0;
       Word below, above;
       bracket.compare(values(word), below, above);
@@ -428,6 +541,6 @@ void zero_where(void* data, std::size_t element_size, const Word* where, const W
 
 }  // namespace
 
-const Kernels ITOP_KERNELS = {score_pass, tie_pass, histogram_pass, count, commit_bits, zero_where};
+const Kernels ITOP_KERNELS = {score_pass, append_keys, tie_pass, histogram_pass, count, commit_bits, zero_where};
 
 }  // namespace itop::cpu

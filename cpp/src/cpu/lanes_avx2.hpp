@@ -119,6 +119,8 @@ inline void widen_float16(const std::uint16_t* values, std::uint32_t* bits) {
 /// Upper halves hold rubbish between rounds: the multiplication does not look at them.
 class CoarseKeyLanes {
  public:
+  static constexpr int kKeyWords = 1;
+
   explicit CoarseKeyLanes(const KeyStream& stream) {
     const PhiloxBlock base = stream.counter_block(0, 0);
     for (int word = 1; word < 4; ++word) base_[word] = _mm256_set1_epi64x(base.word[word]);
@@ -137,14 +139,22 @@ class CoarseKeyLanes {
     draw(_mm256_loadu_si256(four), _mm256_loadu_si256(four + 1), keys);
   }
 
-  /// The same for the blocks first, first + 1, ... first + 7.
+  /// Where the keys of the blocks first, first + 1, ... lie beside [low, high]: `kKeyWords` words of 64 keys.
+  void compare(std::uint64_t first, std::uint16_t low, std::uint16_t high, Word* below, Word* above) const {
+    alignas(64) std::uint16_t keys[kWordBits];
+    draw_consecutive(first, keys);
+    *below = less_mask(keys, low);
+    *above = greater_mask(keys, high);
+  }
+
+ private:
+  /// The keys of the blocks first, first + 1, ... first + 7.
   void draw_consecutive(std::uint64_t first, std::uint16_t* keys) const {
     const __m256i counter = _mm256_set1_epi64x(static_cast<long long>(first));
     draw(_mm256_add_epi64(counter, _mm256_setr_epi64x(0, 1, 2, 3)),
          _mm256_add_epi64(counter, _mm256_setr_epi64x(4, 5, 6, 7)), keys);
   }
 
- private:
   [[gnu::always_inline]] void draw(__m256i first_four, __m256i last_four, std::uint16_t* keys) const {
     const __m256i multiplier0 = _mm256_set1_epi64x(PhiloxConstants::kMultiplier0);
     const __m256i multiplier1 = _mm256_set1_epi64x(PhiloxConstants::kMultiplier1);

@@ -86,10 +86,12 @@ inline void widen_float16(const std::uint16_t* values, std::uint32_t* bits) {
   }
 }
 
-/// Eight Philox blocks of coarse keys at once, each word in the low half of a 64-bit lane.
+/// Philox blocks of coarse keys, eight to a register, each word in the low half of a 64-bit lane.
 /// Upper halves hold rubbish between rounds: the multiplication does not look at them.
 class CoarseKeyLanes {
  public:
+  static constexpr int kKeyWords = 4;
+
   explicit CoarseKeyLanes(const KeyStream& stream) {
     const PhiloxBlock base = stream.counter_block(0, 0);
     for (int word = 1; word < 4; ++word) base_[word] = _mm512_set1_epi64(base.word[word]);
@@ -103,38 +105,76 @@ class CoarseKeyLanes {
     }
   }
 
-  void draw(const std::uint64_t* counters, std::uint16_t* keys) const { draw(_mm512_loadu_si512(counters), keys); }
-
-  /// The same for the blocks first, first + 1, ... first + 7.
-  void draw_consecutive(std::uint64_t first, std::uint16_t* keys) const {
-    const __m512i lane = _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7);
-    draw(_mm512_add_epi64(_mm512_set1_epi64(static_cast<long long>(first)), lane), keys);
-  }
-
- private:
-  [[gnu::always_inline]] void draw(__m512i counter, std::uint16_t* keys) const {
-    __m512i c0 = counter;
-    __m512i c1 = _mm512_or_si512(_mm512_srli_epi64(counter, 32), base_[1]);
-    __m512i c2 = base_[2];
-    __m512i c3 = base_[3];
-    const __m512i multiplier0 = _mm512_set1_epi64(PhiloxConstants::kMultiplier0);
-    const __m512i multiplier1 = _mm512_set1_epi64(PhiloxConstants::kMultiplier1);
-    constexpr int xor_of_three = 0x96;
-    for (const auto& round_key : round_keys_) {
-      const __m512i product0 = _mm512_mul_epu32(c0, multiplier0);
-      const __m512i product1 = _mm512_mul_epu32(c2, multiplier1);
-      c0 = _mm512_ternarylogic_epi64(_mm512_srli_epi64(product1, 32), c1, round_key[0], xor_of_three);
-      c2 = _mm512_ternarylogic_epi64(_mm512_srli_epi64(product0, 32), c3, round_key[1], xor_of_three);
-      c1 = product1;
-      c3 = product0;
-    }
-    const __m512i low = _mm512_set1_epi64(0xFFFFFFFF);
-    const __m512i words01 = _mm512_or_si512(_mm512_and_si512(c0, low), _mm512_slli_epi64(c1, 32));
-    const __m512i words23 = _mm512_or_si512(_mm512_and_si512(c2, low), _mm512_slli_epi64(c3, 32));
+  /// keys[8 * i + j] is key j of block counters[i].
+  void draw(const std::uint64_t* counters, std::uint16_t* keys) const {
+    Blocks blocks = blocks_of(_mm512_loadu_si512(counters));
+    encrypt<1>(&blocks);
+    const __m512i words01 = joined(blocks.word[0], blocks.word[1]);
+    const __m512i words23 = joined(blocks.word[2], blocks.word[3]);
     const __m512i first_four = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
     const __m512i last_four = _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15);
     _mm512_storeu_si512(keys, _mm512_permutex2var_epi64(words01, first_four, words23));
     _mm512_storeu_si512(keys + 32, _mm512_permutex2var_epi64(words01, last_four, words23));
+  }
+
+  /// Where the keys of the blocks first, first + 1, ... lie beside [low, high]: `kKeyWords` words of 64 keys.
+  void compare(std::uint64_t first, std::uint16_t low, std::uint16_t high, Word* below, Word* above) const {
+    const __m512i lane = _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7);
+    Blocks blocks[kKeyWords];
+    for (int i = 0; i < kKeyWords; ++i) {
+      const auto counter = static_cast<long long>(first + static_cast<std::uint64_t>(i) * kCoarseKeysPerBlock);
+      blocks[i] = blocks_of(_mm512_add_epi64(_mm512_set1_epi64(counter), lane));
+    }
+    encrypt<kKeyWords>(blocks);
+    const __m512i lower = _mm512_set1_epi16(static_cast<std::int16_t>(low));
+    const __m512i upper = _mm512_set1_epi16(static_cast<std::int16_t>(high));
+    for (int i = 0; i < kKeyWords; ++i) {
+      const __m512i words01 = joined(blocks[i].word[0], blocks[i].word[1]);
+      const __m512i words23 = joined(blocks[i].word[2], blocks[i].word[3]);
+      below[i] = in_turn(_mm512_cmplt_epu16_mask(words01, lower), _mm512_cmplt_epu16_mask(words23, lower));
+      above[i] = in_turn(_mm512_cmpgt_epu16_mask(words01, upper), _mm512_cmpgt_epu16_mask(words23, upper));
+    }
+  }
+
+ private:
+  struct Blocks {
+    __m512i word[4];
+  };
+
+  [[gnu::always_inline]] Blocks blocks_of(__m512i counter) const {
+    return {{counter, _mm512_or_si512(_mm512_srli_epi64(counter, 32), base_[1]), base_[2], base_[3]}};
+  }
+
+  /// All rounds of some registers of blocks. One waits for its own multiplications; several keep the processor busy.
+  template <int kNum>
+  [[gnu::always_inline]] void encrypt(Blocks* blocks) const {
+    const __m512i multiplier0 = _mm512_set1_epi64(PhiloxConstants::kMultiplier0);
+    const __m512i multiplier1 = _mm512_set1_epi64(PhiloxConstants::kMultiplier1);
+    constexpr int xor_of_three = 0x96;
+#pragma GCC unroll 10
+    for (const auto& round_key : round_keys_) {
+#pragma GCC unroll 4
+      for (int i = 0; i < kNum; ++i) {
+        __m512i* const c = blocks[i].word;
+        const __m512i product0 = _mm512_mul_epu32(c[0], multiplier0);
+        const __m512i product1 = _mm512_mul_epu32(c[2], multiplier1);
+        c[0] = _mm512_ternarylogic_epi64(_mm512_srli_epi64(product1, 32), c[1], round_key[0], xor_of_three);
+        c[2] = _mm512_ternarylogic_epi64(_mm512_srli_epi64(product0, 32), c[3], round_key[1], xor_of_three);
+        c[1] = product1;
+        c[3] = product0;
+      }
+    }
+  }
+
+  /// The low halves of `even` and `odd`, side by side.
+  static __m512i joined(__m512i even, __m512i odd) {
+    return _mm512_mask_shuffle_epi32(even, 0xAAAA, odd, _MM_PERM_CCAA);
+  }
+
+  /// Four bits of `first`, four of `second`, and so on: the first and the last keys of each block.
+  static Word in_turn(__mmask32 first, __mmask32 second) {
+    constexpr Word firsts = 0x0F0F0F0F0F0F0F0F;
+    return _pdep_u64(first, firsts) | _pdep_u64(second, ~firsts);
   }
 
   __m512i base_[4] = {};

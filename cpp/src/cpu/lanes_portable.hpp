@@ -57,6 +57,8 @@ inline void widen_float16(const std::uint16_t* values, std::uint32_t* bits) {
 /// Eight Philox blocks of coarse keys at once: keys[8 * i + j] is key j of block counters[i].
 class CoarseKeyLanes {
  public:
+  static constexpr int kKeyWords = 1;
+
   explicit CoarseKeyLanes(const KeyStream& stream) : stream_(stream) {}
 
   void draw(const std::uint64_t* counters, std::uint16_t* keys) const {
@@ -68,14 +70,22 @@ class CoarseKeyLanes {
     }
   }
 
-  /// The same for the blocks first, first + 1, ... first + 7.
+  /// Where the keys of the blocks first, first + 1, ... lie beside [low, high]: `kKeyWords` words of 64 keys.
+  void compare(std::uint64_t first, std::uint16_t low, std::uint16_t high, Word* below, Word* above) const {
+    alignas(64) std::uint16_t keys[kWordBits];
+    draw_consecutive(first, keys);
+    *below = less_mask(keys, low);
+    *above = greater_mask(keys, high);
+  }
+
+ private:
+  /// The keys of the blocks first, first + 1, ... first + 7.
   void draw_consecutive(std::uint64_t first, std::uint16_t* keys) const {
     std::uint64_t counters[kCoarseKeysPerBlock];
     for (int i = 0; i < kCoarseKeysPerBlock; ++i) counters[i] = first + static_cast<std::uint64_t>(i);
     draw(counters, keys);
   }
 
- private:
   KeyStream stream_;
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <numeric>
 #include <vector>
 
 namespace itop::cpu {
@@ -38,8 +39,8 @@ std::int64_t nth_element_of(std::vector<std::int64_t>& values, std::int64_t rank
   return *wanted;
 }
 
-/// Answers the queries of one array, values untouched: count by equal steps between the ends, then sort out one step a
-/// query.
+/// Answers the queries of one array, values untouched: count by equal steps between the ends, then sort out the steps
+/// from the first query's to the last one's. Queries of one array ask for neighbours.
 void answer_all_of(std::span<OrderStatisticQuery> queries) {
   const ScratchArray<std::int64_t>& values = *queries.front().values;
   constexpr int kBinBits = 10;
@@ -63,17 +64,25 @@ void answer_all_of(std::span<OrderStatisticQuery> queries) {
   const auto bin_of = [&](std::int64_t value) { return static_cast<std::size_t>((to_unsigned(value) - low) >> shift); };
   std::array<std::int64_t, num_bins> bins{};
   for (const std::int64_t value : values) ++bins[bin_of(value)];
-  for (auto& query : queries) {
-    std::int64_t rank = query.rank;
+  const auto bin_of_rank = [&](std::int64_t rank) {
     std::size_t bin = 0;
     while (rank > bins[bin]) rank -= bins[bin++];
-    left.clear();
-    left.reserve(static_cast<std::size_t>(bins[bin]));
-    for (const std::int64_t value : values) {
-      if (bin_of(value) == bin) left.push_back(value);
-    }
-    query.result = nth_element_of(left, rank);
+    return bin;
+  };
+  std::size_t first = num_bins;
+  std::size_t last = 0;
+  for (const auto& query : queries) {
+    const std::size_t bin = bin_of_rank(query.rank);
+    first = std::min(first, bin);
+    last = std::max(last, bin);
   }
+  const std::int64_t num_before = std::accumulate(bins.begin(), bins.begin() + first, std::int64_t{0});
+  left.reserve(
+      static_cast<std::size_t>(std::accumulate(bins.begin() + first, bins.begin() + last + 1, std::int64_t{0})));
+  for (const std::int64_t value : values) {
+    if (bin_of(value) - first <= last - first) left.push_back(value);
+  }
+  for (auto& query : queries) query.result = nth_element_of(left, query.rank - num_before);
 }
 
 /// What one part says of a range: the one value that is left if it holds it, or values up to each pivot and to the end.

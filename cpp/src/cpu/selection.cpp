@@ -173,16 +173,17 @@ class Rounds {
 
   void choose_all_or_ties(Problem& problem) {
     const std::int64_t k = problem.selection->k;
-    const bool all = k >= problem.num_candidates;
-    for (const auto& segment : problem.selection->segments) {
-      const std::int64_t words = words_for(segment.numel);
-      if (all) {
-        std::copy_n(segment.candidates, words, segment.chosen);
-      } else {
-        std::fill_n(segment.chosen, words, Word{0});
+    problem.stage = k <= 0 || k >= problem.num_candidates ? Stage::kDone : Stage::kTies;
+    if (problem.stage == Stage::kDone) {
+      for (const auto& segment : problem.selection->segments) {
+        const std::int64_t words = words_for(segment.numel);
+        if (k <= 0) {
+          std::fill_n(segment.chosen, words, Word{0});
+        } else {
+          std::copy_n(segment.candidates, words, segment.chosen);
+        }
       }
     }
-    problem.stage = all || k <= 0 ? Stage::kDone : Stage::kTies;
     problem.wanted = k;
     problem.num_equal = problem.num_candidates;
     problem.lists_inside = false;
@@ -303,10 +304,6 @@ class Rounds {
   template <class KeyOf, class RangeOf>
   void choose_listed(const std::vector<Problem*>& open, KeyOf&& key_of, RangeOf&& range_of) {
     std::vector<std::int64_t> counts(open.size() * 2, 0);
-    const auto take = [&](std::size_t slot, std::int64_t threshold) {
-      open[slot]->threshold = threshold;
-      take_below(*open[slot], counts[2 * slot], counts[2 * slot + 1]);
-    };
     const auto for_slots = [&](auto&& body) {
       threads_.parallel_for(static_cast<std::int64_t>(open.size()), [&](std::int64_t i) {
         const auto slot = static_cast<std::size_t>(i);
@@ -319,7 +316,7 @@ class Rounds {
     if (reduction_.is_local()) {
       for_slots([&](std::size_t slot) {
         const auto [lowest, highest] = range_of(*open[slot]);
-        take(slot, wanted_key(*open[slot], lowest, highest));
+        take_wanted(*open[slot], lowest, highest, counts[2 * slot], counts[2 * slot + 1]);
       });
     } else {
       std::vector<ScratchArray<std::int64_t>> keys(open.size());
@@ -332,7 +329,10 @@ class Rounds {
         queries[slot] = {&keys[slot], open[slot]->wanted, lowest, highest, 0};
       });
       answer(queries, reduction_, threads_);
-      for (std::size_t slot = 0; slot < open.size(); ++slot) take(slot, queries[slot].result);
+      for (std::size_t slot = 0; slot < open.size(); ++slot) {
+        open[slot]->threshold = queries[slot].result;
+        take_below(*open[slot], counts[2 * slot], counts[2 * slot + 1]);
+      }
       reduction_.sum(counts);
     }
     for (std::size_t i = 0; i < open.size(); ++i) {
@@ -417,13 +417,10 @@ class Rounds {
     return problem.stage == Stage::kTies && !problem.lists_inside;
   }
 
-  /// Undoes what a first pass over the ties chose: chosen goes back to what lies below the threshold.
-  void clear_ties(Problem& problem) {
-    if (!problem.has_scores) {
-      for (const auto& segment : problem.selection->segments)
-        std::fill_n(segment.chosen, words_for(segment.numel), Word{0});
-      return;
-    }
+  /// Undoes what a first pass over the ties chose: chosen goes back to what lies below the threshold. Without scores
+  /// the next pass sees to that.
+  static void clear_ties(Problem& problem) {
+    if (!problem.has_scores) return;
     for (auto& chunk : problem.chunks) {
       const auto& segment = problem.selection->segments[chunk.segment];
       ScorePass pass{segment.scores.data,
@@ -486,28 +483,35 @@ class Rounds {
     const auto index_of = [&](const Problem& problem, const Chunk& chunk, const InsideCandidate& candidate) {
       return segment_of(problem, chunk).index_map(candidate.position);
     };
-    const auto level = [&](std::int64_t highest, auto&& key_of) {
+    const auto level = [&](auto&& range_of, auto&& key_of) {
       std::vector<Problem*> open;
       for (Problem* problem : problems_at(Stage::kTies)) {
         if (problem->wanted > 0) open.push_back(problem);
       }
       if (open.empty()) return;
-      choose_listed(open, key_of, [&](const Problem&) { return std::pair{std::int64_t{0}, highest}; });
+      choose_listed(open, key_of, range_of);
       for (Problem* problem : open) problem->lists_inside = true;
       choose_where_all_equals_are_wanted();
     };
-    level((std::int64_t{1} << kCoarseKeyBits) - 1,
-          [&](const Problem& problem, const Chunk& chunk, const InsideCandidate& candidate) -> std::int64_t {
-            if (!problem.lists_inside) return candidate.key;  // the pass over the ties drew it already
-            return coarse_key(segment_of(problem, chunk).stream,
-                              static_cast<std::uint64_t>(index_of(problem, chunk, candidate)));
-          });
-    level((std::int64_t{1} << kFineKeyBits) - 1,
+    const auto up_to = [](std::int64_t highest) {
+      return [highest](const Problem&) { return std::pair{std::int64_t{0}, highest}; };
+    };
+    level(
+        [](const Problem& problem) {
+          return problem.lists_inside ? std::pair{std::int64_t{0}, (std::int64_t{1} << kCoarseKeyBits) - 1}
+                                      : std::pair{std::int64_t{problem.tie_low}, std::int64_t{problem.tie_high}};
+        },
+        [&](const Problem& problem, const Chunk& chunk, const InsideCandidate& candidate) -> std::int64_t {
+          if (!problem.lists_inside) return candidate.key;  // the pass over the ties drew it already
+          return coarse_key(segment_of(problem, chunk).stream,
+                            static_cast<std::uint64_t>(index_of(problem, chunk, candidate)));
+        });
+    level(up_to((std::int64_t{1} << kFineKeyBits) - 1),
           [&](const Problem& problem, const Chunk& chunk, const InsideCandidate& candidate) {
             return static_cast<std::int64_t>(fine_key(segment_of(problem, chunk).stream,
                                                       static_cast<std::uint64_t>(index_of(problem, chunk, candidate))));
           });
-    level(kHighestKey, [&](const Problem& problem, const Chunk& chunk, const InsideCandidate& candidate) {
+    level(up_to(kHighestKey), [&](const Problem& problem, const Chunk& chunk, const InsideCandidate& candidate) {
       return (static_cast<std::int64_t>(chunk.segment) << kIndexBits) | index_of(problem, chunk, candidate);
     });
   }

@@ -1,4 +1,5 @@
 #include "cpu/cpu_features.hpp"
+#include "cpu/sparse_image_kernels.hpp"
 #include "cpu/sparse_kernels.hpp"
 
 namespace itop::cpu {
@@ -16,7 +17,22 @@ const SparseKernels<Scalar>& sparse_kernels() {
   return portable::sparse_kernel_table<Scalar>();
 }
 
+template <class Scalar>
+const SparseImageKernels<Scalar>& sparse_image_kernels() {
+  switch (instruction_set()) {
+    case InstructionSet::kAvx512:
+      return avx512::sparse_image_kernel_table<Scalar>();
+    case InstructionSet::kAvx2:
+      return avx2::sparse_image_kernel_table<Scalar>();
+    case InstructionSet::kPortable:
+      break;
+  }
+  return portable::sparse_image_kernel_table<Scalar>();
+}
+
 template const SparseKernels<float>& sparse_kernels<float>();
 template const SparseKernels<double>& sparse_kernels<double>();
+template const SparseImageKernels<float>& sparse_image_kernels<float>();
+template const SparseImageKernels<double>& sparse_image_kernels<double>();
 
 }  // namespace itop::cpu

@@ -352,14 +352,36 @@ class _Plan:
     tensors: tuple[Tensor, ...]
 
 
-_PLANE_LAYOUT: dict[ConvolutionLayout, tuple[_core.PlaneLayout, int]] = {
-    ConvolutionLayout.POSITIONS: (_core.PlaneLayout.POSITIONS, 1 << 30),
-    ConvolutionLayout.POSITIONS_BLOCKED: (_core.PlaneLayout.POSITIONS, 32),
-    ConvolutionLayout.INTERLEAVED: (_core.PlaneLayout.INTERLEAVED, 1 << 30),
-    ConvolutionLayout.INTERLEAVED_BLOCKED: (_core.PlaneLayout.INTERLEAVED, 32),
+_IS_BLOCKED = {
+    ConvolutionLayout.POSITIONS: False,
+    ConvolutionLayout.POSITIONS_BLOCKED: True,
+    ConvolutionLayout.EIGHT_IMAGES: False,
+    ConvolutionLayout.EIGHT_IMAGES_BLOCKED: True,
 }
 
+_POSITIONS = (ConvolutionLayout.POSITIONS, ConvolutionLayout.POSITIONS_BLOCKED)
+
 _ImageSize: TypeAlias = tuple[int, int]
+
+_FIRST_LEVEL_BYTES = 48 << 10
+_TILE_WIDTH = 14
+"""The most positions of a row that the core takes together; each is 32 bytes of eight images."""
+
+
+def _block_channels(
+    pattern: SparsePattern, geometry: ConvolutionGeometry, size: _ImageSize, layout: ConvolutionLayout
+) -> int:
+    """Channels that are read before moving on: what the first-level cache nearly holds."""
+    channels = geometry.in_channels // geometry.groups
+    if not _IS_BLOCKED[layout]:
+        return channels
+    if layout in _POSITIONS:
+        return 32
+    height, width = geometry.kernel_size
+    in_cache = _FIRST_LEVEL_BYTES // (height * (min(size[1], _TILE_WIDTH) + width - 1) * 32)
+    # A row with fewer than five entries in a block spends its time on beginning and ending.
+    worthwhile = 5 * channels * pattern.shape[0] // max(1, pattern.num_active)
+    return max(1, in_cache, worthwhile)
 
 
 def _plan(
@@ -370,7 +392,8 @@ def _plan(
     if known is not None:
         return known
     shape = geometry.native(*size)
-    planes, channels = _PLANE_LAYOUT[layout]
+    planes = _core.PlaneLayout.POSITIONS if layout in _POSITIONS else _core.PlaneLayout.INTERLEAVED
+    channels = _block_channels(pattern, geometry, size, layout)
     pointers, columns = pattern.row_pointers, pattern.columns
     area = geometry.kernel_size[0] * geometry.kernel_size[1]
     shifts = torch.empty_like(columns)
@@ -411,17 +434,23 @@ def _convolution_choice(
     if known is not None:
         return known
     candidates = list(ConvolutionLayout)
-    if x.shape[0] < 8:
-        candidates = candidates[:2]  # most of the 16 interleaved images would be padding
-    if geometry.in_channels <= 32:
-        candidates = [layout for layout in candidates if _PLANE_LAYOUT[layout][1] > 32]
-    small = size[0] * size[1] <= 64 and ConvolutionLayout.INTERLEAVED in candidates
+    if x.shape[0] < 4:
+        candidates = list(_POSITIONS)  # most of the 8 interleaved images would be padding
+    channels = geometry.in_channels // geometry.groups
+    candidates = [
+        layout
+        for layout in candidates
+        if not _IS_BLOCKED[layout] or _block_channels(pattern, geometry, size, layout) < channels
+    ]
+    # Larger images leave the cache when eight of them are interleaved; pointwise ones are read in place otherwise.
+    small = size[0] * size[1] <= (64 if geometry.kernel_size == (1, 1) else 256)
+    interleaved = small and ConvolutionLayout.EIGHT_IMAGES in candidates
     known = choose(
         f"convolution {'backward' if backward else 'forward'} {geometry} {size} density {_density_class(pattern)} "
         f"batch {_batch_class(x.shape[0])} {x.dtype}",
         candidates,
         pattern.num_active * x.shape[0] * size[0] * size[1] // (geometry.stride[0] * geometry.stride[1]),
-        ConvolutionLayout.INTERLEAVED if small else ConvolutionLayout.POSITIONS,
+        ConvolutionLayout.EIGHT_IMAGES if interleaved else ConvolutionLayout.POSITIONS,
         run,
     )
     for entry in list(pattern.kernel_cache):  # the losers' indices

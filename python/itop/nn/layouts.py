@@ -47,12 +47,12 @@ class InputGradient(Enum):
 
 
 class ConvolutionLayout(Enum):
-    """How a convolution's images are laid out, and how many channels are read before moving on."""
+    """How a convolution's images are laid out, and whether all channels are read before moving on."""
 
     POSITIONS = "positions side by side"
-    POSITIONS_BLOCKED = "positions side by side, 32 channels at a time"
-    INTERLEAVED = "16 images interleaved"
-    INTERLEAVED_BLOCKED = "16 images interleaved, 32 channels at a time"
+    POSITIONS_BLOCKED = "positions side by side, channels in blocks"
+    EIGHT_IMAGES = "8 images interleaved"
+    EIGHT_IMAGES_BLOCKED = "8 images interleaved, channels in blocks"
 
 
 Choice = TypeVar("Choice", bound=Enum)

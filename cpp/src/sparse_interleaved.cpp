@@ -1,0 +1,320 @@
+#include "sparse_interleaved.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "cpu/sparse_image_kernels.hpp"
+#include "itop/sparse_scratch.hpp"
+
+namespace itop {
+namespace {
+
+using cpu::kImages;
+
+template <class Scalar>
+void copy_positions(const Scalar* from, std::int64_t count, std::int64_t from_step, Scalar* to, std::int64_t to_step) {
+  for (std::int64_t p = 0; p < count; ++p) {
+    std::memcpy(to + p * to_step * kImages, from + p * from_step * kImages, kImages * sizeof(Scalar));
+  }
+}
+
+/// A group of images, one pointer each; where there are fewer than a vector holds, the rest point to zeros, or to
+/// nothing where they are to be written.
+template <class Scalar>
+class ImageGroup {
+ public:
+  /// @param images    [num_images, channels, size]
+  /// @param most_read positions that are read at once
+  ImageGroup(Scalar* images, std::int64_t num_images, std::int64_t channels, std::int64_t size,
+             std::int64_t most_read = 0)
+      : size_(size),
+        num_images_(num_images),
+        image_stride_(channels * size),
+        images_(images),
+        zeros_(num_images == kImages ? 0 : static_cast<std::size_t>(most_read) * sizeof(Scalar)) {
+    if (num_images < kImages) std::fill_n(zeros_.template as<std::remove_const_t<Scalar>>(), most_read, Scalar{0});
+  }
+
+  /// Calls `body` with the images' pointers to a position of a channel.
+  template <class Body>
+  void at(std::int64_t channel, std::int64_t position, Body&& body) const {
+    Scalar* pointers[kImages];
+    for (std::int64_t i = 0; i < kImages; ++i) {
+      pointers[i] =
+          i < num_images_ ? images_ + i * image_stride_ + channel * size_ + position : zeros_.template as<Scalar>();
+    }
+    body(pointers);
+  }
+
+ private:
+  std::int64_t size_;
+  std::int64_t num_images_;
+  std::int64_t image_stride_;
+  Scalar* images_;
+  ScratchLease zeros_;  ///< null in a group that is written
+};
+
+/// The planes of a group, row by row: [rows][planes][columns][kImages], empty rows above the first.
+template <class Scalar>
+class GroupPlanes {
+ public:
+  /// @param pictures those of a channel's planes
+  GroupPlanes(const PlaneGrid& grid, const std::vector<PlaneGrid::Picture>& pictures)
+      : grid_(grid),
+        pictures_(pictures),
+        num_planes_(static_cast<std::int64_t>(pictures.size()) * pictures[0].channels),
+        front_((grid.num_empty_columns() + kLinePositions - 1) / kLinePositions * kLinePositions * kImages +
+               grid.num_empty_rows() * row_stride()),
+        memory_(static_cast<std::size_t>(front_ + grid.num_rows() * row_stride()) * sizeof(Scalar)) {}
+
+  std::int64_t row_stride() const noexcept { return num_planes_ * grid_.plane_stride(); }
+  const Scalar* row(std::int64_t y) const noexcept {
+    return memory_.template as<const Scalar>() + front_ + y * row_stride();
+  }
+
+  void pack(const Scalar* images, std::int64_t num_images, bool alone, ThreadPool& pool) {
+    const PlaneGrid::Picture& any = pictures_[0];
+    const std::int64_t area = any.image_height * any.image_width;
+    const ImageGroup<const Scalar> group(images, num_images, any.channels, area, area);
+    std::fill_n(memory_.template as<Scalar>(), front_, Scalar{0});
+    const auto num_phases = static_cast<std::int64_t>(pictures_.size());
+    in_pieces(any.channels, alone, pool, [&](std::int64_t first, std::int64_t last) {
+      const ScratchLease whole(static_cast<std::size_t>(area * kImages) * sizeof(Scalar));
+      for (std::int64_t channel = first; channel < last; ++channel) {
+        const bool in_place = any.step_x == 1 && any.step_y == 1 && any.width >= kImages;
+        if (!in_place) {
+          group.at(channel, 0, [&](const Scalar* const* from) {
+            cpu::sparse_image_kernels<Scalar>().interleave(from, area, whole.as<Scalar>());
+          });
+        }
+        for (std::int64_t phase = 0; phase < num_phases; ++phase) {
+          pack_plane(group, channel, pictures_[static_cast<std::size_t>(phase)],
+                     in_place ? nullptr : whole.as<Scalar>(), channel * num_phases + phase);
+        }
+      }
+    });
+  }
+
+ private:
+  static constexpr std::int64_t kLinePositions = 2;  // of the narrower type
+
+  /// @param whole the interleaved channel, or null: rows are interleaved in place
+  void pack_plane(const ImageGroup<const Scalar>& group, std::int64_t channel, const PlaneGrid::Picture& picture,
+                  const Scalar* whole, std::int64_t plane) const {
+    Scalar* const start = memory_.template as<Scalar>() + front_ + plane * grid_.plane_stride();
+    for (std::int64_t y = 0; y < picture.height; ++y) {
+      Scalar* const to = start + y * row_stride();
+      const std::int64_t from = (picture.first_y + y * picture.step_y) * picture.image_width + picture.first_x;
+      if (whole == nullptr) {
+        group.at(channel, from, [&](const Scalar* const* images) {
+          cpu::sparse_image_kernels<Scalar>().interleave(images, picture.width, to);
+        });
+      } else {
+        copy_positions(whole + from * kImages, picture.width, picture.step_x, to, 1);
+      }
+      std::fill(to + picture.width * kImages, to + grid_.plane_stride(), Scalar{0});
+    }
+    for (std::int64_t y = picture.height; y < grid_.num_rows(); ++y) {
+      std::fill_n(start + y * row_stride(), grid_.plane_stride(), Scalar{0});
+    }
+  }
+
+  const PlaneGrid& grid_;
+  const std::vector<PlaneGrid::Picture>& pictures_;
+  std::int64_t num_planes_;
+  std::int64_t front_;
+  ScratchLease memory_;
+};
+
+/// Positions of a row that a kernel handles together.
+struct Tile {
+  std::int64_t x;
+  int width_index;
+};
+
+/// Cuts a row so that the fewest and fullest tiles cover it.
+std::vector<Tile> tiles_of(std::int64_t width, int num_widths) {
+  constexpr std::int64_t kCostOfATile = 3;  // in positions: what a row of weights begins and ends with
+  std::vector<std::int64_t> cost(static_cast<std::size_t>(width) + 1, 0);
+  std::vector<int> last(static_cast<std::size_t>(width) + 1, 0);
+  for (std::int64_t w = 1; w <= width; ++w) {
+    for (int index = 0; index < num_widths && cpu::kTileWidths[index] <= w; ++index) {
+      const std::int64_t tile = cpu::kTileWidths[index];
+      const std::int64_t total = cost[static_cast<std::size_t>(w - tile)] + tile + kCostOfATile;
+      if (index == 0 || total <= cost[static_cast<std::size_t>(w)]) {
+        cost[static_cast<std::size_t>(w)] = total;
+        last[static_cast<std::size_t>(w)] = index;
+      }
+    }
+  }
+  std::vector<Tile> tiles;
+  for (std::int64_t w = width; w > 0;) {
+    const int index = last[static_cast<std::size_t>(w)];
+    w -= cpu::kTileWidths[index];
+    tiles.push_back({w, index});
+  }
+  std::reverse(tiles.begin(), tiles.end());
+  return tiles;
+}
+
+/// Rows [first, last) of a pattern times planes: results [height][rows of the pattern][width][kImages].
+template <class Scalar>
+void multiply_rows(const SparsePattern& pattern, const Scalar* values, const GroupPlanes<Scalar>& in,
+                   const std::vector<Tile>& tiles, std::int64_t height, std::int64_t width, std::int64_t first,
+                   std::int64_t last, const Scalar* bias, Scalar* results) {
+  const auto& kernels = cpu::sparse_image_kernels<Scalar>();
+  for (std::int64_t y = 0; y < height; ++y) {
+    for (const Tile& tile : tiles) {
+      Scalar* const out = results + ((y * pattern.num_rows + first) * width + tile.x) * kImages;
+      for (std::int64_t block = 0; block < pattern.num_blocks(); ++block) {
+        kernels.multiply[tile.width_index](runs_of(pattern, block, first, last), values, in.row(y) + tile.x * kImages,
+                                           out, width * kImages, bias == nullptr ? nullptr : bias + first, block > 0);
+      }
+    }
+  }
+}
+
+/// Channels [first, last) of results [rows][channels][phases][width][kImages], to images.
+/// @param pictures those of a channel's planes
+template <class Scalar>
+void separate_rows(const std::vector<PlaneGrid::Picture>& pictures, const Scalar* results, std::int64_t width,
+                   std::int64_t first, std::int64_t last, const ImageGroup<Scalar>& images) {
+  const auto& kernels = cpu::sparse_image_kernels<Scalar>();
+  const PlaneGrid::Picture& any = pictures[0];
+  const auto num_phases = static_cast<std::int64_t>(pictures.size());
+  const std::int64_t row_stride = any.channels * num_phases * width * kImages;
+  const bool in_place = any.step_x == 1 && any.step_y == 1 && width >= kImages;
+  const std::int64_t area = any.image_height * any.image_width;
+  const ScratchLease whole(in_place ? 0 : static_cast<std::size_t>(area * kImages) * sizeof(Scalar));
+  if (!in_place) std::fill_n(whole.as<Scalar>(), area * kImages, Scalar{0});  // inputs that no tap reads stay zero
+  for (std::int64_t channel = first; channel < last; ++channel) {
+    for (std::int64_t phase = 0; phase < num_phases; ++phase) {
+      const PlaneGrid::Picture& picture = pictures[static_cast<std::size_t>(phase)];
+      const Scalar* from = results + (channel * num_phases + phase) * width * kImages;
+      for (std::int64_t y = 0; y < picture.height; ++y, from += row_stride) {
+        const std::int64_t to = (picture.first_y + y * picture.step_y) * picture.image_width + picture.first_x;
+        if (in_place) {
+          images.at(channel, to, [&](Scalar* const* pointers) { kernels.separate(from, width, pointers); });
+        } else {
+          copy_positions(from, picture.width, 1, whole.as<Scalar>() + to * kImages, picture.step_x);
+        }
+      }
+    }
+    if (in_place) continue;
+    images.at(channel, 0, [&](Scalar* const* pointers) { kernels.separate(whole.as<const Scalar>(), area, pointers); });
+  }
+}
+
+std::vector<PlaneGrid::Picture> input_pictures(const PlaneGrid& grid) {
+  std::vector<PlaneGrid::Picture> pictures;
+  for (std::int64_t phase = 0; phase < grid.num_phases(); ++phase) pictures.push_back(grid.input_picture(phase));
+  return pictures;
+}
+
+}  // namespace
+
+template <class Scalar>
+void interleaved_forward(const PlaneGrid& grid, const ConvolutionPattern& pattern, const Scalar* values,
+                         const Scalar* x, std::int64_t batch, const Scalar* bias, Scalar* y, ThreadPool& pool) {
+  const ConvolutionShape& shape = pattern.shape;
+  const std::int64_t in_size = shape.in_channels * shape.in_height * shape.in_width;
+  const std::int64_t width = shape.out_width();
+  const std::int64_t area = shape.out_height() * width;
+  const std::vector<Tile> tiles = tiles_of(width, cpu::sparse_image_kernels<Scalar>().num_multiply_widths);
+  const std::vector<PlaneGrid::Picture> in_pictures = input_pictures(grid);
+  const std::vector<PlaneGrid::Picture> out_pictures{grid.output_picture()};
+  const std::int64_t num_groups = (batch + kImages - 1) / kImages;
+  const bool alone = num_groups < pool.num_threads();
+
+  const auto run_group = [&](std::int64_t group) {
+    const std::int64_t first_image = group * kImages;
+    const std::int64_t num_images = std::min<std::int64_t>(kImages, batch - first_image);
+    GroupPlanes<Scalar> in(grid, in_pictures);
+    in.pack(x + first_image * in_size, num_images, alone, pool);
+    const ImageGroup<Scalar> out(y + first_image * shape.out_channels * area, num_images, shape.out_channels, area);
+    const ScratchLease results(static_cast<std::size_t>(shape.out_channels * area * kImages) * sizeof(Scalar));
+    in_pieces(shape.out_channels, alone, pool, [&](std::int64_t first, std::int64_t last) {
+      multiply_rows(pattern.forward, values, in, tiles, shape.out_height(), width, first, last, bias,
+                    results.as<Scalar>());
+      separate_rows(out_pictures, results.as<const Scalar>(), width, first, last, out);
+    });
+  };
+  if (alone) {
+    for (std::int64_t group = 0; group < num_groups; ++group) run_group(group);
+  } else {
+    pool.parallel_for(num_groups, run_group);
+  }
+}
+
+template <class Scalar>
+void interleaved_backward(const PlaneGrid& grid, const ConvolutionPattern& pattern, const Scalar* values,
+                          const Scalar* x, const Scalar* output_gradient, std::int64_t batch, Scalar* input_gradient,
+                          const SliceSums<Scalar>& sums, ThreadPool& pool) {
+  const auto& kernels = cpu::sparse_image_kernels<Scalar>();
+  const ConvolutionShape& shape = pattern.shape;
+  const std::int64_t in_area = shape.in_height * shape.in_width;
+  const std::int64_t out_size = shape.out_channels * shape.out_height() * shape.out_width();
+  const std::int64_t in_width = grid.num_input_columns();
+  const std::vector<Tile> in_tiles = tiles_of(in_width, kernels.num_multiply_widths);
+  const std::vector<Tile> out_tiles = tiles_of(shape.out_width(), kernels.num_dot_widths);
+  const std::vector<PlaneGrid::Picture> in_pictures = input_pictures(grid);
+  const std::vector<PlaneGrid::Picture> out_pictures{grid.output_picture()};
+
+  sums.for_each_stack(pool, [&](std::int64_t group, const typename SliceSums<Scalar>::Slice& slice, bool alone) {
+    const std::int64_t first_image = group * kImages;
+    const std::int64_t num_images = std::min<std::int64_t>(kImages, batch - first_image);
+    GroupPlanes<Scalar> out(grid, out_pictures);
+    out.pack(output_gradient + first_image * out_size, num_images, alone, pool);
+    if (sums.wants_values()) {
+      GroupPlanes<Scalar> in(grid, in_pictures);
+      in.pack(x + first_image * shape.in_channels * in_area, num_images, alone, pool);
+      in_pieces(shape.out_channels, alone, pool, [&](std::int64_t first, std::int64_t last) {
+        for (std::int64_t y = 0; y < shape.out_height(); ++y) {
+          for (const Tile& tile : out_tiles) {
+            for (std::int64_t block = 0; block < pattern.forward.num_blocks(); ++block) {
+              kernels.dot[tile.width_index](runs_of(pattern.forward, block, first, last),
+                                            out.row(y) + first * grid.plane_stride() + tile.x * kImages,
+                                            grid.plane_stride(), in.row(y) + tile.x * kImages, slice.values,
+                                            slice.accumulate || y > 0 || tile.x > 0);
+            }
+          }
+        }
+      });
+    }
+    if (sums.wants_bias()) {
+      in_pieces(shape.out_channels, alone, pool, [&](std::int64_t first, std::int64_t last) {
+        for (std::int64_t y = 0; y < shape.out_height(); ++y) {
+          cpu::sparse_kernels<Scalar>().sum_rows(out.row(y) + first * grid.plane_stride(), grid.plane_stride(),
+                                                 last - first, static_cast<int>(shape.out_width() * kImages),
+                                                 slice.bias + first, slice.accumulate || y > 0);
+        }
+      });
+    }
+    if (input_gradient == nullptr) return;
+    const ImageGroup<Scalar> gradient(input_gradient + first_image * shape.in_channels * in_area, num_images,
+                                      shape.in_channels, in_area);
+    const ScratchLease results(
+        static_cast<std::size_t>(grid.num_input_planes() * grid.num_input_rows() * in_width * kImages) *
+        sizeof(Scalar));
+    in_pieces(shape.in_channels, alone, pool, [&](std::int64_t first, std::int64_t last) {
+      multiply_rows<Scalar>(pattern.transposed, values, out, in_tiles, grid.num_input_rows(), in_width,
+                            first * grid.num_phases(), last * grid.num_phases(), nullptr, results.as<Scalar>());
+      separate_rows(in_pictures, results.as<const Scalar>(), in_width, first, last, gradient);
+    });
+  });
+}
+
+#define ITOP_INSTANTIATE(Scalar)                                                                                       \
+  template void interleaved_forward<Scalar>(const PlaneGrid&, const ConvolutionPattern&, const Scalar*, const Scalar*, \
+                                            std::int64_t, const Scalar*, Scalar*, ThreadPool&);                        \
+  template void interleaved_backward<Scalar>(const PlaneGrid&, const ConvolutionPattern&, const Scalar*,               \
+                                             const Scalar*, const Scalar*, std::int64_t, Scalar*,                      \
+                                             const SliceSums<Scalar>&, ThreadPool&);
+ITOP_INSTANTIATE(float)
+ITOP_INSTANTIATE(double)
+#undef ITOP_INSTANTIATE
+
+}  // namespace itop
