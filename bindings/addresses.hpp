@@ -4,8 +4,8 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <type_traits>
 #include <utility>
-#include <vector>
 
 namespace itop::bindings {
 
@@ -17,12 +17,15 @@ T* at(Address address) {
   return reinterpret_cast<T*>(address);  // NOLINT(performance-no-int-to-ptr)
 }
 
-/// Hands a vector to NumPy without copying it.
-template <class T>
-pybind11::array_t<T> to_numpy(std::vector<T>&& values) {
-  auto* const owned = new std::vector<T>(std::move(values));
-  const pybind11::capsule owner(owned, [](void* vector) { delete static_cast<std::vector<T>*>(vector); });
-  return pybind11::array_t<T>(static_cast<pybind11::ssize_t>(owned->size()), owned->data(), owner);
+/// Hands an array to NumPy without copying it.
+template <class Array>
+auto to_numpy(Array&& values) {
+  using Owned = std::remove_cvref_t<Array>;
+  using Value = std::remove_cvref_t<decltype(values[0])>;
+  static_assert(std::is_rvalue_reference_v<Array&&>, "the array is handed over");
+  auto* const owned = new Owned(std::move(values));
+  const pybind11::capsule owner(owned, [](void* array) { delete static_cast<Owned*>(array); });
+  return pybind11::array_t<Value>(static_cast<pybind11::ssize_t>(owned->size()), owned->data(), owner);
 }
 
 }  // namespace itop::bindings

@@ -55,6 +55,14 @@ void register_position_set(py::module_& module) {
         find_members(all, set, at<std::uint8_t>(is_member), ThreadPool::global());
       },
       py::arg("all"), py::arg("set"), py::arg("is_member"), py::call_guard<py::gil_scoped_release>());
+  module.def(
+      "positions_of",
+      [](std::int64_t num_rows, std::int64_t num_columns, Address indices, std::int64_t count) {
+        return without_gil([&] {
+          return positions_of(num_rows, num_columns, at<const std::int64_t>(indices), count, ThreadPool::global());
+        });
+      },
+      py::arg("num_rows"), py::arg("num_columns"), py::arg("indices"), py::arg("count"));
   py::class_<CompressedSet>(module, "CompressedSet")
       .def(py::init<std::int64_t>(), py::arg("numel"))
       .def_property_readonly("count", &CompressedSet::count)

@@ -1,5 +1,8 @@
+#include <pybind11/stl.h>
+
 #include <cstdint>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "addresses.hpp"
@@ -44,11 +47,24 @@ void register_sparse_growth(py::module_& module) {
             growth.offer(first_row, num_rows, at<const void>(scores), floating, ThreadPool::global());
           },
           py::arg("first_row"), py::arg("num_rows"), py::arg("scores"), py::arg("type"))
+      .def(
+          "offer_product",
+          [](StreamedGrowth& growth, const std::vector<std::tuple<Address, Address, std::int64_t>>& passes,
+             const std::string& type) {
+            const DType floating = floating_type(type);
+            std::vector<ProductFactor> factors;
+            for (const auto& [x, gradient, depth] : passes) {
+              factors.push_back({at<const void>(x), at<const void>(gradient), depth});
+            }
+            const py::gil_scoped_release no_gil;
+            growth.offer_product(factors, floating, ThreadPool::global());
+          },
+          py::arg("passes"), py::arg("type"))
       .def("finish", [](StreamedGrowth& growth) {
-        std::vector<std::int64_t> chosen;
+        ScratchArray<std::int64_t> chosen;
         {
           const py::gil_scoped_release no_gil;
-          chosen = growth.finish();
+          chosen = growth.finish(ThreadPool::global());
         }
         return to_numpy(std::move(chosen));
       });
@@ -56,7 +72,7 @@ void register_sparse_growth(py::module_& module) {
       "grow_uniformly",
       [](const PositionList& taken, std::int64_t k, std::uint64_t seed, std::uint32_t layer, std::uint32_t update,
          std::uint32_t draw, std::int64_t max_streamed) {
-        std::vector<std::int64_t> chosen;
+        ScratchArray<std::int64_t> chosen;
         {
           const py::gil_scoped_release no_gil;
           chosen = grow_uniformly(taken, k, KeyStream{seed, layer, update, draw}, max_streamed, ThreadPool::global());
@@ -94,10 +110,10 @@ void register_sparse_growth(py::module_& module) {
         {
           const py::gil_scoped_release no_gil;
           updated = update_pattern(pattern, at<const std::uint8_t>(keep), at<const std::int64_t>(grown), num_grown,
-                                   regrown_keeps_value);
+                                   regrown_keeps_value, ThreadPool::global());
         }
         return py::make_tuple(to_numpy(std::move(updated.row_pointers)), to_numpy(std::move(updated.columns)),
-                              to_numpy(std::move(updated.sources)));
+                              to_numpy(std::move(updated.sources)), updated.num_regrown);
       },
       py::arg("pattern"), py::arg("keep"), py::arg("grown"), py::arg("num_grown"), py::arg("regrown_keeps_value"));
 }

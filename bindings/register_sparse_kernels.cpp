@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "itop/device_sparse_linear.hpp"
 #include "itop/sparse_convolution.hpp"
 #include "itop/sparse_linear.hpp"
 #include "itop/sparse_matrix.hpp"
@@ -112,6 +113,35 @@ void register_linear(py::module_& module) {
       py::arg("value_gradient"), py::arg("bias_gradient"), NoGil());
 }
 
+void register_device_linear(py::module_& module) {
+  py::class_<DeviceSparseRows>(module, "DeviceSparseRows")
+      .def(py::init([](std::int64_t num_rows, std::int64_t num_entries, Address row_pointers, Address columns,
+                       Address permutation) {
+             return DeviceSparseRows{num_rows, num_entries, at<const std::int64_t>(row_pointers),
+                                     at<const std::int32_t>(columns), at<const std::uint32_t>(permutation)};
+           }),
+           py::arg("num_rows"), py::arg("num_entries"), py::arg("row_pointers"), py::arg("columns"),
+           py::arg("permutation") = 0);
+  module.def(
+      "device_sparse_multiply",
+      [](int device_index, const DeviceSparseRows& rows, Address values, ValueType value_type, Address features,
+         ValueType type, std::int64_t batch, Address bias, Address out, StreamHandle stream) {
+        device_sparse_multiply(device_index, rows, at<const void>(values), value_type,
+                               {at<const void>(features), type, batch}, at<const void>(bias), at<void>(out), stream);
+      },
+      py::arg("device_index"), py::arg("rows"), py::arg("values"), py::arg("value_type"), py::arg("features"),
+      py::arg("type"), py::arg("batch"), py::arg("bias"), py::arg("out"), py::arg("stream"), NoGil());
+  module.def(
+      "device_sparse_gradient",
+      [](int device_index, const DeviceSparseRows& rows, Address features, ValueType type, std::int64_t batch,
+         Address output_gradient, Address gradient, ValueType value_type, StreamHandle stream) {
+        device_sparse_gradient(device_index, rows, {at<const void>(features), type, batch},
+                               at<const void>(output_gradient), at<void>(gradient), value_type, stream);
+      },
+      py::arg("device_index"), py::arg("rows"), py::arg("features"), py::arg("type"), py::arg("batch"),
+      py::arg("output_gradient"), py::arg("gradient"), py::arg("value_type"), py::arg("stream"), NoGil());
+}
+
 ConvolutionShape make_shape(std::int64_t in_channels, std::int64_t out_channels, std::int64_t groups,
                             std::int64_t in_height, std::int64_t in_width, std::int64_t kernel_height,
                             std::int64_t kernel_width, std::int64_t stride_height, std::int64_t stride_width,
@@ -184,6 +214,7 @@ void register_convolution(py::module_& module) {
 void register_sparse_kernels(py::module_& module) {
   register_patterns(module);
   register_linear(module);
+  register_device_linear(module);
   register_convolution(module);
 }
 

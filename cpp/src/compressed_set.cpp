@@ -231,9 +231,9 @@ Positions CompressedSet::to_positions(std::int64_t num_columns, ThreadPool& pool
   if (num_rows * num_columns != numel_) {
     throw std::invalid_argument("rows of " + std::to_string(num_columns) + " do not divide " + std::to_string(numel_));
   }
-  Positions result{num_rows, num_columns, {}, {}};
-  result.row_pointers.assign(static_cast<std::size_t>(num_rows) + 1, count_);
-  result.columns.resize(static_cast<std::size_t>(count_));
+  Positions result{num_rows, num_columns, ScratchArray<std::int64_t>(static_cast<std::size_t>(num_rows) + 1),
+                   ScratchArray<std::int32_t>(static_cast<std::size_t>(count_))};
+  std::fill(result.row_pointers.begin(), result.row_pointers.end(), count_);
   std::vector<std::int64_t> before(groups_.size(), 0);
   for (std::size_t number = 1; number < groups_.size(); ++number) {
     before[number] = before[number - 1] + groups_[number - 1].count;

@@ -1,9 +1,9 @@
 #include "sparse_operands.hpp"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 
+#include "itop/bfloat16.hpp"
 #include "itop/sparse_scratch.hpp"
 #include "itop/thread_pool.hpp"
 
@@ -11,14 +11,6 @@ namespace itop {
 namespace {
 
 constexpr std::int64_t kFeaturesPerStrip = 512;
-
-float from_bfloat16(std::uint16_t bits) { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
-
-std::uint16_t to_bfloat16(float value) {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
-  if ((bits & 0x7fffffffU) > 0x7f800000U) return static_cast<std::uint16_t>((bits >> 16) | 0x40U);  // a quiet NaN
-  return static_cast<std::uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
-}
 
 template <class Scalar>
 ValueType type_of() {

@@ -10,32 +10,10 @@
 #include <vector>
 
 #include "itop/thread_pool.hpp"
+#include "support/positions.hpp"
 
 namespace itop {
 namespace {
-
-/// The multiples of `step` in a matrix.
-Positions multiples(std::int64_t rows, std::int64_t columns, std::int64_t step) {
-  Positions positions{rows, columns, {0}, {}};
-  for (std::int64_t row = 0; row < rows; ++row) {
-    for (std::int64_t column = 0; column < columns; ++column) {
-      if ((row * columns + column) % step == 0) positions.columns.push_back(static_cast<std::int32_t>(column));
-    }
-    positions.row_pointers.push_back(static_cast<std::int64_t>(positions.columns.size()));
-  }
-  return positions;
-}
-
-std::set<std::int64_t> indices(const Positions& positions) {
-  std::set<std::int64_t> result;
-  for (std::int64_t row = 0; row < positions.num_rows; ++row) {
-    for (auto entry = positions.row_pointers[static_cast<std::size_t>(row)];
-         entry < positions.row_pointers[static_cast<std::size_t>(row) + 1]; ++entry) {
-      result.insert(row * positions.num_columns + positions.columns[static_cast<std::size_t>(entry)]);
-    }
-  }
-  return result;
-}
 
 // 600 x 500 positions are five stretches: steps of 2 make bitmaps, of 100 lists of offsets.
 TEST(CompressedSet, HoldsTheUnionInBothForms) {
@@ -58,7 +36,8 @@ TEST(CompressedSet, HoldsTheUnionInBothForms) {
 
 /// A few positions all over a huge matrix, some of them at the ends of rows.
 Positions scattered(std::int64_t rows, std::int64_t columns, std::int64_t every, std::int64_t seed) {
-  Positions positions{rows, columns, {0}, {}};
+  Positions positions{rows, columns, {}, {}};
+  positions.row_pointers.push_back(0);
   for (std::int64_t row = 0; row < rows; ++row) {
     if (row % every == 0) {
       const std::int64_t middle = (row * 7919 + seed * 104729) % columns;
@@ -129,8 +108,8 @@ TEST(CompressedSet, NeedsMemoryForItsMembersOnly) {
   // A member in each of 20,000 stretches: two bytes and a word that says where.
   CompressedSet set(std::int64_t{20000} * 1000000);
   const Positions lonely = multiples(20000, 1, 1);
-  Positions spread{20000, 1000000, lonely.row_pointers, lonely.columns};
-  EXPECT_EQ(set.insert(spread.list(), pool), 20000);
+  const PositionList spread{20000, 1000000, lonely.row_pointers.data(), lonely.columns.data()};
+  EXPECT_EQ(set.insert(spread, pool), 20000);
   EXPECT_LT(set.num_bytes(), std::size_t{20000 * 6 + 300 * 64});
 }
 

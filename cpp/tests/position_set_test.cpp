@@ -10,32 +10,10 @@
 #include <vector>
 
 #include "itop/thread_pool.hpp"
+#include "support/positions.hpp"
 
 namespace itop {
 namespace {
-
-/// The multiples of `step` in a matrix.
-Positions multiples(std::int64_t rows, std::int64_t columns, std::int64_t step) {
-  Positions positions{rows, columns, {0}, {}};
-  for (std::int64_t row = 0; row < rows; ++row) {
-    for (std::int64_t column = 0; column < columns; ++column) {
-      if ((row * columns + column) % step == 0) positions.columns.push_back(static_cast<std::int32_t>(column));
-    }
-    positions.row_pointers.push_back(static_cast<std::int64_t>(positions.columns.size()));
-  }
-  return positions;
-}
-
-std::set<std::int64_t> indices(const Positions& positions) {
-  std::set<std::int64_t> result;
-  for (std::int64_t row = 0; row < positions.num_rows; ++row) {
-    for (auto entry = positions.row_pointers[static_cast<std::size_t>(row)];
-         entry < positions.row_pointers[static_cast<std::size_t>(row) + 1]; ++entry) {
-      result.insert(row * positions.num_columns + positions.columns[static_cast<std::size_t>(entry)]);
-    }
-  }
-  return result;
-}
 
 TEST(PositionSet, CombinesAsSetsDoWhateverTheThreads) {
   const Positions a = multiples(700, 13, 2);
@@ -68,6 +46,37 @@ TEST(PositionSet, RefusesSetsOfDifferentMatrices) {
   const Positions a = multiples(4, 6, 2);
   const Positions b = multiples(6, 4, 2);
   EXPECT_THROW(combine(a.list(), b.list(), SetOperation::kUnion, pool), std::invalid_argument);
+}
+
+TEST(PositionSet, ComesFromAscendingIndicesAndRefusesOthers) {
+  const Positions all = multiples(700, 9, 4);
+  std::vector<std::int64_t> ascending;
+  for (const std::int64_t index : indices(all)) ascending.push_back(index);
+  for (const int threads : {1, 3}) {
+    ThreadPool pool(threads);
+    const auto count = static_cast<std::int64_t>(ascending.size());
+    const Positions back = positions_of(700, 9, ascending.data(), count, pool);
+    EXPECT_EQ(indices(back), indices(all));
+    EXPECT_EQ(back.row_pointers.back(), count);
+    EXPECT_THROW(positions_of(600, 9, ascending.data(), count, pool), std::invalid_argument);
+    std::vector<std::int64_t> wrong = ascending;
+    std::swap(wrong[700], wrong[701]);
+    EXPECT_THROW(positions_of(700, 9, wrong.data(), count, pool), std::invalid_argument);
+  }
+}
+
+TEST(PositionSet, FiltersRowsSharedOutOverThreads) {
+  const Positions all = multiples(5000, 60, 3);
+  std::vector<std::uint8_t> is_member;
+  std::set<std::int64_t> expected;
+  for (const std::int64_t index : indices(all)) {
+    is_member.push_back(index % 4 == 0 ? 1 : 0);
+    if (is_member.back() != 0) expected.insert(index);
+  }
+  for (const int threads : {1, 2, 5}) {
+    ThreadPool pool(threads);
+    EXPECT_EQ(indices(filter(all.list(), is_member.data(), pool)), expected);
+  }
 }
 
 }  // namespace

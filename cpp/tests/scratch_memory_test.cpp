@@ -1,4 +1,4 @@
-#include "cpu/scratch_memory.hpp"
+#include "itop/scratch_memory.hpp"
 
 #include <gtest/gtest.h>
 
@@ -7,7 +7,7 @@
 #include <numeric>
 #include <vector>
 
-namespace itop::cpu {
+namespace itop {
 namespace {
 
 TEST(ScratchMemory, ABlockIsTakenUpAgain) {
@@ -47,6 +47,25 @@ TEST(ScratchMemory, NoMoreIsKeptThanItsBound) {
   EXPECT_LE(num_kept, 4);
 }
 
+TEST(ScratchMemory, WhatIsHeldForLongFitsClosely) {
+  ScratchMemory::release_kept();
+  {
+    const ScratchMemory larger(900'000);
+  }
+  const ScratchMemory close(600'000, 1);
+  EXPECT_TRUE(close.is_zero());
+  const ScratchMemory loose(600'000);
+  EXPECT_FALSE(loose.is_zero());
+}
+
+TEST(ScratchMemory, ReleasedBlocksAreGone) {
+  {
+    const ScratchMemory memory(777'777);
+  }
+  ScratchMemory::release_kept();
+  EXPECT_TRUE(ScratchMemory(777'777).is_zero());
+}
+
 TEST(ScratchMemory, NothingIsNothing) {
   const ScratchMemory nothing(0);
   EXPECT_EQ(nothing.data(), nullptr);
@@ -65,4 +84,4 @@ TEST(ScratchArray, GrowsAndKeepsItsValues) {
 }
 
 }  // namespace
-}  // namespace itop::cpu
+}  // namespace itop

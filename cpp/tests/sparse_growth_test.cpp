@@ -15,6 +15,11 @@
 namespace itop {
 namespace {
 
+template <class Value>
+std::vector<Value> to_vector(const ScratchArray<Value>& array) {
+  return {array.begin(), array.end()};
+}
+
 struct Taken {
   std::int64_t num_rows;
   std::int64_t num_columns;
@@ -70,7 +75,7 @@ std::vector<std::int64_t> streamed(const Taken& taken, const std::vector<float>&
     growth.offer(row, std::min(rows_a_tile, taken.num_rows - row), scores.data() + row * taken.num_columns,
                  DType::kFloat32, pool);
   }
-  return growth.finish();
+  return to_vector(growth.finish(pool));
 }
 
 TEST(StreamedGrowth, ChoosesTheLargestMagnitudesWhateverTheTiles) {
@@ -110,6 +115,97 @@ TEST(StreamedGrowth, RefusesScoresThatAreNotFinite) {
   }
 }
 
+template <class Scalar>
+std::vector<Scalar> wave(std::int64_t count, double step) {
+  std::vector<Scalar> values;
+  for (std::int64_t i = 0; i < count; ++i) {
+    values.push_back(
+        static_cast<Scalar>(std::sin(step * static_cast<double>(i % 65521) * static_cast<double>(i % 97))));
+  }
+  return values;
+}
+
+/// gradient^T x of every pass, the passes summed up; few bits a factor, so that no sum is rounded.
+template <class Scalar>
+std::vector<Scalar> coarse(std::vector<Scalar> values) {
+  for (Scalar& value : values) value = std::round(value * 8);
+  return values;
+}
+
+template <class Scalar>
+void expect_product_grows_as_its_scores_do(const Taken& taken, std::int64_t k, const std::vector<std::int64_t>& depths,
+                                           DType type) {
+  const KeyStream stream{4, 1, 3, 2};
+  std::vector<std::vector<Scalar>> memory;
+  std::vector<ProductFactor> factors;
+  std::vector<float> scores(static_cast<std::size_t>(taken.num_rows * taken.num_columns), 0.0F);
+  for (const std::int64_t depth : depths) {
+    memory.push_back(coarse(wave<Scalar>(depth * taken.num_columns, 0.37)));
+    memory.push_back(coarse(wave<Scalar>(depth * taken.num_rows, 0.71)));
+  }
+  for (std::size_t i = 0; i < depths.size(); ++i) {
+    const auto& x = memory[2 * i];
+    const auto& gradient = memory[2 * i + 1];
+    factors.push_back({x.data(), gradient.data(), depths[i]});
+    for (std::int64_t s = 0; s < depths[i]; ++s) {
+      for (std::int64_t row = 0; row < taken.num_rows; ++row) {
+        for (std::int64_t column = 0; column < taken.num_columns; ++column) {
+          scores[static_cast<std::size_t>(row * taken.num_columns + column)] +=
+              static_cast<float>(gradient[static_cast<std::size_t>(s * taken.num_rows + row)] *
+                                 x[static_cast<std::size_t>(s * taken.num_columns + column)]);
+        }
+      }
+    }
+  }
+  const auto expected = best(taken, scores, k, stream);
+  for (const int threads : {1, 3}) {
+    ThreadPool pool(threads);
+    StreamedGrowth growth(taken.list(), k, stream, 0.0);
+    growth.offer_product(factors, type, pool);
+    EXPECT_EQ(to_vector(growth.finish(pool)), expected);
+  }
+}
+
+TEST(StreamedGrowth, OfAProductChoosesWhatItsScoresWould) {
+  const Taken odd(77, 53, 7);  // no multiple of any tile
+  for (const std::int64_t k : {1, 300, 3000}) {
+    expect_product_grows_as_its_scores_do<float>(odd, k, {5}, DType::kFloat32);
+    expect_product_grows_as_its_scores_do<double>(odd, k, {5, 3}, DType::kFloat64);
+  }
+  expect_product_grows_as_its_scores_do<float>(odd, 200, {300, 1, 7}, DType::kFloat32);  // deeper than a block
+}
+
+TEST(StreamedGrowth, OfALargeProductIsExactAlthoughItBeginsWithASample) {
+  const Taken large(700, 1100, 19);
+  for (const std::int64_t k : {1, 5000, 700'000}) {
+    expect_product_grows_as_its_scores_do<float>(large, k, {6}, DType::kFloat32);
+  }
+}
+
+TEST(StreamedGrowth, OfAProductOfZerosIsByTieKeys) {
+  const Taken taken(600, 900, 13);
+  const std::vector<float> zeros(900, 0.0F);
+  const KeyStream stream{4, 1, 3, 2};
+  ThreadPool pool(2);
+  for (const std::int64_t depth : {0, 1}) {
+    StreamedGrowth growth(taken.list(), 1234, stream, 0.0);
+    const ProductFactor factor{zeros.data(), zeros.data(), depth};
+    growth.offer_product({&factor, 1}, DType::kFloat32, pool);
+    EXPECT_EQ(to_vector(growth.finish(pool)), best(taken, std::vector<float>(600 * 900, 0.0F), 1234, stream));
+  }
+}
+
+TEST(StreamedGrowth, OfAProductRefusesWhatIsNotFinite) {
+  const Taken taken(30, 40, 3);
+  std::vector<float> x(40, 1.0F);
+  x[7] = std::numeric_limits<float>::quiet_NaN();
+  const std::vector<float> gradient(30, 1.0F);
+  ThreadPool pool(1);
+  StreamedGrowth growth(taken.list(), 5, {}, 0.0);
+  const ProductFactor factor{x.data(), gradient.data(), 1};
+  EXPECT_THROW(growth.offer_product({&factor, 1}, DType::kFloat32, pool), NonFiniteError);
+}
+
 TEST(StreamedGrowth, RefusesMoreThanThereIsRoomFor) {
   const Taken taken(4, 4, 2);
   EXPECT_THROW(StreamedGrowth(taken.list(), 9, {}, 0.0), std::invalid_argument);
@@ -122,7 +218,7 @@ TEST(GrowUniformly, TakesTheFreePositionsWithTheSmallestTieKeys) {
   const KeyStream stream{3, 7, 1, 2};
   const std::vector<float> equal(90 * 101, 0.0F);
   for (const std::int64_t k : {0, 1, 40, 4000, 8390}) {
-    EXPECT_EQ(grow_uniformly(taken.list(), k, stream, 1 << 20, pool), best(taken, equal, k, stream)) << k;
+    EXPECT_EQ(to_vector(grow_uniformly(taken.list(), k, stream, 1 << 20, pool)), best(taken, equal, k, stream)) << k;
   }
 }
 
@@ -145,7 +241,7 @@ TEST(GrowUniformly, ByRanksReachesEveryFreePositionAndNoOther) {
   ThreadPool pool(1);
   const Taken taken(7, 9, 4);
   const auto free = taken.free();
-  EXPECT_EQ(grow_uniformly(taken.list(), static_cast<std::int64_t>(free.size()), {}, 0, pool), free);
+  EXPECT_EQ(to_vector(grow_uniformly(taken.list(), static_cast<std::int64_t>(free.size()), {}, 0, pool)), free);
   std::vector<int> hits(63, 0);
   for (std::uint32_t update = 0; update < 4000; ++update) {
     for (const std::int64_t position : grow_uniformly(taken.list(), 5, {8, 0, update, 0}, 0, pool)) ++hits[position];
@@ -166,28 +262,71 @@ class UpdatePattern : public ::testing::Test {
   std::vector<std::int32_t> columns_{0, 2, 1, 3};
   PositionList pattern_{3, 4, pointers_.data(), columns_.data()};
   std::vector<std::uint8_t> keep_{1, 0, 0, 1};  // drops b and c
+  ThreadPool pool_{2};
 };
 
 TEST_F(UpdatePattern, MergesWhatStaysWithWhatIsGrown) {
   const std::vector<std::int64_t> grown{1, 5, 8};
-  const auto updated = update_pattern(pattern_, keep_.data(), grown.data(), 3, false);
-  EXPECT_EQ(updated.row_pointers, (std::vector<std::int64_t>{0, 2, 3, 5}));
-  EXPECT_EQ(updated.columns, (std::vector<std::int32_t>{0, 1, 1, 0, 3}));
-  EXPECT_EQ(updated.sources, (std::vector<std::int32_t>{0, -1, -1, -1, 3}));
+  const auto updated = update_pattern(pattern_, keep_.data(), grown.data(), 3, false, pool_);
+  EXPECT_EQ(to_vector(updated.row_pointers), (std::vector<std::int64_t>{0, 2, 3, 5}));
+  EXPECT_EQ(to_vector(updated.columns), (std::vector<std::int32_t>{0, 1, 1, 0, 3}));
+  EXPECT_EQ(to_vector(updated.sources), (std::vector<std::int32_t>{0, -1, -1, -1, 3}));
 }
 
 TEST_F(UpdatePattern, AWeightDroppedAndGrownKeepsItsValueOnRequest) {
   const std::vector<std::int64_t> grown{2};
-  EXPECT_EQ(update_pattern(pattern_, keep_.data(), grown.data(), 1, true).sources,
-            (std::vector<std::int32_t>{0, 1, 3}));
-  EXPECT_EQ(update_pattern(pattern_, keep_.data(), grown.data(), 1, false).sources,
-            (std::vector<std::int32_t>{0, -1, 3}));
+  const auto keeping = update_pattern(pattern_, keep_.data(), grown.data(), 1, true, pool_);
+  EXPECT_EQ(to_vector(keeping.sources), (std::vector<std::int32_t>{0, 1, 3}));
+  EXPECT_EQ(keeping.num_regrown, 1);
+  const auto anew = update_pattern(pattern_, keep_.data(), grown.data(), 1, false, pool_);
+  EXPECT_EQ(to_vector(anew.sources), (std::vector<std::int32_t>{0, -1, 3}));
 }
 
 TEST_F(UpdatePattern, RefusesToGrowWhatIsKeptOutOfRangeOrOutOfOrder) {
   for (const std::vector<std::int64_t>& grown : {std::vector<std::int64_t>{0}, {11}, {12}, {-1}, {5, 1}, {1, 1}}) {
-    EXPECT_THROW(update_pattern(pattern_, keep_.data(), grown.data(), static_cast<std::int64_t>(grown.size()), false),
-                 std::invalid_argument);
+    EXPECT_THROW(
+        update_pattern(pattern_, keep_.data(), grown.data(), static_cast<std::int64_t>(grown.size()), false, pool_),
+        std::invalid_argument);
+  }
+}
+
+/// Large enough that rows are shared out over threads: every range ends where the next begins.
+TEST(UpdatePatternInRanges, IsWhatOneThreadMakesOfIt) {
+  const Taken before(3000, 400, 7);
+  const std::int64_t count = before.list().count();
+  std::vector<std::uint8_t> keep;
+  for (std::int64_t entry = 0; entry < count; ++entry) keep.push_back(entry % 3 == 1 || entry % 5 == 0 ? 1 : 0);
+  std::vector<std::int64_t> grown;
+  std::vector<std::int64_t> expected;
+  std::vector<std::int32_t> expected_sources;
+  std::int64_t entry = 0;
+  std::int64_t num_regrown = 0;
+  for (std::int64_t index = 0; index < 3000 * 400; ++index) {
+    const bool was_active = index % 7 == 0;
+    const bool stays = was_active && keep[static_cast<std::size_t>(entry)] != 0;
+    const bool grows = !stays && index % 11 == 3;
+    if (grows) grown.push_back(index);
+    if (stays || grows) {
+      expected.push_back(index);
+      expected_sources.push_back(was_active ? static_cast<std::int32_t>(entry) : -1);
+    }
+    num_regrown += was_active && grows ? 1 : 0;
+    entry += was_active ? 1 : 0;
+  }
+  for (const int threads : {1, 2, 5}) {
+    ThreadPool pool(threads);
+    const auto updated =
+        update_pattern(before.list(), keep.data(), grown.data(), static_cast<std::int64_t>(grown.size()), true, pool);
+    std::vector<std::int64_t> indices;
+    for (std::int64_t row = 0; row < 3000; ++row) {
+      for (auto i = updated.row_pointers[static_cast<std::size_t>(row)];
+           i < updated.row_pointers[static_cast<std::size_t>(row) + 1]; ++i) {
+        indices.push_back(row * 400 + updated.columns[static_cast<std::size_t>(i)]);
+      }
+    }
+    EXPECT_EQ(indices, expected);
+    EXPECT_EQ(to_vector(updated.sources), expected_sources);
+    EXPECT_EQ(updated.num_regrown, num_regrown);
   }
 }
 

@@ -154,6 +154,13 @@ class SparsePattern:
     @property
     def num_entries(self) -> int: ...
 
+class DeviceSparseRows:
+    """Borrows its arrays in a GPU's memory, given by address."""
+
+    def __init__(
+        self, num_rows: int, num_entries: int, row_pointers: int, columns: int, permutation: int = 0
+    ) -> None: ...
+
 class ConvolutionShape:
     def __init__(
         self,
@@ -195,6 +202,7 @@ class StreamedGrowth:
         self, taken: PositionList, k: int, seed: int, layer: int, update: int, draw: int, at_least: float
     ) -> None: ...
     def offer(self, first_row: int, num_rows: int, scores: int, type: str) -> None: ...
+    def offer_product(self, passes: list[tuple[int, int, int]], type: str) -> None: ...
     def finish(self) -> npt.NDArray[np.int64]: ...
 
 def grow_uniformly(
@@ -224,6 +232,9 @@ def combine_positions(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]: ...
 def filter_positions(all: PositionList, is_member: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]: ...
 def find_members(all: PositionList, set: PositionList, is_member: int) -> None: ...
+def positions_of(
+    num_rows: int, num_columns: int, indices: int, count: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]: ...
 
 class CompressedSet:
     def __init__(self, numel: int) -> None: ...
@@ -241,7 +252,7 @@ class CompressedSet:
 def sparse_carry_values(source: int, sources: int, count: int, element_size: int, target: int) -> None: ...
 def sparse_update_pattern(
     pattern: PositionList, keep: int, grown: int, num_grown: int, regrown_keeps_value: bool
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int32]]: ...
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int32], int]: ...
 def lend_bytes(num_bytes: int) -> npt.NDArray[np.uint8]: ...
 def sparse_check_pattern(
     num_rows: int, num_columns: int, num_entries: int, row_pointers: int, columns: int
@@ -267,6 +278,29 @@ def sparse_linear_backward(
     input_gradient: int,
     value_gradient: int,
     bias_gradient: int,
+) -> None: ...
+def device_sparse_multiply(
+    device_index: int,
+    rows: DeviceSparseRows,
+    values: int,
+    value_type: ValueType,
+    features: int,
+    type: ValueType,
+    batch: int,
+    bias: int,
+    out: int,
+    stream: int,
+) -> None: ...
+def device_sparse_gradient(
+    device_index: int,
+    rows: DeviceSparseRows,
+    features: int,
+    type: ValueType,
+    batch: int,
+    output_gradient: int,
+    gradient: int,
+    value_type: ValueType,
+    stream: int,
 ) -> None: ...
 def sparse_convolution_shifts(
     shape: ConvolutionShape, layout: PlaneLayout, row_pointers: int, columns: int, shifts: int

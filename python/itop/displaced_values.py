@@ -21,7 +21,8 @@ _FEWEST_ZEROS = 0.01  # of a tensor: fresh weights are hardly ever exactly zero
 class DisplacedValues:
     """The non-zero entries of weights that are sparse already, and of optimiser state that is.
 
-    Takes these values and one bool for each entry of such a tensor; nothing of a fresh model and optimiser.
+    Takes these values and one bool for each entry of such a tensor; nothing of a fresh model and optimiser. Of truly sparse
+    layers their values, positions and state.
 
     Args:
         topology: Before its first masks are set.
@@ -30,6 +31,7 @@ class DisplacedValues:
     def __init__(self, topology: Topology) -> None:
         self._kept: list[tuple[Tensor, Tensor, Tensor]] = []
         self._versions: list[int] = []
+        self._put_patterns_back = topology.keep_patterns()
         for i, layer in enumerate(topology.layers):
             if layer.is_compressed:
                 continue
@@ -49,3 +51,4 @@ class DisplacedValues:
             if tensor._version == version:
                 tensor[is_nonzero] = values
         self._kept, self._versions = [], []
+        self._put_patterns_back()

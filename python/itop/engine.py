@@ -299,6 +299,7 @@ class SparseEngine:
             ValueError: If weights or gradients hold NaN or infinity; nothing has been changed then.
             RuntimeError: If gradients are needed, and there are none or masked ones.
         """
+        self._displaced = None
         return self._stepper.update_now()
 
     def step(self) -> UpdateReport | None:
@@ -308,7 +309,6 @@ class SparseEngine:
             The latest update's report.
         """
         if not self._hooks_steps:
-            self._displaced = None
             self._stepper.step_was_taken()
         return self.last_update
 

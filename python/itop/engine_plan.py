@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from itop import _core
 from itop.allocation import Allocation, AllocationLike, LayerShape, as_allocation, target_count
 from itop.distributed.agreement import describe_options
-from itop.distributed.shards import is_sharded, local_part
+from itop.distributed.shards import describe_layout, is_sharded, local_part
 from itop.grown_state import GrownState
 from itop.layers import Layer, Rules, find_layers
 from itop.methods import Method, as_method
@@ -123,6 +123,7 @@ def fingerprint(
     return {
         "the version of itop": str(_core.build_info()["version"]),
         "the layers": ", ".join(f"{layer.name} {list(layer.shape)}" for layer in layers),
+        "how layers are cut": ", ".join(f"{layer.name} {describe_layout(layer.parameter)}" for layer in layers),
         "seed": str(seed),
         "the method": f"{method.name}({describe_options(method.options())})",
         "active weights per layer": str(list(counts)),

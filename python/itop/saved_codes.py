@@ -74,6 +74,19 @@ def read_sets(name: str, shape: tuple[int, ...], saved: object) -> SavedSets:
     return sets
 
 
+def read_mask(name: str, shape: tuple[int, ...], saved: object) -> Tensor:
+    """The active weights of a layer from any saved form: bool, in the layer's shape.
+
+    Raises:
+        ValueError: If it is of another model, or damaged.
+    """
+    if isinstance(saved, Tensor):
+        if saved.dtype != torch.uint8 or tuple(saved.shape) != shape:
+            raise ValueError(f"the engine state is damaged: layer '{name}' is not a tensor of bytes of its shape")
+        return (saved & ACTIVE) != 0
+    return _parse_sets(name, shape, saved)["active"].to_set().to_mask().view(shape)
+
+
 def _refuse_unexplored(name: str) -> None:
     raise ValueError(
         f"the engine state is damaged: layer '{name}' has active or reliable weights that were never explored"

@@ -22,9 +22,9 @@ from torch.utils.hooks import RemovableHandle
 from itop import _core
 from itop.distributed.agreement import LayerDigest
 from itop.layers import Layer
-from itop.nn.growth import DenseRows, ScoreRows, grow_best, scores_at
+from itop.nn.growth import DenseRows, ScoreRows, scores_at
 from itop.nn.modules import SparseLayer
-from itop.nn.pattern import SparsePattern, TieKeys, select_entries
+from itop.nn.pattern import SparsePattern, TieKeys, free_positions, select_entries
 from itop.nn.position_set import CompressedPositions, PositionSet
 from itop.nn.recorder import GradientRecorder
 from itop.optimizer_group import OptimizerGroup
@@ -57,6 +57,12 @@ def make_topology(
         )
     if isinstance(optimizer_state.optimizer, LBFGS):
         raise ValueError("truly sparse layers change their length, which LBFGS does not follow; use another optimiser")
+    for layer in layers:
+        if isinstance(layer.module, SparseLayer) and layer.module.values.device.type != "cpu":
+            raise ValueError(
+                f"the topology of truly sparse layers is updated on the CPU only, but layer '{layer.name}' is on "
+                f"{layer.module.values.device}; there it computes with a fixed topology, or use dense layers, which are masked"
+            )
     return SparseTopology(layers, optimizer_state, seed)
 
 
@@ -157,6 +163,7 @@ class SparseTopology(Topology):
         self._explored = {i: CompressedPositions(module.pattern.shape) for i, module in self._modules.items()}
         self._reliable = {i: CompressedPositions(module.pattern.shape) for i, module in self._modules.items()}
         self._known: dict[int, SparsePattern] = {}
+        self._first: dict[int, tuple[SparsePattern, dict[str, Tensor]]] = {}
         self._follow_patterns()
 
     def _make_store(self, seed: int) -> _core.MaskStore:
@@ -347,8 +354,7 @@ class SparseTopology(Topology):
 
     def _choose_at_random(self, among: PositionSet, k: int, keys: TieKeys) -> PositionSet:
         if among.is_complement:
-            taken = SparsePattern(among.shape, among.row_pointers, among.columns)
-            return PositionSet.from_indices(among.shape, taken.free_positions(k, keys))
+            return PositionSet.from_indices(among.shape, free_positions(among, k, keys))
         return self._best_entries(among, torch.zeros(among.count), k, keys, magnitude=True, largest=False)
 
     def _choose_by_score(
@@ -361,7 +367,7 @@ class SparseTopology(Topology):
                     f"inactive weights of the truly sparse layer '{self.layers[layer].name}' are grown at random or by the "
                     "largest magnitude of a score that all weights have"
                 )
-            return PositionSet.from_indices(among.shape, grow_best(rows, k, among, keys))
+            return PositionSet.from_indices(among.shape, rows.grow_best(k, among, keys))
         values = scores_at(rows, among) if rows is not None else self._values_at(layer, among, scores.tensors[layer])
         return self._best_entries(among, values, k, keys, magnitude=not scores.signed, largest=largest)
 
@@ -398,7 +404,37 @@ class SparseTopology(Topology):
             self._explored[i], self._reliable[i] = CompressedPositions(shape), CompressedPositions(shape)
         self._known.clear()
         self._follow_patterns()
+        self._first = {i: (module.pattern, self._state_of(module)) for i, module in self._modules.items()}
         super().initialise(active)
+
+    def keep_patterns(self) -> Callable[[], None]:
+        kept = {
+            i: (PositionSet.of(module.pattern), module.values.detach().clone(), self._state_of(module))
+            for i, module in self._modules.items()
+        }
+
+        def put_back() -> None:
+            for i, (pattern, moved) in self._first.items():
+                module, (positions, values, state) = self._modules[i], kept[i]
+                if module.pattern is pattern:  # nobody has loaded another since
+                    self._become(module, positions, moves_state=False)
+                    with torch.no_grad():
+                        module.values.copy_(values)
+                now = self._optimizer.state.get(module.values) or {}
+                for key, tensor in state.items():
+                    if now.get(key) is moved.get(key):
+                        now[key] = tensor
+
+        return put_back
+
+    def _state_of(self, module: SparseLayer) -> dict[str, Tensor]:
+        """The optimiser's tensors that move with a module's values."""
+        state = self._optimizer.state.get(module.values) or {}
+        return {
+            key: value
+            for key, value in state.items()
+            if isinstance(value, Tensor) and value.shape == module.values.shape
+        }
 
     def _initialise_layer(self, module: SparseLayer, positions: PositionSet) -> None:
         pattern = module.pattern
@@ -409,11 +445,11 @@ class SparseTopology(Topology):
         with torch.no_grad():
             module.values[new] = module.fresh_values(int(new.sum()))
 
-    def _become(self, module: SparseLayer, positions: PositionSet) -> Tensor:
+    def _become(self, module: SparseLayer, positions: PositionSet, *, moves_state: bool = True) -> Tensor:
         """Gives a module another pattern; its weights in both keep value and state, new ones are zero."""
         held = PositionSet.of(module.pattern)
         grown = (positions - held).indices()
-        update = module.update_topology(positions.members_among(held), grown, self._optimizer)
+        update = module.update_topology(positions.members_among(held), grown, self._optimizer if moves_state else None)
         return update.sources
 
     def begin_update(self, step: int) -> None:
@@ -442,17 +478,18 @@ class SparseTopology(Topology):
     ) -> list[int]:
         module, explored, reliable = self._modules[layer], self._explored[layer], self._reliable[layer]
         held = PositionSet.of(module.pattern)
-        keep = dropped.members_among(held).logical_not_()
+        keep = dropped.members_among(held).logical_not()
         if options["marks_reliable"]:
-            reliable.insert(held if dropped.count == 0 else held.only(keep))
+            reliable.insert(held if dropped.count == 0 else held - dropped)
         explored.insert(grown)
+        num_regrown = 0
         if dropped.count or grown.count:
             update = module.update_topology(
                 keep, grown.indices(), self._optimizer, regrown_keeps_value=options["regrown_keeps_value"]
             )
             self._known[layer] = update.pattern
-        regrown = (dropped & grown).count
-        return [module.num_active, explored.count, reliable.count, dropped.count, grown.count, regrown]
+            num_regrown = update.num_regrown
+        return [module.num_active, explored.count, reliable.count, dropped.count, grown.count, num_regrown]
 
     # --- counts, bytes, state -------------------------------------------------------------------------------------------
 
@@ -513,12 +550,15 @@ class SparseTopology(Topology):
         return read_sets(self.layers[layer].name, self.layers[layer].shape, saved)
 
     def load_codes(self, codes: Sequence[Any], num_updates: int, *, touches_values: bool = True) -> None:
-        """As in the masked execution; a weight that becomes active here is zero."""
+        """As in the masked execution; a weight that becomes active here is zero.
+
+        Optimisers load their state by themselves, maybe before: where it fits the new pattern it stays as it is.
+        """
         for i, module in self._modules.items():
             sets: SavedSets = codes[i]
             active = sets["active"].to_set()
             if active != PositionSet.of(module.pattern):
-                self._become(module, active)
+                self._become(module, active, moves_state=active.count != module.num_active)
             self._explored[i], self._reliable[i] = sets["explored"], sets["reliable"]
             self._known[i] = module.pattern
         nothing = torch.empty(0, dtype=torch.uint8)

@@ -34,7 +34,7 @@ class Stepper:
         method: The rule.
         members: The optimisers that make one step together.
         young: Treats grown weights apart; None: like all others.
-        verify: Makes sure, before the first step, that all ranks hold the same topology.
+        begin: Called before each step; makes sure, before the first, that all ranks hold the same topology.
 
     Attributes:
         last_update: The report of the latest topology update.
@@ -47,7 +47,7 @@ class Stepper:
         method: Method,
         members: Sequence[Optimizer],
         young: YoungWeights | None,
-        verify: Callable[[], None],
+        begin: Callable[[], None],
     ) -> None:
         self.topology = context.topology
         self.last_update: UpdateReport | None = None
@@ -56,7 +56,7 @@ class Stepper:
         self._method = method
         self._members = tuple(members)
         self._young = young
-        self._verify = verify
+        self._begin = begin
         self._has_before_step = method.has_before_step
         self._has_after_step = type(method).after_step is not Method.after_step
         self._has_regulariser = type(method).regulariser is not Method.regulariser
@@ -121,7 +121,7 @@ class Stepper:
         self._skips_step = was_skipped_by_scaler(optimizer) or only_makes_state(optimizer)
         if self._skips_step:
             return None
-        self._verify()
+        self._begin()
         closure, place = find_closure(args, kwargs)
         if closure is None:
             self._prepare_step(withhold=True)
@@ -220,7 +220,7 @@ class Stepper:
             return
         if find_closure(args, kwargs)[0] is not None:
             raise ValueError("an engine over several optimisers cannot follow closures: call step() without one")
-        self._verify()
+        self._begin()
         self._round.begin(optimizer)
         if not self._round.is_open:
             self._move_if_needed()
@@ -266,6 +266,7 @@ class Stepper:
 
     def step_was_taken(self) -> None:
         """The loop says so itself: counts the step, masks, and updates where an update is due."""
+        self._begin()
         self._needs_full_mask = True
         self._count_step()
         self._move_if_needed()

@@ -374,6 +374,10 @@ class Topology:
         self._recount()
         self.apply()
 
+    def keep_patterns(self) -> Callable[[], None]:
+        """Before the first masks: the function returned gives truly sparse layers what they held. Here there are none."""
+        return lambda: None
+
     def begin_update(self, step: int) -> None:
         """Opens an update: the random keys of what follows belong to it."""
         self.num_updates += 1

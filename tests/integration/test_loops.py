@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
 from itop import SparseEngine
-from itop.methods import METHODS, Method, RigL, RigLITOP
+from itop.methods import METHODS, Fixed, Method, RigL, RigLITOP
 
 
 def make_model(seed: int = 0) -> nn.Sequential:
@@ -494,3 +494,34 @@ def test_rigl_itop_and_rigl_are_what_these_loops_used() -> None:
     assert RigL().needs_gradient
     assert RigLITOP().needs_gradient
     assert RigL().timing is not RigLITOP().timing
+
+
+# --- fine-tuning ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["masks", "zeros"])
+def test_fine_tuning_keeps_the_masks_of_a_checkpoint(given: bool) -> None:
+    model = make_model()
+    engine = attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    for step in range(5):
+        engine.optimizer.zero_grad()
+        loss_of(model, step).backward()
+        engine.optimizer.step()
+    saved, masks = model.state_dict(), {layer.name: engine.mask(layer.name) for layer in engine.layers}
+
+    tuned = make_model(1)
+    tuned.load_state_dict(saved)
+    method = Fixed(masks) if given else "fixed"
+    optimizer = torch.optim.AdamW(tuned.parameters(), lr=0.01)
+    its_engine = SparseEngine(tuned, optimizer, method, sparsity=0.8)
+    assert all(torch.equal(value, saved[name]) for name, value in tuned.state_dict().items())
+    for step in range(5, 9):
+        optimizer.zero_grad()
+        loss_of(tuned, step).backward()
+        optimizer.step()
+        assert_exact(its_engine)
+    for name, mask in masks.items():
+        expected = mask if given else mask & (saved[name] != 0)
+        assert torch.equal(its_engine.mask(name), expected)
+    assert not torch.equal(tuned[0].weight, saved["0.weight"])
+    assert its_engine.num_updates == 0

@@ -1,4 +1,4 @@
-"""The report of real runs: its numbers are the runs', and a browser shows it without complaint."""
+"""The report of real runs: its numbers are the runs'."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import html
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +35,15 @@ def page_of(root: Path) -> str:
     return (root / "report.html").read_text(encoding="utf-8")
 
 
+def plain(text: str) -> str:
+    """Without markup: a subscript is a letter."""
+    return html.unescape(re.sub("<[^>]*>", "", text))
+
+
 def charts(page: str) -> dict[str, dict[str, Any]]:
     """Each line chart's data by its caption."""
-    found = re.findall(
-        r'<figcaption>([^<]*)</figcaption>(?:(?!<figure).)*?class="chart-data">(.*?)</script>', page, re.S
-    )
-    return {html.unescape(title): json.loads(data) for title, data in found}
+    found = re.findall(r'<figcaption>(.*?)</figcaption>(?:(?!<figure).)*?class="chart-data">(.*?)</script>', page, re.S)
+    return {plain(title): json.loads(data) for title, data in found}
 
 
 def test_the_table_shows_what_the_summaries_say(root: Path) -> None:
@@ -81,11 +83,11 @@ def test_the_page_is_complete_without_the_network(root: Path) -> None:
 
 
 def test_every_figure_asked_of_a_report_is_there(root: Path) -> None:
-    captions = [html.unescape(text) for text in re.findall(r"<figcaption>([^<]*)</figcaption>", page_of(root))]
+    captions = [plain(text) for text in re.findall(r"<figcaption>(.*?)</figcaption>", page_of(root))]
     assert captions[:6] == [
         "Validation accuracy",
         "Loss",
-        "Explored (R_s) and reliably explored (R_r) weights",
+        "Explored (Rs) and reliably explored (Rr) weights",
         "set-itop: exploration against theory",
         "set-itop, seed 0: density of each layer",
         "set-itop, seed 0: explored part of each layer",
@@ -115,18 +117,3 @@ def test_a_damaged_summary_is_named(root: Path, tmp_path: Path) -> None:
     (tmp_path / "copy" / "static" / "seed-0" / "summary.json").write_text("{")
     with pytest.raises(ValueError, match=r"seed-0/summary\.json"):
         write_report(tmp_path / "copy")
-
-
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium to look at the page with")
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_browser_shows_the_page_without_complaint(root: Path, tmp_path: Path, scheme: str) -> None:
-    colours = {"light": "1", "dark": "0"}[scheme]
-    arguments = [
-        *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0"),
-        *(f"--user-data-dir={tmp_path / 'profile'}", f"--blink-settings=preferredColorScheme={colours}"),
-        *("--virtual-time-budget=2000", "--dump-dom", (root / "report.html").as_uri()),
-    ]
-    browser = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
-    assert browser.stdout.count("<figure") == page_of(root).count("<figure")
-    assert browser.stdout.count("<polyline") > 6
-    assert "CONSOLE" not in browser.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -38,8 +39,9 @@ def table_of(root: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def start(config: Path, root: Path) -> subprocess.Popen[bytes]:
+def start(config: Path, root: Path, jobs: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "itop", "sweep", "--config", str(config), "--out", str(root), "--quiet"]
+    command += ["--jobs", str(jobs)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
 
 
@@ -57,14 +59,16 @@ def uninterrupted(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return root
 
 
-@pytest.mark.parametrize("whole_group", [False, True], ids=["the parent alone", "with its workers"])
+@pytest.mark.parametrize(
+    ("whole_group", "jobs"), [(False, 1), (True, 2)], ids=["the parent alone", "with its two workers at once"]
+)
 def test_a_sweep_killed_at_several_moments_ends_with_the_table_of_one_never_killed(
-    config: Path, uninterrupted: Path, tmp_path: Path, whole_group: bool
+    config: Path, uninterrupted: Path, tmp_path: Path, whole_group: bool, jobs: int
 ) -> None:
     root = tmp_path / "study"
     finished: dict[Path, int] = {}
     for seconds_after_start in (0.3, 0.8, 1.5):
-        process = start(config, root)
+        process = start(config, root, jobs)
         deadline = time.monotonic() + 60
         while process.poll() is None and not list(root.glob("cells/*/metrics.jsonl")) and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -78,7 +82,7 @@ def test_a_sweep_killed_at_several_moments_ends_with_the_table_of_one_never_kill
         finished |= {
             path: path.stat().st_mtime_ns for path in root.glob("cells/*/summary.json") if path not in finished
         }
-    assert start(config, root).wait(timeout=120) == 0
+    assert start(config, root, jobs).wait(timeout=120) == 0
     assert table_of(root) == table_of(uninterrupted)
     for path, written in finished.items():
         assert path.stat().st_mtime_ns == written, "a finished cell was run again"
@@ -109,7 +113,7 @@ def test_finished_cells_are_taken_over_and_not_run_again(tmp_path: Path) -> None
         run_sweep(wider, root)
     started = Started()
     result = run_sweep(wider, root, observer=started, extend=True)
-    assert started.labels == ["update_every 30, seed 0"]
+    assert started.labels == ["update every 30, seed 0"]
     assert len(result.summaries) == 2
 
 
@@ -129,16 +133,9 @@ def test_what_is_advised_explores_what_was_predicted(
     setting = ["--model", "mlp:32", "--epochs", "4", "--sparsity", "0.9"]
     assert main(["advise", *setting, "--rate", str(rate), "--json"]) == 0
     advice = json.loads(capsys.readouterr().out)
-    options = {name: advice[name] for name in ("update_every", "drop_fraction")}
-    assert (
-        main(
-            [
-                *("train", *setting, "--method", "set-itop", "--update-every", str(options["update_every"])),
-                *("--drop-fraction", str(options["drop_fraction"]), "--out", str(tmp_path / "run"), "--quiet"),
-            ]
-        )
-        == 0
-    )
+    command = shlex.split(advice["command"])
+    assert command[:2] == ["itop", "train"]
+    assert main([*command[1:], "--out", str(tmp_path / "run"), "--quiet"]) == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["num_updates"] == advice["num_updates"]
     assert summary["exploration_rate"] == pytest.approx(advice["exploration_rate"], abs=0.02)

@@ -9,6 +9,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Shard
 
 from itop import SparseEngine, _core
 from itop.methods import RigL
@@ -84,6 +87,48 @@ def make_engine_of_another_version() -> None:
 def test_different_versions_are_refused(ranks: RankPool) -> None:
     for error in ranks.errors(make_engine_of_another_version):
         assert error.startswith("ranks disagree about the version of itop: rank 0 has 9.0, rank 1 has 9.1")
+
+
+def make_engine_cut_otherwise() -> None:
+    mesh = init_device_mesh("cpu", (2,))
+    model = nn.Linear(8, 8, bias=False)
+    placement = Shard(dist.get_rank())
+    local = model.weight.detach().chunk(2, dist.get_rank())[dist.get_rank()].contiguous()
+    model.weight = nn.Parameter(DTensor.from_local(local, mesh, [placement], run_check=False))
+    attach(model)
+
+
+def test_ranks_that_cut_a_layer_differently_are_refused(ranks: RankPool) -> None:
+    for error in ranks.errors(make_engine_cut_otherwise):
+        assert error.startswith("ranks disagree about how layers are cut: rank 0 has weight S(0) over 2 ranks, rank 1")
+
+
+def make_engine_over_other_worlds() -> None:
+    alone = init_device_mesh("cpu", (2, 1), mesh_dim_names=("each", "alone"))
+    together = init_device_mesh("cpu", (2,))
+    model = make_model()
+    fully_shard(model, mesh=alone if dist.get_rank() == 0 else together)
+    attach(model)
+
+
+def test_ranks_that_share_a_model_with_different_numbers_of_ranks_are_refused(ranks: RankPool) -> None:
+    for error in ranks.errors(make_engine_over_other_worlds):
+        assert error.startswith("ranks disagree about how layers are cut: rank 0 has first.weight")
+        assert "over 2x1 ranks" in error
+        assert "over 2 ranks" in error
+
+
+def load_a_state_of_another_version() -> None:
+    model = make_model()
+    fsdp(model)
+    engine = attach(model)
+    newer = {"version": 99} if dist.get_rank() == 1 else {}
+    engine.load_state_dict({**engine.state_dict(), **newer})
+
+
+def test_a_state_of_another_version_on_one_rank_is_refused_on_both(ranks: RankPool) -> None:
+    for error in ranks.errors(load_a_state_of_another_version):
+        assert "the engine state has version 99, this release reads versions 1 to 2" in error
 
 
 def check_plain_models_with_seeds() -> None:

@@ -11,6 +11,7 @@ from itop.analysis import (
     PackedMask,
     connection_costs,
     layer_topology_distance,
+    sources_by_shape,
     topology_distance,
     topology_distance_matrix,
 )
@@ -107,3 +108,17 @@ def test_bits_are_counted_the_same_with_and_without_numpys_own_way(monkeypatch: 
     monkeypatch.delattr(np, "bitwise_count", raising=False)
     assert packed_mask_module.count_bits(words).tolist() == expected
     assert packed_mask_module.count_bits(words[:, ::2]).tolist() == [row[::2] for row in expected]
+
+
+def test_layers_read_the_one_before_where_all_shapes_fit_and_else_keep_the_order_of_their_inputs() -> None:
+    def layers(*shapes: tuple[int, ...]) -> dict[str, torch.Tensor]:
+        return {f"layer{i}": torch.zeros(shape, dtype=torch.bool) for i, shape in enumerate(shapes)}
+
+    # 12 features of 3 channels, flattened: whole units of the convolution.
+    assert sources_by_shape(layers((3, 1, 3, 3), (5, 12), (2, 5))) == {
+        "layer0": None,
+        "layer1": "layer0",
+        "layer2": "layer1",
+    }
+    # A shortcut from 4 to 8 channels does not read the 8 before it.
+    assert set(sources_by_shape(layers((8, 4, 3, 3), (8, 8, 3, 3), (8, 4, 1, 1))).values()) == {None}

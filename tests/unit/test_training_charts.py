@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from xml.etree import ElementTree
@@ -9,6 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from itop.training.charts import Axis, HeatMap, Series, heat_map, line_chart
+from itop.training.ranking import ranking
 
 
 def chart(*series: Series, y_axis: Axis | None = None) -> str:
@@ -20,7 +22,43 @@ def test_a_figure_is_well_formed_and_has_a_line_and_a_legend_entry_each() -> Non
     tree = ElementTree.fromstring(re.sub(r"<div class=\"tooltip\" hidden>", '<div class="tooltip">', figure))
     assert len(tree.findall(".//polyline")) == 2
     assert len(tree.findall(".//polygon")) == 1
-    assert [button.get("data-group") for button in tree.findall(".//button")] == ["a", "b"]
+    assert [json.loads(str(button.get("data-groups"))) for button in tree.findall(".//button")] == [["a"], ["b"]]
+
+
+def test_lines_of_one_legend_text_share_an_entry() -> None:
+    figure = chart(*(Series(name, name, 8, [0, 1], [0, 1], legend="theory of R_s") for name in "ab"))
+    (groups,) = re.findall(r'data-groups="([^"]*)"', figure)
+    assert json.loads(html.unescape(groups)) == ["a", "b"]
+    assert "<span>theory of R<sub>s</sub></span>" in figure
+
+
+def test_points_with_a_deviation_get_a_bar_each() -> None:
+    figure = chart(
+        Series("a", "a", 0, [0, 5], [0.25, 0.5], [0.0, 0.25], has_dots=True), y_axis=Axis("y", low=0, high=1)
+    )
+    bars = re.findall(r'<line x1="([\d.]+)" x2="\1" y1="([\d.]+)" y2="([\d.]+)"/>', figure)
+    assert bars == [("58.0", "195.0", "195.0"), ("546.0", "195.0", "73.0")]
+    assert "<polygon" not in figure
+
+
+@pytest.mark.parametrize(
+    ("step", "value", "shown"), [(0.025, 0.075, "7.5 %"), (0.2, 0.4, "40 %"), (0.0025, 0.0075, "0.75 %")]
+)
+def test_ticks_are_not_rounded_to_other_values(step: float, value: float, shown: str) -> None:
+    assert Axis("y", percent=True).format(value, step) == shown
+
+
+def test_a_difference_of_fractions_may_be_negative() -> None:
+    line = Series("a", "a", 0, [0, 1], [-0.04, 0.02])
+    assert "-4 %" in chart(line, y_axis=Axis("gap", percent=True, is_difference=True))
+    assert "-4 %" not in chart(line, y_axis=Axis("share", percent=True))
+
+
+def test_a_ranking_has_the_best_on_top_and_all_its_runs() -> None:
+    figure = ranking([("low", 0, [0.5, 0.6]), ("high", 1, [0.9])], title="T", axis=Axis("accuracy", percent=True))
+    assert figure.index("high") < figure.index("low")
+    assert figure.count("<circle") == 3
+    assert "55.00 %" in figure
 
 
 def test_the_ends_of_a_line_lie_on_the_ends_of_the_axes() -> None:

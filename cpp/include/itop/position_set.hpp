@@ -1,9 +1,8 @@
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
-#include <vector>
 
+#include "itop/scratch_memory.hpp"
 #include "itop/sparse_growth.hpp"
 
 namespace itop {
@@ -14,8 +13,8 @@ class ThreadPool;
 struct Positions {
   std::int64_t num_rows = 0;
   std::int64_t num_columns = 0;
-  std::vector<std::int64_t> row_pointers;  ///< [num_rows + 1]
-  std::vector<std::int32_t> columns;       ///< ascending inside a row
+  ScratchArray<std::int64_t> row_pointers;  ///< [num_rows + 1]
+  ScratchArray<std::int32_t> columns;       ///< ascending inside a row
 
   PositionList list() const { return {num_rows, num_columns, row_pointers.data(), columns.data()}; }
 };
@@ -34,5 +33,10 @@ Positions filter(const PositionList& all, const std::uint8_t* is_member, ThreadP
 /// @param is_member [all.count()], written
 /// @throws std::invalid_argument if the shapes differ
 void find_members(const PositionList& all, const PositionList& set, std::uint8_t* is_member, ThreadPool& pool);
+
+/// The positions of ascending indices, row * num_columns + column.
+/// @throws std::invalid_argument if an index is out of range or out of order
+Positions positions_of(std::int64_t num_rows, std::int64_t num_columns, const std::int64_t* indices, std::int64_t count,
+                       ThreadPool& pool);
 
 }  // namespace itop

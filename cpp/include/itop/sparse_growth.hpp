@@ -1,16 +1,20 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "itop/bitset.hpp"
 #include "itop/ordered_key.hpp"
 #include "itop/random.hpp"
+#include "itop/scratch_memory.hpp"
 #include "itop/tensor_view.hpp"
 
 namespace itop {
 
 class ThreadPool;
+template <class Scalar>
+class ProductScores;
 
 /// Positions of a matrix in row order, without the matrix: row pointers and ascending columns; borrowed.
 struct PositionList {
@@ -21,6 +25,13 @@ struct PositionList {
 
   std::int64_t count() const noexcept { return row_pointers[num_rows]; }
   std::int64_t num_free() const noexcept { return num_rows * num_columns - count(); }
+};
+
+/// One pass through a linear layer, of whose weight gradient^T x is the gradient; both row-major, borrowed.
+struct ProductFactor {
+  const void* x = nullptr;         ///< [depth, columns of the weight]
+  const void* gradient = nullptr;  ///< [depth, rows of the weight]
+  std::int64_t depth = 0;
 };
 
 /// The `k` free positions with the best scores, from scores that pass by a few rows at a time: the matrix of scores
@@ -40,15 +51,25 @@ class StreamedGrowth {
   /// @throws NonFiniteError (of no layer) if a free position's score is NaN or infinite
   void offer(std::int64_t first_row, std::int64_t num_rows, const void* scores, DType type, ThreadPool& pool);
 
+  /// Offers the sum of products, all rows of it, formed a cache's worth at a time and never held; `at_least` is found
+  /// from a sample. A product of an empty depth is zero.
+  /// @param type float32 or float64: of the factors and of the scores
+  /// @throws NonFiniteError (of no layer) if a score is NaN or infinite
+  void offer_product(std::span<const ProductFactor> factors, DType type, ThreadPool& pool);
+
   /// The chosen positions, row * num_columns + column, ascending; fewer than `k` if `at_least` was too high.
-  std::vector<std::int64_t> finish();
+  ScratchArray<std::int64_t> finish(ThreadPool& pool);
 
  private:
   struct Candidate {
     std::int64_t key;
     std::int64_t index;
   };
-  void keep_best();
+  template <class Scalar>
+  void offer_product_of(std::span<const ProductFactor> factors, ThreadPool& pool);
+  template <class Scalar>
+  void offer_rows(const ProductScores<Scalar>& scores, std::int64_t first_row, std::int64_t num_rows, ThreadPool& pool);
+  void keep_best(ThreadPool& pool);
 
   PositionList taken_;
   std::int64_t k_;
@@ -56,15 +77,15 @@ class StreamedGrowth {
   double at_least_;
   bool has_limit_ = false;
   std::int64_t limit_ = 0;  ///< keys above it are no candidates
-  std::vector<Candidate> candidates_;
+  ScratchArray<Candidate> candidates_;
 };
 
 /// Exactly `k` free positions, uniformly at random, ascending. Up to `max_streamed` positions they are those with the
 /// smallest tie keys, as in the masked execution; beyond, ranks among the free positions are drawn, and neither time
 /// nor memory depends on the size of the matrix.
 /// @throws std::invalid_argument if k is negative or larger than the number of free positions
-std::vector<std::int64_t> grow_uniformly(const PositionList& taken, std::int64_t k, const KeyStream& stream,
-                                         std::int64_t max_streamed, ThreadPool& pool);
+ScratchArray<std::int64_t> grow_uniformly(const PositionList& taken, std::int64_t k, const KeyStream& stream,
+                                          std::int64_t max_streamed, ThreadPool& pool);
 
 /// What a selection among entries compares: one value an entry, and which end of them is better.
 struct EntryScores {
@@ -90,18 +111,19 @@ void carry_values(const void* from, const std::int32_t* sources, std::int64_t co
 
 /// A pattern after a topology update, and where its values come from.
 struct UpdatedPattern {
-  std::vector<std::int64_t> row_pointers;
-  std::vector<std::int32_t> columns;
-  std::vector<std::int32_t> sources;  ///< entry of the old pattern whose value stays, -1 for a grown one
+  ScratchArray<std::int64_t> row_pointers;
+  ScratchArray<std::int32_t> columns;
+  ScratchArray<std::int32_t> sources;  ///< entry of the old pattern whose value stays, -1 for a grown one
+  std::int64_t num_regrown = 0;        ///< positions that are dropped and grown
 };
 
-/// Removes the entries that are not kept and adds the grown positions, in one pass over both.
+/// Removes the entries that are not kept and adds the grown positions, in one merge of both.
 /// @param keep  [pattern.count()] 0 or 1
 /// @param grown [num_grown] row * num_columns + column, ascending
 /// @param regrown_keeps_value a position that is dropped and grown keeps its value
 /// @throws std::invalid_argument if a grown position is kept already, out of order or out of range, or if the result
 ///         has 2^31 entries or more
 UpdatedPattern update_pattern(const PositionList& pattern, const std::uint8_t* keep, const std::int64_t* grown,
-                              std::int64_t num_grown, bool regrown_keeps_value);
+                              std::int64_t num_grown, bool regrown_keeps_value, ThreadPool& pool);
 
 }  // namespace itop

@@ -1,35 +1,31 @@
 #pragma once
 
 #include <cstddef>
-#include <memory>
+
+#include "itop/scratch_memory.hpp"
 
 namespace itop {
 
-/// Memory that is kept between calls: the first touch of a fresh page costs several times a write.
+/// Scratch memory for an operand of a kernel: behind its end there is room that a last vector may read.
 ///
-/// A lease is exclusive while it lives; concurrent leases get different blocks. Contents are undefined. A lease of no
-/// bytes is null.
+/// A lease is exclusive while it lives; contents are undefined. A lease of no bytes is null.
 class ScratchLease {
  public:
   /// @param max_excess a kept block of up to so many times the size will do; 1 for leases that live long
-  explicit ScratchLease(std::size_t num_bytes, std::size_t max_excess = 8);
-  ~ScratchLease();
-  ScratchLease(ScratchLease&& other) noexcept;
-  ScratchLease(const ScratchLease&) = delete;
-  ScratchLease& operator=(const ScratchLease&) = delete;
+  explicit ScratchLease(std::size_t num_bytes, std::size_t max_excess = 8)
+      : memory_(num_bytes == 0 ? 0 : (num_bytes + kSlack + kGranule - 1) / kGranule * kGranule, max_excess) {}
 
-  /// Aligned to a cache line.
+  /// Aligned to a page.
   template <class T>
   T* as() const noexcept {
-    return static_cast<T*>(data_);
+    return static_cast<T*>(memory_.data());
   }
 
  private:
-  void* data_ = nullptr;
-  std::size_t capacity_ = 0;
-};
+  static constexpr std::size_t kSlack = 4096;
+  static constexpr std::size_t kGranule = 65536;  ///< sizes that differ little are one size
 
-/// Gives every block that no lease holds back to the system.
-void release_scratch();
+  ScratchMemory memory_;
+};
 
 }  // namespace itop

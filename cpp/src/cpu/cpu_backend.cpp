@@ -6,8 +6,8 @@
 #include <cstring>
 
 #include "cpu/kernels.hpp"
-#include "cpu/scratch_memory.hpp"
 #include "cpu/selection.hpp"
+#include "itop/scratch_memory.hpp"
 #include "itop/thread_pool.hpp"
 
 namespace itop {
@@ -28,7 +28,7 @@ class HostWords final : public WordBuffer {
 
  private:
   std::int64_t num_words_;
-  cpu::ScratchMemory memory_;
+  ScratchMemory memory_;
 };
 
 struct LayerChunk {

@@ -5,12 +5,12 @@
 #include <span>
 #include <vector>
 
-#include "cpu/scratch_memory.hpp"
 #include "itop/backend.hpp"
 #include "itop/bitset.hpp"
 #include "itop/index_map.hpp"
 #include "itop/ordered_key.hpp"
 #include "itop/random.hpp"
+#include "itop/scratch_memory.hpp"
 #include "itop/tensor_view.hpp"
 
 namespace itop::cpu {
@@ -87,6 +87,8 @@ struct HistogramPass {
   std::uint64_t prefix = 0;
 };
 
+inline constexpr int kListedSlack = 4;  ///< elements that list_bits may write behind its last
+
 /// The loops that run once per weight, one table per instruction set.
 struct Kernels {
   void (*score_pass)(const ScorePass&, const WordRange&, PassResult&);
@@ -97,6 +99,8 @@ struct Kernels {
   void (*histogram_pass)(const HistogramPass&, const WordRange&, std::int64_t* bins);
   /// The number of set bits.
   std::int64_t (*count)(const Word* words, std::int64_t num_words);
+  /// out[i] = first + the place of the i-th set bit. Up to kListedSlack elements behind them are overwritten.
+  void (*list_bits)(const Word* words, std::int64_t num_words, std::int64_t first, std::int64_t* out);
   /// Changes the bit sets of a layer and counts; `zeros` receives where values become zero, its first word that of the
   /// range.
   void (*commit_bits)(const LayerCommit& layer, const CommitOptions& options, const WordRange& range, Word* zeros,

@@ -479,6 +479,25 @@ std::int64_t count(const Word* words, std::int64_t num_words) {
   return total;
 }
 
+void list_bits(const Word* words, std::int64_t num_words, std::int64_t first, std::int64_t* out) {
+  for (std::int64_t word = 0; word < num_words; ++word) {
+    Word left = words[word];
+    const std::int64_t start = first + word * kWordBits;
+    const int num_bits = std::popcount(left);
+    // Four at a time, wanted or not: how many a word has is nothing a branch could foresee. The last bit stands for
+    // none, so that none needs no branch either.
+    int listed = 0;
+    do {
+      for (int i = 0; i < kListedSlack; ++i) {
+        out[listed + i] = start + std::countr_zero(left | (Word{1} << (kWordBits - 1)));
+        left &= left - 1;
+      }
+      listed += kListedSlack;
+    } while (listed < num_bits);
+    out += num_bits;
+  }
+}
+
 void commit_bits(const LayerCommit& layer, const CommitOptions& options, const WordRange& range, Word* zeros,
                  LayerCounts& counts) {
   LayerCounts sum;
@@ -493,7 +512,7 @@ void commit_bits(const LayerCommit& layer, const CommitOptions& options, const W
     const Word active = kept | grown;
     const Word explored = layer.explored[word] | active;
     const Word reliable = layer.reliable[word] | (kept & reliable_if_kept);
-    const Word may_hold_values = dropped | (all & valid_bits(word, range.numel));
+    const Word may_hold_values = dropped | grown | (all & valid_bits(word, range.numel));
     zeros[word - range.begin_word] = may_hold_values & ~(kept | (regrown & values_of_regrown));
     layer.active[word] = active;
     layer.explored[word] = explored;
@@ -541,6 +560,7 @@ void zero_where(void* data, std::size_t element_size, const Word* where, const W
 
 }  // namespace
 
-const Kernels ITOP_KERNELS = {score_pass, append_keys, tie_pass, histogram_pass, count, commit_bits, zero_where};
+const Kernels ITOP_KERNELS = {score_pass, append_keys, tie_pass,    histogram_pass,
+                              count,      list_bits,   commit_bits, zero_where};
 
 }  // namespace itop::cpu

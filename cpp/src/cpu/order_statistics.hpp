@@ -3,8 +3,8 @@
 #include <cstdint>
 #include <span>
 
-#include "cpu/scratch_memory.hpp"
 #include "itop/reduction.hpp"
+#include "itop/scratch_memory.hpp"
 #include "itop/thread_pool.hpp"
 
 namespace itop::cpu {

@@ -3,8 +3,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "cpu/scratch_memory.hpp"
 #include "cpu/selection_problem.hpp"
+#include "itop/scratch_memory.hpp"
 
 namespace itop::cpu {
 

@@ -43,6 +43,14 @@ struct SparseKernels {
                            std::int64_t row_stride, Scalar* out);
   Scatter scatter_columns[kNumTileSizes] = {};
 
+  /// A tile of a dense product, `product_rows` by `product_columns`: out[r][c] (+)= sum over s of rows[s][r] *
+  /// columns[s][c], one product after the other in the order of s. Both operands are packed, `[depth][tile]`.
+  using Product = void (*)(const Scalar* rows, const Scalar* columns, std::int64_t depth, Scalar* out,
+                           std::int64_t out_stride, bool accumulate);
+  Product product = nullptr;
+  int product_rows = 0;
+  int product_columns = 0;
+
   /// out[r] (+)= sum of the row's `S` samples.
   using SumRows = void (*)(const Scalar* rows, std::int64_t row_stride, std::int64_t num_rows, int num_samples,
                            Scalar* out, bool accumulate);

@@ -199,6 +199,38 @@ void scatter(const EntryRuns& runs, const Scalar* values, std::uint32_t value_ba
   }
 }
 
+/// Sums of two vectors a row: as many as leave registers for the operands.
+constexpr int kProductRows = kVectorBytes == 64 ? 8 : 4;
+
+template <class Scalar>
+void product(const Scalar* rows, const Scalar* columns, std::int64_t depth, Scalar* out, std::int64_t out_stride,
+             bool accumulate) {
+  constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(Scalar));
+  using V = Vector<Scalar, kLanes>;
+  V sum[kProductRows][2];
+#pragma GCC unroll 8
+  for (int r = 0; r < kProductRows; ++r) {
+    sum[r][0] = accumulate ? load<Scalar, kLanes>(out + r * out_stride) : V{};
+    sum[r][1] = accumulate ? load<Scalar, kLanes>(out + r * out_stride + kLanes) : V{};
+  }
+  for (std::int64_t s = 0; s < depth; ++s) {
+    const V first = load<Scalar, kLanes>(columns);
+    const V second = load<Scalar, kLanes>(columns + kLanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < kProductRows; ++r) {
+      sum[r][0] += first * rows[r];
+      sum[r][1] += second * rows[r];
+    }
+    rows += kProductRows;
+    columns += 2 * kLanes;
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kProductRows; ++r) {
+    store<Scalar, kLanes>(out + r * out_stride, sum[r][0]);
+    store<Scalar, kLanes>(out + r * out_stride + kLanes, sum[r][1]);
+  }
+}
+
 template <class Scalar>
 void sum_rows(const Scalar* rows, std::int64_t row_stride, std::int64_t num_rows, int num_samples, Scalar* out,
               bool accumulate) {
@@ -314,6 +346,9 @@ SparseKernels<Scalar> make_table() {
   SparseKernels<Scalar> table;
   table.max_tile_log2 = kMaxLog2;
   fill<Scalar, kMaxLog2>(table);
+  table.product = product<Scalar>;
+  table.product_rows = kProductRows;
+  table.product_columns = 2 * kVectorBytes / static_cast<int>(sizeof(Scalar));
   table.sum_rows = sum_rows<Scalar>;
   table.pack = pack<Scalar>;
   table.unpack = unpack<Scalar>;

@@ -102,6 +102,7 @@ from itop.analysis.topology_distance import (
     NetworkDistance,
     connection_costs,
     layer_topology_distance,
+    sources_by_shape,
     topology_distance,
     topology_distance_matrix,
 )
@@ -192,6 +193,7 @@ __all__ = [
     "packed_churn",
     "pairwise_kl",
     "select_features",
+    "sources_by_shape",
     "strength_image",
     "survival_curve",
     "topology_distance",

@@ -9,6 +9,7 @@ Reference:
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -120,6 +121,22 @@ def topology_distance(
         moved = second[name] if source is None else _reorder_inputs(name, second[name], layers[source].matching)
         layers[name] = layer_topology_distance(first[name], moved)
     return NetworkDistance(float(np.mean([layer.distance for layer in layers.values()])), layers)
+
+
+def sources_by_shape(masks: Mapping[str, Tensor]) -> dict[str, str | None]:
+    """Which layer each one reads, as far as shapes tell: the one before it, where that fits all along the network.
+
+    Where some layer does not read whole units of the one before, as beside a shortcut, all inputs keep their order.
+
+    Args:
+        masks: By layer name, in forward order, at least two dimensions each.
+    """
+    names = list(masks)
+    fits = all(
+        masks[before].shape[0] > 0 and masks[name].shape[1] % masks[before].shape[0] == 0
+        for before, name in itertools.pairwise(names)
+    )
+    return dict(zip(names, [None, *names], strict=False)) if fits else dict.fromkeys(names)
 
 
 def topology_distance_matrix(

@@ -20,6 +20,8 @@ from torch.optim import SGD
 
 from itop.allocation import ERK, LayerShape
 from itop.benchmarks.measure import Row, Suite, milliseconds
+from itop.engine import SparseEngine
+from itop.methods.set import SETITOP
 from itop.models import build_model
 from itop.nn import (
     SparseConv2d,
@@ -30,6 +32,7 @@ from itop.nn import (
     grow_candidates_by_gradient,
     sparsify,
 )
+from itop.nn.position_set import PositionSet
 
 FEATURES = 4096
 BATCH = 128
@@ -58,6 +61,25 @@ def _seconds_of(tasks: dict[str, Task], repetitions: int) -> dict[str, float]:
                 start = time.perf_counter()
                 task()
                 times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _seconds_between_steps(update: Task, step: Task, train: Task | None = None) -> dict[str, float]:
+    """Medians of an update and of a step, updates as training has them: what was grown has had steps to leave zero.
+
+    Args:
+        update: What is measured beside steps.
+        step: Itself trains, or
+        train: does so, which is not measured.
+    """
+    times: dict[str, list[float]] = {"update": [], "step": []}
+    for _ in range(12):
+        if train is not None:
+            train()
+        for name, task in (("step", step), ("step", step), ("step", step), ("update", update)):
+            start = time.perf_counter()
+            task()
+            times[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -196,7 +218,6 @@ def _mlp() -> Iterator[Row]:
     sparse = network(lambda inputs, outputs: SparseLinear(inputs, outputs, sparsity=0.95))
     dense_step, dense_optimizer = _training_step(dense, images, labels)
     sparse_step, sparse_optimizer = _training_step(sparse, images, labels)
-    update = _random_update(sparse, sparse_optimizer)
     name = "-".join(map(str, sizes))
     seconds = _seconds_of({"ours": sparse_step, "torch dense": dense_step}, 9)
     yield _speed(f"training step of an MLP {name}, SGD with momentum, 95%", seconds, 6.0, "torch dense")
@@ -209,9 +230,11 @@ def _mlp() -> Iterator[Row]:
         ours / theirs,
         "<= 0.08x",
     )
-    seconds = _seconds_of({"update": update, "step": sparse_step}, 5)
+    method = SETITOP(drop_fraction=0.3, allocation="uniform")
+    engine = SparseEngine(sparse, sparse_optimizer, method, sparsity=0.95, total_steps=1_000_000)
+    seconds = _seconds_between_steps(engine.update, sparse_step)
     yield Row(
-        "its SET-ITOP update (update / training step)",
+        "its SET-ITOP update by the engine (update / training step)",
         milliseconds(seconds["update"]),
         f"{milliseconds(seconds['step'])} a step",
         seconds["update"] / seconds["step"],
@@ -219,37 +242,19 @@ def _mlp() -> Iterator[Row]:
     )
 
 
-def _random_update(model: nn.Module, optimizer: SGD) -> Task:
-    """Drops 30 % of every layer by magnitude and grows as many at random."""
-    count = 0
-    nothing = torch.empty(0, dtype=torch.int64)
-
-    def update() -> None:
-        nonlocal count
-        count += 1
-        for place, layer in enumerate(module for module in model.modules() if isinstance(module, SparseLayer)):
-            k = layer.num_active * 3 // 10
-            keep = layer.keep_all_but_smallest(k, TieKeys(0, place, count, 0))
-            kept = layer.pattern.updated(keep, nothing).pattern
-            layer.update_topology(keep, kept.free_positions(k, TieKeys(0, place, count, 1)), optimizer)
-
-    return update
-
-
 def _streamed_update() -> Iterator[Row]:
     torch.manual_seed(0)
     layer = SparseLinear(FEATURES, FEATURES, sparsity=0.95)
     x, gradient = torch.randn(BATCH, FEATURES), torch.randn(BATCH, FEATURES)
     step = _forward_and_backward(layer, x, gradient)
-    nothing = torch.empty(0, dtype=torch.int64)
 
     def update() -> None:
         k = layer.num_active * 3 // 10
         keep = layer.keep_all_but_smallest(k, TieKeys())
-        kept = layer.pattern.updated(keep, nothing).pattern
+        kept = PositionSet.of(layer.pattern).only(keep)
         layer.update_topology(keep, grow_candidates_by_gradient(x, gradient, k, kept))
 
-    seconds = _seconds_of({"update": update, "step": step}, 5)
+    seconds = _seconds_between_steps(update, step, layer.reset_parameters)
     yield Row(
         f"streamed RigL update, {FEATURES}x{FEATURES}, 95% (update / forward and backward)",
         milliseconds(seconds["update"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from itop.cli.parser import UsageError
@@ -14,15 +15,6 @@ if TYPE_CHECKING:
     from itop.analysis.layer import Layer
 
 __all__ = ["add_parser"]
-
-_INPUT_SHAPES = {
-    "digits": (1, 8, 8),
-    "fashion-mnist": (1, 28, 28),
-    "cifar10": (3, 32, 32),
-    "cifar100": (3, 32, 32),
-    "imagenet": (3, 224, 224),
-}
-_NUM_CLASSES = {"digits": 10, "fashion-mnist": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000}
 
 
 def add_parser(subparsers: Any) -> None:
@@ -68,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     )
     answer = advise(layers, training, options.rate, options.min_interval, drop_fractions=choice)
     if isinstance(answer, Advice):
-        _print_advice(answer, as_json=options.json)
+        _print_advice(answer, _what_to_do(options, answer), as_json=options.json)
         return 0
     _print_refusal(answer, as_json=options.json)
     return 1
@@ -85,6 +77,7 @@ def _setting(options: argparse.Namespace) -> tuple[list[Layer], Training]:
     from itop.models import build_model
     from itop.studies.named import training_samples
     from itop.training.names import require_known
+    from itop.training.published import PUBLISHED
     from itop.training.recipes import DEFAULT_RECIPE, RECIPES
 
     recipe = RECIPES[require_known("recipe", options.recipe or DEFAULT_RECIPE, RECIPES)].config
@@ -94,10 +87,11 @@ def _setting(options: argparse.Namespace) -> tuple[list[Layer], Training]:
         if getattr(options, name) is not None
     }
     config = recipe.replace(**changes)
-    if config.data not in _INPUT_SHAPES:
-        raise UsageError(f"--data must be one of {', '.join(_INPUT_SHAPES)}, got {config.data!r}")
+    if config.data not in PUBLISHED:
+        raise UsageError(f"--data must be one of {', '.join(PUBLISHED)}, got {config.data!r}")
+    data = PUBLISHED[config.data]
     with torch.device("meta"):
-        model = build_model(config.model, num_classes=_NUM_CLASSES[config.data], input_shape=_INPUT_SHAPES[config.data])
+        model = build_model(config.model, num_classes=data.num_classes, input_shape=data.input_shape)
     found = find_layers(model)
     shapes = [LayerShape(layer.name, layer.shape) for layer in found]
     counts = as_allocation(config.allocation or "erk").counts(shapes, config.sparsity)
@@ -110,7 +104,22 @@ def _setting(options: argparse.Namespace) -> tuple[list[Layer], Training]:
     return layers, Training(num_samples=samples, batch_size=config.batch_size, epochs=config.num_epochs)
 
 
-def _print_advice(advice: Advice, *, as_json: bool) -> None:
+def _what_to_do(options: argparse.Namespace, advice: Advice) -> str:
+    """The command that trains as advised; of a length or data set that no recipe has, the method for a loop."""
+    chosen = f"update_every={advice.update_every}, drop_fraction={advice.drop_fraction:g}"
+    if options.steps is not None or options.samples is not None:
+        return f'SparseEngine(..., METHODS["set-itop"]({chosen}), total_steps={advice.total_steps})'
+    given = [
+        argument
+        for name in ("recipe", "model", "data", "epochs", "batch_size", "sparsity", "allocation")
+        if getattr(options, name) is not None
+        for argument in (f"--{name.replace('_', '-')}", str(getattr(options, name)))
+    ]
+    intervals = ["--update-every", str(advice.update_every), "--drop-fraction", f"{advice.drop_fraction:g}"]
+    return shlex.join(["itop", "train", *given, "--method", "set-itop", *intervals])
+
+
+def _print_advice(advice: Advice, command: str, *, as_json: bool) -> None:
     values = {
         "update_every": advice.update_every,
         "drop_fraction": advice.drop_fraction,
@@ -119,6 +128,7 @@ def _print_advice(advice: Advice, *, as_json: bool) -> None:
         "standard_error": advice.standard_error,
         "num_updates": advice.num_updates,
         "total_steps": advice.total_steps,
+        "command": command,
     }
     if as_json:
         print(json.dumps(values, indent=2))
@@ -130,9 +140,7 @@ def _print_advice(advice: Advice, *, as_json: bool) -> None:
     print(
         f"explores {advice.exploration_rate * 100:.2f} % of the weights, ± {advice.standard_error * 100:.2g} in one run."
     )
-    print(
-        f"  itop train --method set-itop --update-every {advice.update_every} --drop-fraction {advice.drop_fraction:g}"
-    )
+    print(f"  {command}")
 
 
 def _print_refusal(refusal: Refusal, *, as_json: bool) -> None:

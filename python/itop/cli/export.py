@@ -42,10 +42,9 @@ def add_parser(subparsers: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from itop.training.checkpoint import load_checkpoint
-    from itop.training.run_folder import RunFolder
+    from itop.training.run_folder import checkpoint_at
 
-    path: Path = options.checkpoint
-    path = RunFolder(path).last_checkpoint if path.is_dir() else path
+    path = checkpoint_at(options.checkpoint)
     checkpoint = load_checkpoint(path)
     target = options.out or path.with_name(path.name.removesuffix(".pt") + _ENDINGS[options.format])
     report = _export(checkpoint, options.format, target, options.input_shape)
@@ -71,20 +70,13 @@ def _export(checkpoint: Checkpoint, kind: str, target: Path, input_shape: tuple[
     return write(state, target)
 
 
-_INPUT_SHAPES = {
-    "digits": (1, 8, 8),
-    "fashion-mnist": (1, 28, 28),
-    "cifar10": (3, 32, 32),
-    "cifar100": (3, 32, 32),
-    "imagenet": (3, 224, 224),
-}
-
-
 def _rebuilt(checkpoint: Checkpoint, input_shape: tuple[int, int, int] | None) -> tuple[Any, tuple[int, int, int]]:
     """The network of the run, whose classes are the outputs of its last layer."""
     from itop.models import build_model
+    from itop.training.published import PUBLISHED
 
-    shape = input_shape or _INPUT_SHAPES.get(str(checkpoint.config.get("data")))
+    published = PUBLISHED.get(str(checkpoint.config.get("data")))
+    shape = input_shape or (published.input_shape if published is not None else None)
     if shape is None:
         raise ValueError("onnx needs the shape of one sample: give --input-shape C,H,W")
     num_classes = checkpoint.layers[-1].shape[0]

@@ -14,32 +14,96 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser"]
 
+_MOST_UNITS = 20_000
+"""Of a layer that is compared."""
+
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "inspect",
         help="show the layers of a checkpoint",
-        description="Shows each layer's density and exploration rates in a checkpoint.\n"
-        "Reading one never runs code in it, whoever made the file.",
+        description="Shows each layer's density and exploration rates in a checkpoint; with --distance, how differently\n"
+        "two networks are wired. Reading a checkpoint never runs code in it, whoever made the file.",
     )
     parser.add_argument(
         "checkpoint", type=Path, metavar="CHECKPOINT", help="a .pt file, or a run folder for its last one"
+    )
+    parser.add_argument(
+        "--distance",
+        type=Path,
+        metavar="OTHER",
+        help="compare its topology with that of another checkpoint: NNSTD, whatever the order of neurons (0 the same, "
+        "1 disjoint)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=run, parser=parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    from itop.training.checkpoint import load_checkpoint
-    from itop.training.run_folder import RunFolder
-
-    path: Path = options.checkpoint
-    checkpoint = load_checkpoint(RunFolder(path).last_checkpoint if path.is_dir() else path)
-    if options.json:
+    checkpoint = _load(options.checkpoint)
+    if options.distance is not None:
+        _compare(checkpoint, _load(options.distance), as_json=options.json)
+    elif options.json:
         print(json.dumps(_described(checkpoint), indent=2))
     else:
         _print_table(checkpoint)
     return 0
+
+
+def _load(path: Path) -> Checkpoint:
+    from itop.training.checkpoint import load_checkpoint
+    from itop.training.run_folder import checkpoint_at
+
+    return load_checkpoint(checkpoint_at(path))
+
+
+def _compare(first: Checkpoint, second: Checkpoint, *, as_json: bool) -> None:
+    from itop.analysis import sources_by_shape, topology_distance
+    from itop.training.checkpoint import CheckpointError
+
+    for layer in first.layers:
+        if layer.shape and layer.shape[0] > _MOST_UNITS:
+            raise CheckpointError(
+                f"layer {plain_text(layer.name)} has {layer.shape[0]:,} units; matching takes memory for the square of "
+                f"that, and more than {_MOST_UNITS:,} are refused"
+            )
+    masks = first.masks(), second.masks()
+    sources = sources_by_shape(masks[0])
+    found = topology_distance(*masks, sources)
+    rows = [
+        {
+            "name": plain_text(name),
+            "densities": [int(mask[name].sum()) / mask[name].numel() for mask in masks],
+            "shared": int((masks[0][name] & masks[1][name]).sum())
+            / max(1, int((masks[0][name] | masks[1][name]).sum())),
+            "distance": layer.distance,
+        }
+        for name, layer in found.layers.items()
+    ]
+    reads = "each layer reads the one before" if any(sources.values()) else "inputs keep their order"
+    if as_json:
+        print(json.dumps({"distance": found.distance, "inputs": reads, "layers": rows}, indent=2))
+        return
+    _print_distances(rows, found.distance, reads)
+
+
+def _print_distances(rows: list[dict[str, Any]], mean: float, reads: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("Layer")
+    for heading in ("Density", "Other's", "Shared in place", "NNSTD"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        shares = (*row["densities"], row["shared"])
+        table.add_row(Text(row["name"]), *(f"{share * 100:.2f} %" for share in shares), f"{row['distance']:.4f}")
+    table.add_section()
+    table.add_row("mean of layers", "", "", "", f"{mean:.4f}", style="bold")
+    console = Console()
+    console.print(table)
+    console.print(f"NNSTD: part of the connections that differ after the best matching of neurons; {reads}.")
 
 
 def _described(checkpoint: Checkpoint) -> dict[str, Any]:

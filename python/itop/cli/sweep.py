@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from itop.cli.parser import UsageError
+from itop.cli.run_arguments import (
+    RECIPES_HELP,
+    add_fields,
+    add_set,
+    changed_fields,
+    method_options_set,
+    new_folder,
+    split_pair,
+    value_of,
+)
 
 if TYPE_CHECKING:
     from itop.studies.study import Study
@@ -57,30 +65,6 @@ _STUDY_NAMES = (
     "overfitting",
     "extreme-sparsity",
 )
-_RECIPE_NAMES = (
-    "digits",
-    "lenet-fashion-mnist",
-    "mlp-cifar10",
-    "vgg16-cifar10",
-    "resnet34-cifar100",
-    "resnet50-imagenet",
-)
-_FIELD_OF = {"lr": "learning_rate"}
-_FIELD_ARGUMENTS = (
-    "model",
-    "data_root",
-    "sparsity",
-    "allocation",
-    "epochs",
-    "batch_size",
-    "lr",
-    "optimizer",
-    "device",
-    "amp",
-    "workers",
-    "threads",
-    "train_fraction",
-)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -88,7 +72,7 @@ def add_parser(subparsers: Any) -> None:
         "sweep",
         help="run a grid or a study of the paper",
         description=_DESCRIPTION,
-        epilog=_EXAMPLES.format(studies=", ".join(_STUDY_NAMES), recipes=", ".join(_RECIPE_NAMES)),
+        epilog=_EXAMPLES.format(studies=", ".join(_STUDY_NAMES), recipes=RECIPES_HELP),
     )
     what = parser.add_argument_group("what to run")
     what.add_argument("--study", metavar="NAME", help="one of the paper's studies")
@@ -110,27 +94,9 @@ def add_parser(subparsers: Any) -> None:
     what.add_argument("--seed", type=int, default=0, metavar="SEED", help="seed of the first of them")
 
     how = parser.add_argument_group("for all runs")
-    how.add_argument("--model", metavar="NAME", help="a network; mlp:512,512 is an MLP with those hidden sizes")
-    how.add_argument("--data-root", metavar="DIR", help="where the data is (default: $ITOP_DATA_ROOT)")
-    how.add_argument("--sparsity", type=float, metavar="S", help="share of weights that are zero, in [0, 1)")
-    how.add_argument("--allocation", metavar="NAME", help="erk, er or uniform")
-    how.add_argument("--epochs", type=int, metavar="N", help="passes over the training set")
-    how.add_argument("--train-fraction", type=float, metavar="F", help="share of the training set that is used")
-    how.add_argument("--batch-size", type=int, metavar="N", help="images in a step")
-    how.add_argument("--lr", type=float, metavar="RATE", help="learning rate before its schedule")
-    how.add_argument("--optimizer", metavar="NAME", help="sgd, adam or adamw")
-    how.add_argument("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N")
-    how.add_argument("--amp", nargs="?", const="auto", metavar="TYPE", help="mixed precision")
-    how.add_argument("--workers", type=int, metavar="N", help="processes that load images of large data sets")
-    how.add_argument("--threads", type=int, metavar="N", help="threads of each run on the CPU (default: 1)")
-    how.add_argument(
-        "--set",
-        action="append",
-        type=_assignment,
-        default=[],
-        metavar="KEY=VALUE",
-        help="any field of config.json, or any option of the methods; may be repeated",
-    )
+    add_fields(how, "model", "data_root", "sparsity", "allocation", "epochs", "train_fraction", "batch_size", "lr")
+    add_fields(how, "optimizer", "device", "execution", "amp", "workers", "threads")
+    add_set(how)
 
     where = parser.add_argument_group("where")
     where.add_argument("--out", type=Path, metavar="DIR", help="study folder (default: a new one under runs/)")
@@ -154,7 +120,8 @@ def run(options: argparse.Namespace) -> int:
     if options.dry_run:
         print_cells(study)
         return 0
-    root = options.out or _new_folder(study)
+    config = study.cells[0].config
+    root = options.out or new_folder(f"{study.name}-{config.recipe or config.data}")
     with stop_on_signals() as stop, SweepDisplay(quiet=options.quiet) as display:
         result = run_sweep(study, root, jobs=options.jobs, observer=display, stop=stop, extend=options.extend)
     results = read_results(root)
@@ -174,7 +141,6 @@ def plan(options: argparse.Namespace) -> Study:
     """
     from itop.studies.grid import plan_grid, read_grid, seeds_of
     from itop.studies.named import STUDIES, Setting
-    from itop.training.config import FIELDS
     from itop.training.names import require_known
 
     sources = [
@@ -188,8 +154,7 @@ def plan(options: argparse.Namespace) -> Study:
         )
     if options.jobs < 1:
         raise UsageError(f"--jobs must be at least 1, got {options.jobs}")
-    fields = _changed_fields(options)
-    method_options = {name: value for name, value in options.set if name not in FIELDS}
+    fields, method_options = changed_fields(options), method_options_set(options)
     if options.config is not None:
         _refuse_beside_config(options)
         return read_grid(options.config, {**fields, **method_options})
@@ -205,14 +170,6 @@ def plan(options: argparse.Namespace) -> Study:
     methods = None if options.methods is None else tuple(name.strip() for name in options.methods.split(","))
     setting = Setting(base, seeds, None, methods, not options.no_baselines, method_options)
     return study.plan(options.study, setting)
-
-
-def _changed_fields(options: argparse.Namespace) -> dict[str, Any]:
-    from itop.training.config import FIELDS
-
-    given = {_FIELD_OF.get(name, name): getattr(options, name) for name in _FIELD_ARGUMENTS}
-    given |= {name: value for name, value in options.set if name in FIELDS}
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def _base(options: argparse.Namespace, fields: dict[str, Any]) -> tuple[RunConfig, dict[str, Any]]:
@@ -234,13 +191,6 @@ def _refuse_beside_config(options: argparse.Namespace) -> None:
             raise UsageError(f"--{name.replace('_', '-')} belongs into the TOML file that --config names")
 
 
-def _new_folder(study: Study) -> Path:
-    config = study.cells[0].config
-    stem = f"{study.name}-{config.recipe or config.data}-{datetime.now():%Y%m%d-%H%M%S}"
-    candidates = [Path("runs") / stem, *(Path("runs") / f"{stem}-{number}" for number in range(2, 100))]
-    return next(path for path in candidates if not path.exists())
-
-
 def _without_out(arguments: list[str]) -> list[str]:
     kept: list[str] = []
     skip = False
@@ -255,25 +205,5 @@ def _without_out(arguments: list[str]) -> list[str]:
 
 
 def _axis(text: str) -> tuple[str, list[Any]]:
-    key, values = _split(text)
-    return key.replace("-", "_"), [_value(value.strip()) for value in values.split(",") if value.strip()]
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    key, value = _split(text)
-    return key.replace("-", "_"), _value(value)
-
-
-def _split(text: str) -> tuple[str, str]:
-    key, separator, value = text.partition("=")
-    if not separator or not key.strip():
-        raise argparse.ArgumentTypeError(f"expected key=value, got {text!r}")
-    return key.strip(), value.strip()
-
-
-def _value(text: str) -> Any:
-    """JSON where it is JSON, else text."""
-    try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
-        return text
+    key, values = split_pair(text)
+    return key.replace("-", "_"), [value_of(value.strip()) for value in values.split(",") if value.strip()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, final
@@ -16,14 +16,18 @@ from rich.text import Text
 
 from itop.cli.text import plain_text
 from itop.studies.cell import Cell
-from itop.studies.results import PointResult, StudyResults
+from itop.studies.results import PointResult, StudyResults, in_words
 from itop.studies.study import Study
 from itop.studies.sweep import SweepObserver
 from itop.studies.worker import Progress
+from itop.training.summary import Spread
 
 __all__ = ["SweepDisplay", "hypothesis_lines", "print_cells", "print_results"]
 
 _REFRESH_SECONDS = 0.5
+_WIDE = 100
+"""Characters from which a terminal shows every column."""
+_FILE_WIDTH = 140
 
 
 @final
@@ -135,6 +139,8 @@ def print_cells(study: Study) -> None:
 def print_results(results: StudyResults, report: Path) -> None:
     """The table of points, the correlations, what failed, and where the report is."""
     console = Console()
+    if not console.is_terminal:  # a file has no edge
+        console = Console(width=_FILE_WIDTH)
     table = Table(
         title=results.study.title,
         title_justify="left",
@@ -145,22 +151,14 @@ def print_results(results: StudyResults, report: Path) -> None:
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
-    table.add_column("Point", no_wrap=True)
-    for heading in ("Runs", "Test accuracy", "R_s", "predicted", "R_r", "Updates", "Training FLOPs"):
+    headings = ("Runs", "Test accuracy", "R_s", "predicted", "R_r", "Updates", "Training FLOPs")
+    shown = headings if console.width >= _WIDE else ("Test accuracy", "R_s", "R_r")
+    table.add_column("Point")
+    for heading in shown:
         table.add_column(heading, justify="right", no_wrap=True)
     for point in results.points:
-        accuracy = point.spread("test_accuracy")
-        updates, flops = point.mean("num_updates"), point.mean("train_flops_ratio")
-        table.add_row(
-            point.label,
-            str(len(point.complete)),
-            _percent(() if accuracy is None else accuracy.values),
-            _rate(point.mean("exploration_rate")),
-            _rate(point.mean("predicted_exploration")),
-            _rate(point.mean("reliable_rate")) if updates else "-",
-            "-" if updates is None else f"{updates:g}",
-            "-" if flops is None else f"{flops:.2g}x",
-        )
+        cells = dict(zip(headings, _cells(point), strict=True))
+        table.add_row(point.label, *(cells[heading] for heading in shown))
     console.print()
     console.print(table)
     for line in hypothesis_lines(results):
@@ -171,29 +169,41 @@ def print_results(results: StudyResults, report: Path) -> None:
     console.print(f"Report: {report}", soft_wrap=True, highlight=False, markup=False)
 
 
+def _cells(point: PointResult) -> tuple[str, ...]:
+    accuracy = point.spread("test_accuracy")
+    updates, flops = point.mean("num_updates"), point.mean("train_flops_ratio")
+    return (
+        str(len(point.complete)),
+        _percent(() if accuracy is None else accuracy.values),
+        _rate(point.mean("exploration_rate")),
+        _rate(point.mean("predicted_exploration")),
+        _rate(point.mean("reliable_rate")) if updates else "-",
+        "-" if updates is None else f"{updates:g}",
+        "-" if flops is None else f"{flops:.2g}x",
+    )
+
+
 def hypothesis_lines(results: StudyResults) -> list[str]:
     """Rank correlations in words; empty where there are none."""
     test = results.hypothesis()
     if test is None:
         return []
     lines = []
-    for name, correlation in (("R_s", test.exploration), ("R_r", test.reliable)):
+    for name, what, correlation in (
+        ("R_s", "explored", test.exploration),
+        ("R_r", "reliably explored", test.reliable),
+    ):
         low, high = correlation.bootstrap.low, correlation.bootstrap.high
         lines.append(
-            f"Rank correlation of accuracy with {name}: {correlation.value:+.2f}, "
-            f"{correlation.confidence:.0%} interval [{low:+.2f}, {high:+.2f}] over {correlation.num_points} runs"
+            f"Rank correlation of accuracy with {name}: {correlation.value:+.2f}, {correlation.confidence:.0%} interval "
+            f"[{low:+.2f}, {high:+.2f}] over {correlation.num_points} runs. "
+            + in_words(what, correlation, results.confounders)
         )
     return lines
 
 
-def _percent(values: Any, decimals: int = 2) -> str:
-    if not values:
-        return ""
-    mean = sum(values) / len(values)
-    if len(values) == 1:
-        return f"{mean * 100:.{decimals}f} %"
-    deviation = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
-    return f"{mean * 100:.{decimals}f} ± {deviation * 100:.{decimals}f} %"
+def _percent(values: Sequence[float], decimals: int = 2) -> str:
+    return Spread(tuple(values)).in_percent(decimals) if values else ""
 
 
 def _rate(value: float | None) -> str:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from itop.cli.parser import UsageError
+from itop.cli.run_arguments import RECIPES_HELP, add_fields, add_set, changed_fields, method_options_set, new_folder
 
 if TYPE_CHECKING:
     from itop.training.experiment import Experiment
@@ -36,38 +34,7 @@ examples:
 recipes: {recipes}
 """
 
-# Arguments that are fields of a run configuration by another name.
-_FIELD_OF = {"lr": "learning_rate"}
-_FIELD_ARGUMENTS = (
-    "model",
-    "data",
-    "data_root",
-    "download",
-    "sparsity",
-    "allocation",
-    "epochs",
-    "max_steps",
-    "multiplier",
-    "batch_size",
-    "lr",
-    "optimizer",
-    "device",
-    "execution",
-    "amp",
-    "compile",
-    "workers",
-    "threads",
-)
 _METHOD_ARGUMENTS = ("update_every", "drop_fraction")
-_RECIPE_NAMES = (
-    "digits",
-    "lenet-fashion-mnist",
-    "million-neurons",
-    "mlp-cifar10",
-    "vgg16-cifar10",
-    "resnet34-cifar100",
-    "resnet50-imagenet",
-)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -75,45 +42,25 @@ def add_parser(subparsers: Any) -> None:
         "train",
         help="train one or several methods and report",
         description=_DESCRIPTION,
-        epilog=_EXAMPLES.format(recipes=", ".join(_RECIPE_NAMES)),
+        epilog=_EXAMPLES.format(recipes=RECIPES_HELP),
     )
     what = parser.add_argument_group("what to train")
     what.add_argument("--recipe", metavar="NAME", help="a named set-up to start from (default: digits)")
     what.add_argument("--config", type=Path, metavar="FILE", help="a config.json of an earlier run to start from")
-    what.add_argument("--model", metavar="NAME", help="a network; mlp:512,512 is an MLP with those hidden sizes")
-    what.add_argument("--data", metavar="NAME", help="digits, fashion-mnist, cifar10, cifar100, imagenet or folder")
-    what.add_argument(
-        "--data-root", metavar="DIR", help="where the data is; with --data folder, train/ and test/ in it"
-    )
-    what.add_argument("--download", action="store_true", default=None, help="fetch the data if it is not there")
+    add_fields(what, "model", "data", "data_root", "download")
 
     how = parser.add_argument_group("how sparse, by which method")
     how.add_argument("--method", metavar="NAME", help="one method ('itop methods' lists them)")
     how.add_argument("--methods", metavar="A,B,...", help="several side by side, or 'all' (but 'fixed')")
-    how.add_argument("--sparsity", type=float, metavar="S", help="share of weights that are zero, in [0, 1)")
-    how.add_argument("--allocation", type=_allocation, metavar="NAME", help="erk, er, uniform, or layer=sparsity,...")
+    add_fields(how, "sparsity", "allocation")
     how.add_argument("--update-every", type=int, metavar="STEPS", help="optimiser steps between topology updates")
     how.add_argument(
         "--drop-fraction", type=float, metavar="P", help="share of active weights an update replaces at first"
     )
-    how.add_argument(
-        "--set",
-        action="append",
-        type=_assignment,
-        default=[],
-        metavar="KEY=VALUE",
-        help="any option of the methods, or any field of config.json; may be repeated",
-    )
+    add_set(how)
 
     long = parser.add_argument_group("how long, how often")
-    long.add_argument("--epochs", type=int, metavar="N", help="passes over the training set")
-    long.add_argument("--max-steps", type=int, metavar="N", help="end after so many optimiser steps even so")
-    long.add_argument(
-        "--multiplier", type=float, metavar="K", help="extended training: K times the epochs, all else in step"
-    )
-    long.add_argument("--batch-size", type=int, metavar="N", help="images in a step")
-    long.add_argument("--lr", type=float, metavar="RATE", help="learning rate before its schedule")
-    long.add_argument("--optimizer", metavar="NAME", help="sgd, adam or adamw")
+    add_fields(long, "epochs", "max_steps", "multiplier", "batch_size", "lr", "optimizer")
     long.add_argument("--seeds", type=int, metavar="N", help="runs of each method")
     long.add_argument("--seed", type=int, metavar="SEED", help="seed of the first of them")
 
@@ -127,22 +74,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="DIR",
         help="go on with an interrupted run folder; with --out and the same arguments, DIR is not needed",
     )
-    where.add_argument("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N")
-    where.add_argument(
-        "--execution",
-        metavar="NAME",
-        help="masked (dense weights with zeros) or sparse (values and positions of active weights only, on the CPU)",
-    )
-    where.add_argument(
-        "--amp",
-        nargs="?",
-        const="auto",
-        metavar="TYPE",
-        help="mixed precision: bfloat16, float16, or what suits the device",
-    )
-    where.add_argument("--compile", action="store_true", default=None, help="run the network through torch.compile")
-    where.add_argument("--workers", type=int, metavar="N", help="processes that load images of large data sets")
-    where.add_argument("--threads", type=int, metavar="N", help="threads on the CPU (digits: 1, else torch's choice)")
+    add_fields(where, "device", "execution", "amp", "compile", "workers", "threads")
     where.add_argument(
         "--no-tensorboard", action="store_true", help="write no TensorBoard events even where it is installed"
     )
@@ -162,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
         root, experiment = options.resume, Experiment.load(options.resume)
     else:
         experiment = plan(options)
-        root = options.out or _new_folder(experiment)
+        root = options.out or new_folder(_name(experiment))
     with_events = not options.no_tensorboard and is_tensorboard_installed()
     observers: list[TrainingObserver] = [TensorBoardEvents()] if with_events else []
     with stop_on_signals() as stop, TrainingDisplay(experiment, quiet=options.quiet) as display:
@@ -189,16 +121,11 @@ def plan(options: argparse.Namespace) -> Experiment:
         ValueError: If they describe none; the message names the argument or field.
     """
     from itop.methods import METHODS, comparable_methods
-    from itop.training.config import FIELDS
     from itop.training.experiment import plan_experiment
     from itop.training.names import require_known
 
     recipe = _recipe(options)
-    changes = {_FIELD_OF.get(name, name): getattr(options, name) for name in _FIELD_ARGUMENTS}
-    changes = {name: value for name, value in changes.items() if value is not None}
-    assigned = dict(options.set)
-    changes |= {name: value for name, value in assigned.items() if name in FIELDS}
-    base = recipe.config.replace(**changes)
+    base = recipe.config.replace(**changed_fields(options))
     if options.method is not None and options.methods is not None:
         raise UsageError("--method and --methods exclude each other")
     chosen = options.method is not None or options.methods is not None
@@ -220,7 +147,7 @@ def plan(options: argparse.Namespace) -> Experiment:
         base,
         methods=methods,
         seeds=range(first, first + num_seeds),
-        options={name: value for name, value in assigned.items() if name not in FIELDS},
+        options=method_options_set(options),
         defaults={**recipe.options, **base.method_options, **common},
     )
 
@@ -260,36 +187,6 @@ def _refuse_beside_resume(options: argparse.Namespace) -> None:
             )
 
 
-def _new_folder(experiment: Experiment) -> Path:
+def _name(experiment: Experiment) -> str:
     config = experiment.runs[0]
-    name = config.recipe or f"{config.data}-{config.model}".replace(":", "-").replace(",", "-")
-    stem = f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-    candidates = [Path("runs") / stem, *(Path("runs") / f"{stem}-{number}" for number in range(2, 100))]
-    return next(path for path in candidates if not path.exists())
-
-
-def _allocation(text: str) -> str | dict[str, float]:
-    if "=" not in text:
-        return text
-    pairs = [_split(part) for part in text.split(",")]
-    try:
-        return {layer: float(sparsity) for layer, sparsity in pairs}
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected layer=sparsity,..., got {text!r}") from None
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    """``key=value``, the value as JSON where it is JSON, else as text."""
-    key, value = _split(text)
-    decode: Callable[[str], Any] = json.loads
-    try:
-        return key.replace("-", "_"), decode(value)
-    except (json.JSONDecodeError, RecursionError):
-        return key.replace("-", "_"), value
-
-
-def _split(text: str) -> tuple[str, str]:
-    key, separator, value = text.partition("=")
-    if not separator or not key.strip():
-        raise argparse.ArgumentTypeError(f"expected key=value, got {text!r}")
-    return key.strip(), value.strip()
+    return config.recipe or f"{config.data}-{config.model}".replace(":", "-").replace(",", "-")

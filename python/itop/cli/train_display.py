@@ -21,6 +21,7 @@ from itop.training.interruption import Interrupted
 from itop.training.observers import TrainingObserver
 from itop.training.records import EpochRecord, UpdateRecord
 from itop.training.session import build_method
+from itop.training.summary import spread_of
 
 __all__ = ["TrainingDisplay", "print_result"]
 
@@ -194,7 +195,7 @@ def print_result(result: ExperimentResult, experiment: Experiment, report: Path)
         table.add_row(
             summary["method"],
             f"{summary['sparsity'] * 100:.1f} %",
-            Text(_spread(summary["test_accuracy"]), style="bold green" if is_best else ""),
+            Text(spread_of(summary["test_accuracy"]).in_percent(), style="bold green" if is_best else ""),
             f"{summary['exploration_rate'] * 100:.1f} %",
             f"{summary['reliable_rate'] * 100:.1f} %" if summary["num_updates"] else "-",
             _ratio(summary["train_flops_ratio"]),
@@ -205,7 +206,7 @@ def print_result(result: ExperimentResult, experiment: Experiment, report: Path)
         console.print(_skipped(name, reason))
     for summary in result.summaries:
         if summary["tickets_accuracy"] is not None:
-            together = _spread(summary["tickets_accuracy"])
+            together = spread_of(summary["tickets_accuracy"]).in_percent()
             console.print(f"{summary['method']}: the tickets of a run classify {together} together.", highlight=False)
     for name, reason in result.failures.items():
         console.print(Text.assemble(("failed", "red"), f"  {name}: {' '.join(reason.split())}"))
@@ -228,11 +229,6 @@ def _speed(steps_per_second: float) -> str:
     if steps_per_second >= 10:
         return f"{steps_per_second:,.0f}/s"
     return f"{steps_per_second:.1f}/s" if steps_per_second >= 1 else f"{1 / max(steps_per_second, 1e-6):.1f} s/step"
-
-
-def _spread(value: Mapping[str, Any]) -> str:
-    deviation = f" ± {value['std'] * 100:.2f}" if len(value["values"]) > 1 else ""
-    return f"{value['mean'] * 100:.2f}{deviation} %"
 
 
 def _ratio(value: float | None) -> str:

@@ -56,6 +56,13 @@ def like_parameter(local: Tensor, parameter: Tensor) -> Tensor:
     )
 
 
+def describe_layout(tensor: Tensor) -> str:
+    """How a tensor is cut, in words: the same on every rank that cuts it alike."""
+    if not is_sharded(tensor):
+        return "whole"
+    return f"{'/'.join(map(str, tensor.placements))} over {'x'.join(map(str, tensor.device_mesh.mesh.shape))} ranks"
+
+
 def in_layout_of(tensor: Tensor, parameter: Tensor) -> Tensor:
     """A tensor cut into the same parts as the parameter, by communication where it is not."""
     if has_layout_of(tensor, parameter):

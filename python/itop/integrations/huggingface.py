@@ -10,9 +10,7 @@ from typing import Any
 
 import torch
 
-from itop.engine import SparseEngine
-from itop.integrations.resuming import attach
-from itop.methods import Method
+from itop.integrations.resuming import EngineOfTrainer
 
 try:
     from transformers import TrainerCallback
@@ -24,21 +22,8 @@ except ImportError as error:
 _FILE = "itop.pt"
 
 
-class SparseCallback(TrainerCallback):
-    """Makes the engine when training begins, saves it beside the trainer's checkpoints, and goes on from one.
-
-    Args:
-        method: A preset's name or a value.
-        **options: Further arguments of :class:`SparseEngine`; ``total_steps`` is the trainer's own where it is not given.
-
-    Attributes:
-        engine: None before training has begun.
-    """
-
-    def __init__(self, method: str | Method = "set-itop", **options: Any) -> None:
-        self.engine: SparseEngine | None = None
-        self._method = method
-        self._options = options
+class SparseCallback(EngineOfTrainer, TrainerCallback):
+    """Makes the engine when training begins, saves it beside the trainer's checkpoints, and goes on from one."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Weights and optimiser are there, and loaded where the trainer resumes.
@@ -54,10 +39,7 @@ class SparseCallback(TrainerCallback):
                     f"there is no engine state {path}; resume from a checkpoint in the output folder that this callback saved"
                 )
             saved = torch.load(path, weights_only=True)
-        if self.engine is not None:
-            self.engine.detach()
-        options = {"total_steps": state.max_steps, **self._options}
-        self.engine = attach(kwargs["model"], kwargs["optimizer"], self._method, options, saved)
+        self.begin(kwargs["model"], kwargs["optimizer"], state.max_steps, saved)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The trainer has written a checkpoint."""

@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from itop.engine import SparseEngine
-from itop.integrations.resuming import attach, innermost
-from itop.methods import Method
+from itop.integrations.resuming import EngineOfTrainer
 
 try:
     from lightning.pytorch import Callback
@@ -22,32 +21,18 @@ except ImportError:
         ) from error
 
 
-class SparseCallback(Callback):
-    """Makes the engine when fitting begins; its state travels in the trainer's checkpoints.
+class SparseCallback(EngineOfTrainer, Callback):
+    """Makes the engine when fitting begins; its state travels in the trainer's checkpoints."""
 
-    Args:
-        method: A preset's name or a value.
-        **options: Further arguments of :class:`SparseEngine`; ``total_steps`` is the trainer's own where it is not given.
-
-    Attributes:
-        engine: None before fitting has begun.
-    """
-
-    def __init__(self, method: str | Method = "set-itop", **options: Any) -> None:
-        self.engine: SparseEngine | None = None
-        self._method = method
-        self._options = options
-        self._loaded: dict[str, Any] | None = None
+    _loaded: Mapping[str, Any] | None = None
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Model and optimisers are there; where the trainer resumes, weights are loaded and optimisers are about to be."""
-        if self.engine is not None:
-            self.engine.detach()
-        options = {"total_steps": _optimizer_steps(trainer), **self._options}
-        optimizers = [innermost(optimizer) for optimizer in trainer.optimizers]
-        if len(optimizers) != 1:
-            raise ValueError(f"the callback follows one optimiser, got {len(optimizers)}; make a SparseEngine over all")
-        self.engine = attach(trainer.model, optimizers[0], self._method, options, self._loaded)
+        if len(trainer.optimizers) != 1:
+            raise ValueError(
+                f"the callback follows one optimiser, got {len(trainer.optimizers)}; make a SparseEngine over all"
+            )
+        self.begin(trainer.model, trainer.optimizers[0], _optimizer_steps(trainer), self._loaded)
         self._loaded = None
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,17 +1,14 @@
-"""An engine for a trainer that has loaded weights and optimiser already when it asks for one."""
+"""An engine for a trainer that may have loaded weights and optimiser already when it asks for one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from itop.distributed.shards import local_part
 from itop.engine import SparseEngine
 from itop.methods import Method
 
@@ -25,9 +22,6 @@ def attach(
 ) -> SparseEngine:
     """An engine whose masks every rank holds alike; with a saved state it goes on from there.
 
-    A new engine zeroes what its first masks leave out. Weights that a trainer has loaded before are put back, and then
-    masked as the saved state says.
-
     Args:
         model: As the trainer runs it.
         optimizer: The trainer's; wrappers around an optimiser are looked through.
@@ -38,12 +32,8 @@ def attach(
     Raises:
         ValueError: What :class:`SparseEngine` refuses; on every rank.
     """
-    inner = innermost(optimizer)
-    if state is None:
-        engine = SparseEngine(model, inner, method, **options)
-    else:
-        with _values_kept(inner):
-            engine = SparseEngine(model, inner, method, **options)
+    engine = SparseEngine(model, innermost(optimizer), method, **options)
+    if state is not None:
         engine.load_state_dict(state)
     if dist.is_available() and dist.is_initialized():
         engine.check_sync()
@@ -57,18 +47,30 @@ def innermost(optimizer: Optimizer) -> Optimizer:
     return optimizer
 
 
-@contextmanager
-def _values_kept(optimizer: Optimizer) -> Iterator[None]:
-    """Parameters and the tensors of the optimiser's state are afterwards as they were."""
-    tensors: list[Tensor] = [local_part(p) for group in optimizer.param_groups for p in group["params"]]
-    tensors += [
-        local_part(value)
-        for of_parameter in optimizer.state.values()
-        for value in of_parameter.values()
-        if isinstance(value, Tensor)
-    ]
-    copies = [tensor.clone() for tensor in tensors]
-    yield
-    with torch.no_grad():
-        for tensor, copy in zip(tensors, copies, strict=True):
-            tensor.copy_(copy)
+class EngineOfTrainer:
+    """What the callbacks of trainers share: they make the engine when a run begins, maybe again for the next run.
+
+    Args:
+        method: A preset's name or a value.
+        **options: Further arguments of :class:`SparseEngine`; ``total_steps`` is the trainer's own where it is not given.
+
+    Attributes:
+        engine: None before a run has begun.
+    """
+
+    def __init__(self, method: str | Method = "set-itop", **options: Any) -> None:
+        self.engine: SparseEngine | None = None
+        self._method = method
+        self._options = options
+
+    def begin(
+        self, model: nn.Module, optimizer: Optimizer, total_steps: int | None, state: Mapping[str, Any] | None
+    ) -> None:
+        """A run begins; with a saved state it goes on from there.
+
+        Raises:
+            ValueError: What :class:`SparseEngine` refuses; on every rank.
+        """
+        if self.engine is not None:
+            self.engine.detach()
+        self.engine = attach(model, optimizer, self._method, {"total_steps": total_steps, **self._options}, state)

@@ -19,7 +19,6 @@ __all__ = [
     "DenseRows",
     "LinearGradientRows",
     "ScoreRows",
-    "grow_best",
     "grow_candidates_by_gradient",
     "grow_convolution_candidates_by_gradient",
     "scores_at",
@@ -43,6 +42,34 @@ class ScoreRows(ABC):
     @abstractmethod
     def write(self, rows: slice, out: Tensor) -> None:
         """The scores of some rows, into ``out [rows, columns]``."""
+
+    def grow_best(self, k: int, taken: Positions, keys: TieKeys) -> Tensor:
+        """The ``k`` positions outside ``taken`` with the scores of largest magnitude, exactly.
+
+        Args:
+            k: At most the number of free positions.
+            taken: Positions that are never chosen.
+            keys: Order equal magnitudes: smaller key first, then lower index.
+
+        Returns:
+            int64 ``[k]``, ascending: row * columns + column.
+
+        Raises:
+            NonFiniteError: If a candidate's score is NaN or infinite.
+        """
+        num_rows, _ = taken.shape
+        tile = _tile(self, taken.shape)
+        guess = _guess_smallest(self, k, taken.shape, tile) if num_rows > 4 * tile.shape[0] else 0.0
+        for at_least in (guess, 0.0):
+            growth = _streamed_growth(k, taken, keys, at_least)
+            for first in range(0, num_rows, tile.shape[0]):
+                part = tile[: min(num_rows - first, tile.shape[0])]
+                self.write(slice(first, first + part.shape[0]), part)
+                growth.offer(first, part.shape[0], part.data_ptr(), _name(self.dtype))
+            chosen = torch.from_numpy(growth.finish())
+            if chosen.numel() == k:
+                break
+        return chosen
 
 
 @final
@@ -69,19 +96,23 @@ class LinearGradientRows(ScoreRows):
     def __init__(self, batches: Sequence[tuple[Tensor, Tensor]]) -> None:
         self.dtype = _wide(batches)
         self._factors = [
-            (
-                x.detach().reshape(-1, x.shape[-1]).to(self.dtype),
-                gradient.detach().reshape(-1, gradient.shape[-1]).to(self.dtype).t(),
-            )
-            for x, gradient in batches
+            tuple(factor.detach().reshape(-1, factor.shape[-1]).to(self.dtype).contiguous() for factor in batch)
+            for batch in batches
         ]
 
     def write(self, rows: slice, out: Tensor) -> None:
-        for number, (x, transposed) in enumerate(self._factors):
+        for number, (x, gradient) in enumerate(self._factors):
             if number == 0:
-                torch.mm(transposed[rows], x, out=out)
+                torch.mm(gradient.t()[rows], x, out=out)
             else:
-                out.addmm_(transposed[rows], x)
+                out.addmm_(gradient.t()[rows], x)
+
+    def grow_best(self, k: int, taken: Positions, keys: TieKeys) -> Tensor:
+        """As of any scores; products are formed and compared a cache's worth at a time."""
+        growth = _streamed_growth(k, taken, keys, 0.0)
+        passes = [(x.data_ptr(), gradient.data_ptr(), x.shape[0]) for x, gradient in self._factors]
+        growth.offer_product(passes, _name(self.dtype))
+        return torch.from_numpy(growth.finish())
 
 
 @final
@@ -127,36 +158,6 @@ class ConvolutionGradientRows(ScoreRows):
         return gradient
 
 
-def grow_best(rows: ScoreRows, k: int, taken: Positions, keys: TieKeys) -> Tensor:
-    """The ``k`` positions outside ``taken`` with the scores of largest magnitude, exactly.
-
-    Args:
-        rows: The scores.
-        k: At most the number of free positions.
-        taken: Positions that are never chosen.
-        keys: Order equal magnitudes: smaller key first, then lower index.
-
-    Returns:
-        int64 ``[k]``, ascending: row * columns + column.
-
-    Raises:
-        NonFiniteError: If a candidate's score is NaN or infinite.
-    """
-    num_rows, _ = taken.shape
-    tile = _tile(rows, taken.shape)
-    guess = _guess_smallest(rows, k, taken.shape, tile) if num_rows > 4 * tile.shape[0] else 0.0
-    for at_least in (guess, 0.0):
-        growth = _core.StreamedGrowth(taken.native(), k, keys.seed, keys.layer, keys.update, keys.draw, at_least)
-        for first in range(0, num_rows, tile.shape[0]):
-            part = tile[: min(num_rows - first, tile.shape[0])]
-            rows.write(slice(first, first + part.shape[0]), part)
-            growth.offer(first, part.shape[0], part.data_ptr(), str(rows.dtype).removeprefix("torch."))
-        chosen = torch.from_numpy(growth.finish())
-        if chosen.numel() == k:
-            break
-    return chosen
-
-
 def scores_at(rows: ScoreRows, positions: Positions) -> Tensor:
     """The scores of listed positions, in their order."""
     tile = _tile(rows, positions.shape)
@@ -195,7 +196,7 @@ def grow_candidates_by_gradient(
         raise ValueError(
             f"input and gradient have {x.shape[-1]} and {gradient.shape[-1]} features, not {exclude.shape}"
         )
-    return grow_best(LinearGradientRows([(x, gradient)]), k, exclude, keys or TieKeys())
+    return LinearGradientRows([(x, gradient)]).grow_best(k, exclude, keys or TieKeys())
 
 
 def grow_convolution_candidates_by_gradient(
@@ -217,7 +218,15 @@ def grow_convolution_candidates_by_gradient(
         geometry: Of the convolution.
         keys: Order equal magnitudes.
     """
-    return grow_best(ConvolutionGradientRows([(x, gradient)], geometry), k, exclude, keys or TieKeys())
+    return ConvolutionGradientRows([(x, gradient)], geometry).grow_best(k, exclude, keys or TieKeys())
+
+
+def _streamed_growth(k: int, taken: Positions, keys: TieKeys, at_least: float) -> _core.StreamedGrowth:
+    return _core.StreamedGrowth(taken.native(), k, keys.seed, keys.layer, keys.update, keys.draw, at_least)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _wide(batches: Sequence[tuple[Tensor, Tensor]]) -> torch.dtype:

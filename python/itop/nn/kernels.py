@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -12,6 +10,7 @@ from torch import Tensor
 
 from itop import _core
 from itop.nn.layouts import BlockSize, ConvolutionLayout, InputGradient, choose
+from itop.nn.lent_memory import lent_tensor
 from itop.nn.pattern import SparsePattern
 
 _VALUE_TYPES = {
@@ -46,18 +45,6 @@ def address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-_LARGE = 1 << 20
-
-
-def _result(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """An uninitialised tensor. Large ones come from memory that earlier results left: the system's zeroed pages cost as
-    much time as a product."""
-    num_bytes = math.prod(shape) * dtype.itemsize
-    if num_bytes < _LARGE:
-        return torch.empty(shape, dtype=dtype)
-    return torch.from_numpy(_core.lend_bytes(num_bytes)).view(dtype).view(shape)
-
-
 # --- indices in blocks --------------------------------------------------------------------------------------------------
 
 
@@ -70,7 +57,7 @@ class _Blocked:
 
 
 @dataclass(frozen=True, slots=True)
-class _Transposed:
+class ColumnOrder:
     """A pattern's entries in column order."""
 
     pointers: Tensor
@@ -91,7 +78,7 @@ def cached_bytes(pattern: SparsePattern) -> int:
 def _tensors(entry: object) -> tuple[Tensor, ...]:
     if isinstance(entry, _Blocked):
         return entry.tensors
-    if isinstance(entry, _Transposed):
+    if isinstance(entry, ColumnOrder):
         return (entry.pointers, entry.rows, entry.permutation)
     if isinstance(entry, _Plan):
         return entry.tensors
@@ -117,11 +104,11 @@ def _block(
     return _Blocked(native, (starts, kept) if permutation is None else (starts, kept, permutation))
 
 
-def _transposed(pattern: SparsePattern) -> _Transposed:
-    known: _Transposed | None = pattern.kernel_cache.get("transposed")
+def in_column_order(pattern: SparsePattern) -> ColumnOrder:
+    known: ColumnOrder | None = pattern.kernel_cache.get("transposed")
     if known is None:
         rows, columns = pattern.shape
-        known = _Transposed(
+        known = ColumnOrder(
             torch.empty(columns + 1, dtype=torch.int64),
             torch.empty(pattern.num_active, dtype=torch.int32),
             torch.empty(pattern.num_active, dtype=torch.int32),
@@ -166,7 +153,7 @@ def _linear_blocks(pattern: SparsePattern, batch: int, itemsize: int, size: Bloc
     known: _Blocked | None = pattern.kernel_cache.get(key)
     if known is None:
         if transposed:
-            other = _transposed(pattern)
+            other = in_column_order(pattern)
             known = _block((columns, rows), other.pointers, other.rows, width, other.permutation)
         else:
             known = _block(pattern.shape, pattern.row_pointers, pattern.columns, width)
@@ -198,7 +185,7 @@ def _distinct_sizes(pattern: SparsePattern, batch: int, itemsize: int) -> list[B
 def linear_forward(pattern: SparsePattern, values: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
     """``x W^T + bias`` for contiguous ``x [batch, in]``."""
     batch = x.shape[0]
-    y = _result((batch, pattern.shape[0]), x.dtype)
+    y = lent_tensor((batch, pattern.shape[0]), x.dtype)
     wide = values.element_size() if values.dtype == torch.float64 else 4
 
     def run(size: BlockSize) -> None:
@@ -257,8 +244,8 @@ def linear_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the input, the values and the bias; what is not needed is an empty tensor."""
     batch, wide = x.shape[0], (8 if values.dtype == torch.float64 else 4)
-    grad_x = _result(x.shape if needs_x else (0,), x.dtype)
-    grad_values = _result(values.shape if needs_values else (0,), values.dtype)
+    grad_x = lent_tensor(x.shape if needs_x else (0,), x.dtype)
+    grad_values = lent_tensor(values.shape if needs_values else (0,), values.dtype)
     grad_bias = values.new_empty(pattern.shape[0] if needs_bias else 0)
 
     def run(way: InputGradient | None, only_input: bool = False) -> None:
@@ -466,7 +453,7 @@ def convolution_forward(
     """The convolution of contiguous ``x [batch, in, height, width]``, float32 or float64."""
     size = (x.shape[2], x.shape[3])
     shape = geometry.native(*size)
-    y = _result((x.shape[0], geometry.out_channels, shape.out_height, shape.out_width), x.dtype)
+    y = lent_tensor((x.shape[0], geometry.out_channels, shape.out_height, shape.out_width), x.dtype)
 
     def run(layout: ConvolutionLayout) -> None:
         plan = _plan(pattern, geometry, size, layout, False)
@@ -497,8 +484,8 @@ def convolution_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the input, the values and the bias; what is not needed is an empty tensor."""
     size = (x.shape[2], x.shape[3])
-    grad_x = _result(x.shape if needs_x else (0,), x.dtype)
-    grad_values = _result(values.shape if needs_values else (0,), values.dtype)
+    grad_x = lent_tensor(x.shape if needs_x else (0,), x.dtype)
+    grad_values = lent_tensor(values.shape if needs_values else (0,), values.dtype)
     grad_bias = values.new_empty(geometry.out_channels if needs_bias else 0)
 
     def run(layout: ConvolutionLayout) -> None:

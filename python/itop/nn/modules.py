@@ -18,6 +18,7 @@ from itop.compressed_weight import CompressedWeight
 from itop.nn import kernels
 from itop.nn.growth import ConvolutionGradientRows, LinearGradientRows, ScoreRows
 from itop.nn.kernels import ConvolutionGeometry
+from itop.nn.lent_memory import lent_tensor
 from itop.nn.operators import flat_geometry, sparse_conv2d, sparse_linear
 from itop.nn.pattern import PatternUpdate, SparsePattern, TieKeys, select_entries
 from itop.optimizer_group import OptimizerGroup
@@ -92,8 +93,9 @@ class SparseLayer(CompressedWeight):
 
     def dense_weight(self) -> Tensor:
         """The dense weight with zeros, a copy."""
-        dense = torch.zeros(self._pattern.numel, dtype=self.values.dtype)
-        dense[self._pattern.positions()] = self.values.detach()
+        values = self.values.detach()
+        dense = torch.zeros(self._pattern.numel, dtype=values.dtype, device=values.device)
+        dense[self._pattern.positions().to(values.device)] = values
         return dense.view(self.weight_shape)
 
     def chosen_layouts(self) -> dict[str, str]:
@@ -153,7 +155,7 @@ class SparseLayer(CompressedWeight):
         sources = update.sources
 
         def carried(old: Tensor) -> Tensor:
-            new = old.new_empty(sources.shape)
+            new = lent_tensor(sources.shape, old.dtype)
             old = old.contiguous()
             _core.sparse_carry_values(
                 old.data_ptr(), sources.data_ptr(), sources.numel(), old.element_size(), new.data_ptr()

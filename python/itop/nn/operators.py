@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from itop.nn import kernels
+from itop.nn import device_kernels, kernels
 from itop.nn.kernels import ConvolutionGeometry
 from itop.nn.pattern import pattern_of
 
@@ -35,6 +35,12 @@ def sparse_linear(x: Tensor, values: Tensor, bias: Tensor | None, handle: Tensor
     return y.view(*x.shape[:-1], out_features)
 
 
+@sparse_linear.register_kernel("cuda")
+def _(x: Tensor, values: Tensor, bias: Tensor | None, handle: Tensor, out_features: int) -> Tensor:
+    y = device_kernels.linear_forward(_pattern(handle), values, bias, x.reshape(-1, x.shape[-1]))
+    return y.view(*x.shape[:-1], out_features)
+
+
 @sparse_linear.register_fake
 def _(x: Tensor, values: Tensor, bias: Tensor | None, handle: Tensor, out_features: int) -> Tensor:
     return x.new_empty(*x.shape[:-1], out_features)
@@ -48,6 +54,17 @@ def _linear_backward(
     flat_gradient = gradient.reshape(-1, gradient.shape[-1]).contiguous()
     grad_x, grad_values, grad_bias = kernels.linear_backward(
         _pattern(handle), values.contiguous(), flat_x, flat_gradient, needs_x, needs_values, needs_bias
+    )
+    return (grad_x.view(x.shape) if needs_x else grad_x), grad_values, grad_bias
+
+
+@_linear_backward.register_kernel("cuda")
+def _(
+    gradient: Tensor, x: Tensor, values: Tensor, handle: Tensor, needs_x: bool, needs_values: bool, needs_bias: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    flat_x, flat_gradient = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
+    grad_x, grad_values, grad_bias = device_kernels.linear_backward(
+        _pattern(handle), values, flat_x, flat_gradient, needs_x, needs_values, needs_bias
     )
     return (grad_x.view(x.shape) if needs_x else grad_x), grad_values, grad_bias
 
@@ -118,6 +135,11 @@ def sparse_conv2d(x: Tensor, values: Tensor, bias: Tensor | None, handle: Tensor
         _pattern(handle), _geometry(geometry), values.contiguous(), None if bias is None else bias.contiguous(), wide
     )
     return y.to(x.dtype)
+
+
+@sparse_conv2d.register_kernel("cuda")
+def _(x: Tensor, values: Tensor, bias: Tensor | None, handle: Tensor, geometry: Sequence[int]) -> Tensor:
+    raise NotImplementedError("truly sparse convolutions run on the CPU only; on a GPU use masked execution for them")
 
 
 @sparse_conv2d.register_fake

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from itop import _core
 
-__all__ = ["PatternUpdate", "Positions", "SparsePattern", "TieKeys", "select_entries"]
+__all__ = ["PatternUpdate", "Positions", "SparsePattern", "TieKeys", "free_positions", "select_entries"]
 
 STREAMED_POSITIONS = 1 << 32
 """Up to this many positions random growth looks at every free one and agrees with the masked execution."""
@@ -39,10 +39,17 @@ class TieKeys:
 
 
 class PatternUpdate(NamedTuple):
-    """A pattern after a topology update and, for each of its entries, the old entry whose value stays (-1: grown)."""
+    """A pattern after a topology update.
+
+    Attributes:
+        pattern: The new one.
+        sources: int32, for each of its entries the old entry whose value stays (-1: grown).
+        num_regrown: How many positions were dropped and grown.
+    """
 
     pattern: SparsePattern
     sources: Tensor
+    num_regrown: int
 
 
 class SparsePattern:
@@ -76,12 +83,24 @@ class SparsePattern:
             raise ValueError(f"columns must be in [0, {width})")
         self.columns = columns.detach().to("cpu", torch.int32).contiguous()
         _core.sparse_check_pattern(rows, width, self.num_active, self.row_pointers.data_ptr(), self.columns.data_ptr())
+        self._register()
+
+    def _register(self) -> None:
         self.kernel_cache: dict[Any, Any] = {}
         """Block starts, transposed indices and choices of layout, made by :mod:`itop.nn.kernels` when first needed."""
         self.identifier = next(_next_identifier)
         _alive[self.identifier] = self
 
     # --- making -------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def of_core(cls, shape: tuple[int, int], row_pointers: Tensor, columns: Tensor) -> SparsePattern:
+        """From what the core has made itself, int64 and int32: nothing is left to check."""
+        pattern = cls.__new__(cls)
+        pattern.shape = shape
+        pattern.row_pointers, pattern.columns = row_pointers, columns
+        pattern._register()
+        return pattern
 
     @classmethod
     def from_mask(cls, mask: Tensor) -> SparsePattern:
@@ -169,21 +188,18 @@ class SparsePattern:
         if grown.dtype != torch.int64 or grown.dim() != 1:
             raise ValueError(f"grown must be a vector of int64, got {_describe(grown)}")
         keep, grown = keep.cpu().contiguous(), grown.cpu().contiguous()
-        parts = _core.sparse_update_pattern(
+        *parts, num_regrown = _core.sparse_update_pattern(
             self.native(), keep.data_ptr(), grown.data_ptr(), grown.numel(), regrown_keeps_value
         )
         row_pointers, columns, sources = (torch.from_numpy(part) for part in parts)
-        return PatternUpdate(SparsePattern(self.shape, row_pointers, columns), sources)
+        return PatternUpdate(SparsePattern.of_core(self.shape, row_pointers, columns), sources, num_regrown)
 
     def free_positions(self, k: int, keys: TieKeys) -> Tensor:
         """Exactly ``k`` positions outside the pattern, uniformly at random, ascending; no dense matrix is made.
 
         Up to 2^32 positions they are the masked execution's choice for the same keys.
         """
-        chosen = _core.grow_uniformly(
-            self.native(), k, keys.seed, keys.layer, keys.update, keys.draw, STREAMED_POSITIONS
-        )
-        return torch.from_numpy(chosen)
+        return free_positions(self, k, keys)
 
     # --- copies ---------------------------------------------------------------------------------------------------------
 
@@ -220,6 +236,12 @@ class Positions(Protocol):
     def native(self) -> _core.PositionList: ...
 
 
+def free_positions(taken: Positions, k: int, keys: TieKeys) -> Tensor:
+    """As :meth:`SparsePattern.free_positions`, outside any listed positions."""
+    chosen = _core.grow_uniformly(taken.native(), k, keys.seed, keys.layer, keys.update, keys.draw, STREAMED_POSITIONS)
+    return torch.from_numpy(chosen)
+
+
 def select_entries(
     pattern: Positions, scores: Tensor, k: int, keys: TieKeys, *, magnitude: bool, largest: bool
 ) -> Tensor:
@@ -232,7 +254,10 @@ def select_entries(
 
     Raises:
         NonFiniteError: If a score is NaN or infinite.
+        ValueError: If the scores are not on the CPU.
     """
+    if scores.device.type != "cpu":
+        raise ValueError(f"entries of a pattern are chosen on the CPU only, but the scores are on {scores.device}")
     chosen = torch.empty(pattern.columns.numel(), dtype=torch.bool)
     scores = scores.contiguous()
     _core.sparse_select_entries(

@@ -26,7 +26,7 @@ class PositionSet:
         is_complement: Whether the set is everything that is not listed.
     """
 
-    __slots__ = ("columns", "is_complement", "row_pointers", "shape")
+    __slots__ = ("_chosen", "_indices", "_rest", "_whole", "columns", "is_complement", "row_pointers", "shape")
 
     def __init__(
         self, shape: tuple[int, int], row_pointers: Tensor, columns: Tensor, is_complement: bool = False
@@ -35,6 +35,12 @@ class PositionSet:
         self.row_pointers = row_pointers
         self.columns = columns
         self.is_complement = is_complement
+        self._indices: Tensor | None = None
+        self._whole: PositionSet | None = None
+        """The listed set that this one was chosen from, and of which of its entries it consists: an update asks often."""
+        self._chosen: Tensor | None = None
+        self._rest: list[PositionSet] = []
+        """What the whole holds beside it, once somebody has asked; shared with the complement."""
 
     # --- making -------------------------------------------------------------------------------------------------------
 
@@ -49,10 +55,15 @@ class PositionSet:
 
     @classmethod
     def from_indices(cls, shape: tuple[int, int], indices: Tensor) -> PositionSet:
-        """From ascending int64 indices ``row * columns + column``."""
-        boundaries = torch.arange(shape[0] + 1, dtype=torch.int64) * shape[1]
-        pointers = torch.searchsorted(indices, boundaries)
-        return cls(shape, pointers, (indices % max(1, shape[1])).to(torch.int32))
+        """From ascending int64 indices ``row * columns + column``, which are kept.
+
+        Raises:
+            ValueError: If they are out of range or out of order.
+        """
+        indices = indices.contiguous()
+        result = cls._of_parts(shape, _core.positions_of(*shape, indices.data_ptr(), indices.numel()))
+        result._indices = indices
+        return result
 
     @classmethod
     def from_mask(cls, mask: Tensor) -> PositionSet:
@@ -93,6 +104,8 @@ class PositionSet:
 
     def indices(self) -> Tensor:
         """Of a listed set int64, ascending: row * columns + column."""
+        if self._indices is not None:
+            return self._indices
         rows = torch.repeat_interleave(self.row_pointers.diff())
         return rows.mul_(self.shape[1]).add_(self.columns)
 
@@ -103,7 +116,10 @@ class PositionSet:
         return mask.view(self.shape)
 
     def members_among(self, entries: PositionSet) -> Tensor:
-        """bool: which of the positions that ``entries`` lists are in this set."""
+        """bool: which of the positions that ``entries`` lists are in this set. Not to be written to."""
+        known = self._chosen_from(entries)
+        if known is not None:
+            return known.logical_not() if self.is_complement else known
         found = torch.empty(entries.num_listed, dtype=torch.bool)
         _core.find_members(entries.native(), self.native(), found.data_ptr())
         return found.logical_not_() if self.is_complement else found
@@ -111,18 +127,32 @@ class PositionSet:
     def only(self, chosen: Tensor) -> PositionSet:
         """Of a listed set the members where ``chosen``, bool ``[listed]``, is True."""
         chosen = chosen.contiguous()
-        return self._of_parts(self.shape, _core.filter_positions(self.native(), chosen.data_ptr()))
+        result = self._of_parts(self.shape, _core.filter_positions(self.native(), chosen.data_ptr()))
+        result._whole, result._chosen = self, chosen
+        return result
+
+    def _chosen_from(self, entries: PositionSet) -> Tensor | None:
+        """Which of the entries this set lists, where it was chosen from the very same."""
+        return self._chosen if self._whole is not None and self._whole.columns is entries.columns else None
 
     # --- algebra ------------------------------------------------------------------------------------------------------
 
     def __invert__(self) -> PositionSet:
-        return PositionSet(self.shape, self.row_pointers, self.columns, not self.is_complement)
+        inverse = PositionSet(self.shape, self.row_pointers, self.columns, not self.is_complement)
+        inverse._whole, inverse._chosen, inverse._rest = self._whole, self._chosen, self._rest
+        return inverse
 
     def __and__(self, other: PositionSet) -> PositionSet:
         if self.is_complement and other.is_complement:
             return ~self._combined(other, _core.SetOperation.UNION)
         if self.is_complement:
-            return other._combined(self, _core.SetOperation.DIFFERENCE)
+            return other & self
+        if other.is_complement:
+            known = other._chosen_from(self)
+            if known is not None:
+                if not other._rest:
+                    other._rest.append(self.only(known.logical_not()))
+                return other._rest[0]
         operation = _core.SetOperation.DIFFERENCE if other.is_complement else _core.SetOperation.INTERSECTION
         return self._combined(other, operation)
 

@@ -12,7 +12,7 @@ from typing import Any, final
 from itop.training.config import JsonValue, RunConfig
 from itop.training.run_folder import RunFolder
 
-__all__ = ["Cell", "identity_of"]
+__all__ = ["Cell", "identity_of", "label_of"]
 
 _DEFAULTS = RunConfig().to_dict()
 
@@ -26,6 +26,20 @@ def identity_of(config: RunConfig) -> str:
     told = {name: value for name, value in config.to_dict().items() if value != _DEFAULTS[name]}
     text = json.dumps(told, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
+
+
+def label_of(axes: Mapping[str, JsonValue]) -> str:
+    """For people: ``rigl-itop, unexplored first, update every 100``; what is switched off is not told."""
+    parts = []
+    for name, value in axes.items():
+        words = name.replace("_", " ")
+        if name == "method":
+            parts.append(str(value))
+        elif value is True:
+            parts.append(words)
+        elif value is not False:
+            parts.append(f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}")
+    return ", ".join(parts) or "all runs"
 
 
 @final
@@ -55,9 +69,8 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """For people: ``update_every 100, seed 2``."""
-        parts = [str(value) if name == "method" else f"{name} {value}" for name, value in self.axes.items()]
-        return ", ".join([*parts, f"seed {self.config.seed}"])
+        """For people: ``update every 100, seed 2``."""
+        return f"{label_of(self.axes)}, seed {self.config.seed}"
 
     def folder(self, root: Path) -> RunFolder:
         """Its run folder under the study's folder `root`."""

@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from itop.studies.results import StudyResults
-from itop.studies.series import Line, lines_of, number_axis
+from itop.studies.series import lines_of, number_axis, rates_over_axis
 from itop.training.charts import Axis, LineStyle, Series
 from itop.training.files import write_atomically
 
 __all__ = ["write_figures"]
 
-_COLOURS = ("#1f6fd6", "#d9742b", "#178a6b", "#8a4fd3", "#c2326b", "#0f8ea3", "#8f7a12", "#6b7686", "#9aa4b2")
+_COLOURS = (
+    *("#6b7686", "#d9742b", "#1f6fd6", "#178a6b", "#8a4fd3", "#c2326b", "#0f8ea3"),
+    *("#8f7a12", "#8a94a3", "#4d7c0f", "#7c5c3e", "#475bd8", "#1b2330"),
+)
+"""Those of the page in its light scheme."""
 _STYLES = {LineStyle.SOLID: "-", LineStyle.DASHED: "--", LineStyle.DOTTED: ":", LineStyle.POINTS: ""}
 _STYLE: Any = {
     "font.size": 8,
@@ -43,7 +47,7 @@ def write_figures(results: StudyResults, folder: Path, formats: Sequence[str] = 
     if results.study.axis is not None:
         axis = number_axis(results.study.axis)
         figures["accuracy"] = ([line.over_axis("accuracy", "test_accuracy") for line in lines], axis, percent)
-        figures["exploration"] = (_rates(lines), axis, share)
+        figures["exploration"] = (rates_over_axis(lines), axis, share)
     moving = [line for line in lines if line.moves]
     explored = Axis("explored weights, R_s", percent=True)
     reliable = Axis("reliably explored weights, R_r", percent=True)
@@ -56,16 +60,6 @@ def write_figures(results: StudyResults, folder: Path, formats: Sequence[str] = 
             write_atomically(path, _drawing(series, x_axis, y_axis, kind))
             written.append(path)
     return tuple(written)
-
-
-def _rates(lines: Sequence[Line]) -> list[Series]:
-    series = [line.over_axis("R_s", "exploration_rate") for line in lines]
-    series += [line.over_axis("R_r", "reliable_rate", style=LineStyle.DASHED) for line in lines if line.moves]
-    return series + [
-        line.over_axis("R_s predicted", "predicted_exploration", colour=8, style=LineStyle.DOTTED)
-        for line in lines
-        if line.is_predicted
-    ]
 
 
 def _drawing(series: Sequence[Series], x_axis: Axis, y_axis: Axis, kind: str) -> Callable[[Any], None]:
@@ -106,7 +100,9 @@ def _draw(axes: Any, line: Series, x_scale: float, y_scale: float) -> None:
         linewidth=1.2,
         label=line.label,
     )
-    if line.spread is not None:
+    if line.spread is not None and line.has_dots:
+        axes.errorbar(x, y, [value * y_scale for value in line.spread], fmt="none", ecolor=colour, elinewidth=0.9)
+    elif line.spread is not None:
         spread = [value * y_scale for value in line.spread]
         low = [value - by for value, by in zip(y, spread, strict=True)]
         high = [value + by for value, by in zip(y, spread, strict=True)]

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from itop.analysis.landscape import loss_between_tickets
 from itop.analysis.preserving import buffers_kept
-from itop.analysis.topology_distance import topology_distance
+from itop.analysis.topology_distance import sources_by_shape, topology_distance
 from itop.studies.results import CellResult, StudyResults
 from itop.training.checkpoint import load_checkpoint
 from itop.training.data_source import DataSource
@@ -20,25 +19,25 @@ from itop.training.files import read_json, write_json
 from itop.training.meter import evaluate
 from itop.training.session import Session
 
-__all__ = ["interpolate_study", "read_landscape", "ticket_masks"]
+__all__ = ["interpolate_study", "read_landscape"]
 
 _POSITIONS = tuple(i / 10 for i in range(11))
 _EVALUATION_BATCH = 256
 _MAX_SAMPLES = 5_000
 _STATISTICS_BATCHES = 20
-_ACTIVE = 1  # the bit of an engine state's codes
 
 
 def interpolate_study(results: StudyResults) -> Path:
     """Measures each point's first two complete seeds and writes ``landscape.json``; points measured before are kept.
 
     The loss is that of 5,000 test images. Running statistics of batch normalisation are renewed on training batches.
+    Truly sparse runs are left out: their values at different positions have no line between them.
     """
     path = results.root / "landscape.json"
     found = read_landscape(results.root)
     source = DataSource()
     for point in results.points:
-        if point.label in found:
+        if point.label in found or point.cells[0].cell.config.execution != "masked":
             continue
         pair = [result for result in point.complete if result.cell.folder(results.root).last_checkpoint.exists()][:2]
         if len(pair) == 2:
@@ -62,11 +61,6 @@ def read_landscape(root: Path) -> dict[str, Any]:
     return content
 
 
-def ticket_masks(engine_state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The masks in a saved engine state, bool by layer name."""
-    return {name: (codes & _ACTIVE).bool() for name, codes in engine_state["layers"].items()}
-
-
 def _between(root: Path, first: CellResult, second: CellResult, source: DataSource) -> dict[str, Any]:
     config = first.cell.config
     session = Session.build(config.replace(probes=0), source)
@@ -74,7 +68,7 @@ def _between(root: Path, first: CellResult, second: CellResult, source: DataSour
         load_checkpoint(result.cell.folder(root).last_checkpoint, device=session.device) for result in (first, second)
     ]
     states = [ticket.states["model"] for ticket in tickets]
-    masks = [ticket_masks(ticket.states["engine"]) for ticket in tickets]
+    masks = [ticket.masks() for ticket in tickets]
     session.engine.detach()
 
     def loss(model: nn.Module) -> float:
@@ -85,16 +79,12 @@ def _between(root: Path, first: CellResult, second: CellResult, source: DataSour
             return evaluate(model, batches, session.loss, session.precision, session.device).loss
 
     path = loss_between_tickets(session.model, states[0], states[1], loss, _POSITIONS, (masks[0], masks[1]))
-    try:
-        distance: float | None = topology_distance(masks[0], masks[1]).distance
-    except ValueError:  # the layers are no chain
-        distance = None
     return {
         "positions": list(path.positions),
         "losses": list(path.losses),
         "barrier": path.barrier,
         "union_density": path.union_density,
-        "distance": distance,
+        "distance": topology_distance(masks[0], masks[1], sources_by_shape(masks[0])).distance,
         "seeds": [first.cell.config.seed, second.cell.config.seed],
     }
 

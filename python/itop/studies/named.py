@@ -18,16 +18,10 @@ from itop.studies.cell import Cell
 from itop.studies.grid import axis_named, grid_cells
 from itop.studies.study import Axis, Study
 from itop.training.config import JsonValue, RunConfig
+from itop.training.published import PUBLISHED
 
 __all__ = ["STUDIES", "NamedStudy", "Setting", "scaled", "steps_of", "training_samples"]
 
-_TRAINING_SAMPLES = {
-    "digits": 1438,
-    "fashion-mnist": 60_000,
-    "cifar10": 50_000,
-    "cifar100": 50_000,
-    "imagenet": 1_281_167,
-}
 _FEWEST_EPOCHS = 3
 _PAPER_UPDATES = 59
 """The paper's 88,000 iterations at dT 1500, with random growth."""
@@ -136,7 +130,8 @@ def steps_of(config: RunConfig, samples: int | None = None) -> int:
     Raises:
         ValueError: If the size is not known.
     """
-    return -(-training_samples(config, samples) // config.batch_size) * config.num_epochs
+    steps = -(-training_samples(config, samples) // config.batch_size) * config.num_epochs
+    return steps if config.max_steps is None else min(steps, config.max_steps)
 
 
 def training_samples(config: RunConfig, samples: int | None = None) -> int:
@@ -150,9 +145,9 @@ def training_samples(config: RunConfig, samples: int | None = None) -> int:
         ValueError: If the size is not known.
     """
     if samples is None:
-        if config.data not in _TRAINING_SAMPLES:
+        if config.data not in PUBLISHED:
             raise ValueError(f"the number of training samples of {config.data!r} must be given: it is no published set")
-        samples = _TRAINING_SAMPLES[config.data]
+        samples = PUBLISHED[config.data].training_samples
     held_out = max(1, round(samples * config.validation_fraction)) if config.validation_fraction > 0 else 0
     return round((samples - held_out) * config.train_fraction)
 

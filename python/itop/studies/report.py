@@ -11,8 +11,8 @@ from typing import Any, final
 
 from itop.analysis.correlation import Correlation
 from itop.studies.landscape import read_landscape
-from itop.studies.results import CellResult, PointResult, StudyResults, read_results
-from itop.studies.series import Line, lines_of, number_axis
+from itop.studies.results import CellResult, PointResult, StudyResults, in_words, read_results
+from itop.studies.series import Line, lines_of, number_axis, rates_over_axis
 from itop.studies.tables import cells_csv, points_latex, write_tables
 from itop.training.analysis_charts import (
     Subject,
@@ -21,17 +21,17 @@ from itop.training.analysis_charts import (
     ensembles_section,
     pictures_section,
 )
-from itop.training.charts import Axis, LineStyle, Series, line_chart
+from itop.training.charts import COLOURS, THEORY_COLOUR, Axis, LineStyle, Series, line_chart, typeset
+from itop.training.config import shared_fields
 from itop.training.files import write_text
 from itop.training.page import environment_list, fill, page, selection, table
+from itop.training.ranking import ranking
 from itop.training.run_view import RunView, read_run
 from itop.training.summary import Spread
 from itop.training.theory import expected_exploration_of
 
 __all__ = ["write_study_report"]
 
-_NUM_COLOURS = 8
-_GREY = 8
 _MOST_POINTS = 8
 _ACCURACY = Axis("test accuracy", percent=True)
 _SHARE = Axis("part of all weights", percent=True, low=0, high=1)
@@ -88,7 +88,7 @@ def _page(results: StudyResults) -> str:
         "layers": "".join(_layer_table(point) for point in points),
         "command": escape(str(environment.get("command", ""))),
         "environment": environment_list(environment),
-        "configuration": escape(json.dumps(_shared_fields(results), indent=2)),
+        "configuration": escape(json.dumps(shared_fields([cell.config for cell in results.study.cells]), indent=2)),
         "latex": escape(points_latex(results)),
         "csv": escape(cells_csv(results)),
     }
@@ -127,38 +127,38 @@ def _failures(results: StudyResults) -> str:
 def _hypothesis(results: StudyResults) -> str:
     test = results.hypothesis()
     if test is None:
-        return '<p class="note">Too few points for a correlation: it takes three whose topology moves.</p>'
+        return (
+            '<p class="note">Too few points for a correlation: it takes three that explore at a constant density.</p>'
+            + _theory(results)
+        )
     rows = [
         (
-            f"accuracy and {name}",
+            f"accuracy and {typeset(name)}",
             f"<strong>{correlation.value:+.2f}</strong>",
             _interval(correlation),
             _fisher(correlation),
         )
-        for name, correlation in (("R<sub>s</sub>", test.exploration), ("R<sub>r</sub>", test.reliable))
+        for name, correlation in (("R_s", test.exploration), ("R_r", test.reliable))
     ]
     head = ("Spearman's rank correlation of", "value", "95 % interval, points resampled", "95 % interval, Fisher")
-    words = [_in_words("explored (R_s)", test.exploration), _in_words("reliably explored (R_r)", test.reliable)]
-    deviation = results.largest_deviation()
-    theory = (
-        ""
-        if deviation is None
-        else f" The largest deviation of a run's R_s from the closed form is {deviation:.1f} standard deviations."
-    )
+    confounders = results.confounders
+    words = [
+        in_words("explored (R_s)", test.exploration, confounders),
+        in_words("reliably explored (R_r)", test.reliable, confounders),
+    ]
     return (
-        f'<p class="note">Over {test.exploration.num_points} runs whose topology moves; baselines are left out. '
-        f"{escape(words[0])} {escape(words[1])}{theory}</p>"
+        f'<p class="note">Over {test.exploration.num_points} runs that explore at a constant density; baselines are left '
+        f"out. {typeset(' '.join(words))}</p>{_theory(results)}"
         f'<div class="card">{table(head, rows)}</div>'
     )
 
 
-def _in_words(what: str, correlation: Correlation) -> str:
-    low, high = correlation.bootstrap.low, correlation.bootstrap.high
-    if low > 0:
-        return f"Accuracy rises with the number of weights {what}."
-    if high < 0:
-        return f"Accuracy falls with the number of weights {what}."
-    return f"No relation of accuracy to the number of weights {what} can be told from chance."
+def _theory(results: StudyResults) -> str:
+    deviation = results.largest_deviation()
+    if deviation is None:
+        return ""
+    said = f"The largest deviation of a run's R_s from the closed form is {deviation:.1f} standard deviations."
+    return f'<p class="note">{typeset(said)}</p>'
 
 
 def _interval(correlation: Correlation) -> str:
@@ -175,7 +175,20 @@ def _fisher(correlation: Correlation) -> str:
 def _main_charts(results: StudyResults, lines: Sequence[Line]) -> str:
     charts = []
     axis = results.study.axis
-    if axis is not None:
+    if axis is None:
+        charts.append(
+            ranking(
+                [
+                    (line.label, line.colour, spread.values)
+                    for line in lines
+                    for point in line.points
+                    if (spread := point.spread("test_accuracy")) is not None
+                ],
+                title="Test accuracy, every run and the mean",
+                axis=_ACCURACY,
+            )
+        )
+    else:
         x_axis = number_axis(axis)
         charts.append(
             line_chart(
@@ -185,14 +198,11 @@ def _main_charts(results: StudyResults, lines: Sequence[Line]) -> str:
                 y_axis=_ACCURACY,
             )
         )
-        rates = [line.over_axis("R_s", "exploration_rate") for line in lines]
-        rates += [line.over_axis("R_r", "reliable_rate", style=LineStyle.DASHED) for line in lines if line.moves]
-        rates += [
-            line.over_axis("R_s predicted", "predicted_exploration", colour=_GREY, style=LineStyle.DOTTED)
-            for line in lines
-            if line.is_predicted
-        ]
-        charts.append(line_chart(rates, title=f"Explored weights against {axis.label}", x_axis=x_axis, y_axis=_SHARE))
+        charts.append(
+            line_chart(
+                rates_over_axis(lines), title=f"Explored weights against {axis.label}", x_axis=x_axis, y_axis=_SHARE
+            )
+        )
     share = Axis("explored, R_s", percent=True)
     reliable = Axis("explored reliably, R_r", percent=True)
     flops = Axis("training FLOPs, × dense", low=0)
@@ -204,7 +214,7 @@ def _main_charts(results: StudyResults, lines: Sequence[Line]) -> str:
         charts.append(
             line_chart([line.scattered(name) for line in chosen], title=title, x_axis=x_axis, y_axis=_ACCURACY)
         )
-    gap = Axis("training minus test accuracy", percent=True)
+    gap = Axis("training minus test accuracy", percent=True, is_difference=True)
     if axis is not None:
         charts.append(
             line_chart(
@@ -225,7 +235,6 @@ def _table(results: StudyResults) -> str:
         "Train − test",
         "R<sub>s</sub>",
         "predicted",
-        "deviation",
         "R<sub>r</sub>",
         "Updates",
         "Training FLOPs",
@@ -244,8 +253,7 @@ def _row(point: PointResult) -> tuple[str, ...]:
         f"<strong>{_spread(point.spread('test_accuracy'))}</strong>",
         "–" if gap is None else f"{gap.mean * 100:.2f}",
         _rate(point.mean("exploration_rate")),
-        _rate(point.mean("predicted_exploration")),
-        "–" if not deviations else f"{max(deviations, key=abs):+.1f} σ",
+        _rate(point.mean("predicted_exploration")) + (f", {max(deviations, key=abs):+.1f} σ" if deviations else ""),
         _rate(point.mean("reliable_rate")) if updates else "–",
         "–" if updates is None else f"{updates:g}",
         "–" if train is None else f"{train:.3g}×",
@@ -264,8 +272,9 @@ def _points(results: StudyResults) -> list[_Point]:
         if run is not None and run.updates and not point.is_baseline:
             found.append((point, run))
     stride = max(1, -(-len(found) // _MOST_POINTS))
+    own = {line.label: line.colour for line in lines_of(results)}  # where a point is a line, they look alike
     return [
-        _Point(point, Subject(point.label, index % _NUM_COLOURS, run))
+        _Point(point, Subject(point.label, own.get(point.label, COLOURS[index % len(COLOURS)]), run))
         for index, (point, run) in enumerate(found[::stride])
     ]
 
@@ -287,21 +296,19 @@ def _exploration_charts(points: Sequence[_Point]) -> list[str]:
         reliable.append(subject.line("R_r", steps, [update.reliable_rate for update in updates]))
         expected = expected_exploration_of(updates)
         if expected is not None:
-            label = f"{subject.label}, theory"
-            group = f"{subject.label} theory"
             explored.append(
-                Series(label, group, _GREY, expected.steps, expected.random_growth, style=LineStyle.DASHED, faint=True)
-            )
-            bounds.append(
                 Series(
-                    f"{subject.label}, bound",
-                    f"{subject.label} bound",
-                    subject.colour,
+                    f"{subject.label}, theory",
+                    f"{subject.label} theory",
+                    THEORY_COLOUR,
                     expected.steps,
-                    expected.bound,
-                    style=LineStyle.DOTTED,
+                    expected.random_growth,
+                    style=LineStyle.DASHED,
+                    faint=True,
+                    legend="theory of random growth, of each",
                 )
             )
+            bounds.append(subject.line("bound", expected.steps, expected.bound, style=LineStyle.DOTTED))
     steps_axis = Axis("optimiser step", low=0)
     return [
         line_chart(explored, title="R_s over time, with theory", x_axis=steps_axis, y_axis=_SHARE),
@@ -334,7 +341,7 @@ def _landscape(results: StudyResults) -> str:
     if not labels:
         return ""
     lines = [
-        Series(label, f"{label} path", index % _NUM_COLOURS, paths[label]["positions"], paths[label]["losses"])
+        Series(label, f"{label} path", COLOURS[index % len(COLOURS)], paths[label]["positions"], paths[label]["losses"])
         for index, label in enumerate(labels)
     ]
     chart = line_chart(
@@ -385,24 +392,8 @@ def _layer_table(point: _Point) -> str:
     return f"<details><summary>{escape(point.subject.label)}</summary>{table(head, rows)}</details>"
 
 
-def _shared_fields(results: StudyResults) -> dict[str, Any]:
-    """The configuration, with a list where cells differ."""
-    described = [cell.config.to_dict() for cell in results.study.cells]
-    shared: dict[str, Any] = {}
-    for name, value in described[0].items():
-        values: list[Any] = []
-        for other in described:
-            if other[name] not in values:
-                values.append(other[name])
-        shared[name] = value if len(values) == 1 else values
-    return shared
-
-
 def _spread(value: Spread | None) -> str:
-    if value is None:
-        return "–"
-    deviation = f" ± {value.std * 100:.2f}" if len(value.values) > 1 else ""
-    return f"{value.mean * 100:.2f}{deviation} %"
+    return "–" if value is None else value.in_percent()
 
 
 def _rate(value: float | None) -> str:

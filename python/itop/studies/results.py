@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from itop.analysis.correlation import HypothesisTest, correlate_hypothesis
-from itop.studies.cell import Cell
+from itop.analysis.correlation import Correlation, HypothesisTest, correlate_hypothesis
+from itop.methods import PRESETS, Density
+from itop.studies.cell import Cell, label_of
 from itop.studies.study import Study
+from itop.training.config import FIELDS
 from itop.training.files import read_json
 from itop.training.summary import Spread
 
-__all__ = ["CellResult", "PointResult", "StudyResults", "read_results"]
+__all__ = ["CellResult", "PointResult", "StudyResults", "in_words", "read_results"]
 
 
 @final
@@ -98,8 +100,7 @@ class PointResult:
 
     @property
     def label(self) -> str:
-        parts = [str(value) if name == "method" else f"{name} {value}" for name, value in self.axes.items()]
-        return ", ".join(parts) or "all runs"
+        return label_of(self.axes)
 
 
 @final
@@ -127,21 +128,41 @@ class StudyResults:
     def failures(self) -> tuple[CellResult, ...]:
         return tuple(result for result in self.cells if result.failure is not None and result.summary is None)
 
+    @property
+    def exploring(self) -> tuple[CellResult, ...]:
+        """The complete cells that explore: no baselines, a topology that moved, at a density that was never higher.
+
+        Pruning a dense network moves its topology too, but explores nothing.
+        """
+        return tuple(
+            result
+            for result in self.complete
+            if not result.cell.is_baseline
+            and (result.number("num_updates") or 0) > 0
+            and PRESETS[result.cell.config.method].density is Density.CONSTANT
+        )
+
+    @property
+    def confounders(self) -> tuple[str, ...]:
+        """What differs between exploring cells beside how they explore, and may move accuracy by itself."""
+        told: dict[str, set[str]] = {}
+        for result in self.exploring:
+            for name, value in result.cell.axes.items():
+                if name in FIELDS:
+                    told.setdefault(name, set()).add(str(value))
+        return tuple(name for name, values in told.items() if len(values) > 1)
+
     def hypothesis(self) -> HypothesisTest | None:
-        """Rank correlation of test accuracy with R_s and with R_r over the cells that move their topology.
+        """Rank correlation of test accuracy with R_s and with R_r over the cells that explore.
 
         Cells of one point are resampled together. None with fewer than three such points, or where nothing varies.
         """
-        moving = [
-            result
-            for result in self.complete
-            if not result.cell.is_baseline and (result.number("num_updates") or 0) > 0
-        ]
-        points = [result.cell.point for result in moving]
+        exploring = self.exploring
+        points = [result.cell.point for result in exploring]
         if len(set(points)) < 3:
             return None
         columns = [
-            [float(result.number(name) or 0.0) for result in moving]
+            [float(result.number(name) or 0.0) for result in exploring]
             for name in ("test_accuracy", "exploration_rate", "reliable_rate")
         ]
         if any(len(set(column)) < 2 for column in columns):
@@ -152,6 +173,24 @@ class StudyResults:
         """Of measured from predicted R_s over all cells, in standard deviations of one run."""
         deviations = [abs(z) for result in self.complete if (z := result.prediction_deviation) is not None]
         return max(deviations, default=None)
+
+
+def in_words(what: str, correlation: Correlation, confounders: Sequence[str]) -> str:
+    """What a correlation of accuracy with a number of weights says, in a sentence or two.
+
+    Args:
+        what: Of the weights: "explored".
+        correlation: With its interval.
+        confounders: What else differs between the runs.
+    """
+    low, high = correlation.bootstrap.low, correlation.bootstrap.high
+    if low <= 0 <= high:
+        return f"No relation of accuracy to the number of weights {what} can be told from chance."
+    said = f"Accuracy {'rises' if low > 0 else 'falls'} with the number of weights {what}"
+    if not confounders:
+        return f"{said}."
+    others = " and ".join(name.replace("_", " ") for name in confounders)
+    return f"{said}, but these runs differ in {others} too, which may be why."
 
 
 def read_results(root: Path) -> StudyResults:

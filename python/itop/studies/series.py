@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
+from itop.methods import PRESETS, Family
+from itop.studies.cell import label_of
 from itop.studies.results import PointResult, StudyResults
 from itop.studies.study import Axis as StudyAxis
-from itop.training.charts import Axis, LineStyle, Series
+from itop.training.charts import COLOURS, REFERENCE_COLOURS, THEORY_COLOUR, Axis, LineStyle, Series
 from itop.training.summary import Spread
 
-__all__ = ["Line", "lines_of", "number_axis"]
+__all__ = ["Line", "lines_of", "number_axis", "rates_over_axis"]
 
-_NUM_COLOURS = 8
 _PERCENT = {"sparsity", "drop_fraction", "train_fraction"}
 
 
@@ -100,9 +102,9 @@ class Line:
             self.colour if colour is None else colour,
             x,
             [spread.mean for _, spread in known],
-            [spread.std for _, spread in known] if several else None,
+            [spread.std for _, spread in known] if several and not self.is_level else None,
             style,
-            has_dots=not self.is_level and style is LineStyle.SOLID,
+            has_dots=not self.is_level and style in (LineStyle.SOLID, LineStyle.DASHED),
         )
 
 
@@ -112,12 +114,33 @@ def lines_of(results: StudyResults) -> tuple[Line, ...]:
     groups: dict[str, list[PointResult]] = {}
     for point in sorted(results.points, key=lambda point: point.is_baseline):
         told = {name: value for name, value in point.axes.items() if name != axis}
-        groups.setdefault(_label(told), []).append(point)
+        groups.setdefault(label_of(told), []).append(point)
     values = [float(point.axes[axis]) for point in results.points if axis is not None and axis in point.axes]
     reach = (min(values), max(values)) if values else (0.0, 0.0)
+    colours, references = itertools.cycle(COLOURS), itertools.cycle(REFERENCE_COLOURS)
     return tuple(
-        Line(label, index % _NUM_COLOURS, axis, tuple(_sorted(points, axis)), reach)
-        for index, (label, points) in enumerate(groups.items())
+        Line(label, next(references if _is_reference(points) else colours), axis, tuple(_sorted(points, axis)), reach)
+        for label, points in groups.items()
+    )
+
+
+def rates_over_axis(lines: Sequence[Line]) -> list[Series]:
+    """R_s and R_r of each line along the axis, and R_s as theory predicts it."""
+    series = [line.over_axis("R_s", "exploration_rate") for line in lines]
+    series += [line.over_axis("R_r", "reliable_rate", style=LineStyle.DASHED) for line in lines if line.moves]
+    return series + [
+        line.over_axis("R_s predicted", "predicted_exploration", colour=THEORY_COLOUR, style=LineStyle.DOTTED)
+        for line in lines
+        if line.is_predicted
+    ]
+
+
+def _is_reference(points: Sequence[PointResult]) -> bool:
+    families = [
+        PRESETS[str(point.axes.get("method"))].family for point in points if point.axes.get("method") in PRESETS
+    ]
+    return all(point.is_baseline for point in points) or (
+        bool(families) and all(family is Family.REFERENCE for family in families)
     )
 
 
@@ -130,13 +153,3 @@ def _sorted(points: Sequence[PointResult], axis: str | None) -> list[PointResult
     if axis is None or any(axis not in point.axes for point in points):
         return list(points)
     return sorted(points, key=lambda point: float(point.axes[axis]))
-
-
-def _label(axes: dict[str, Any]) -> str:
-    parts = []
-    for name, value in axes.items():
-        if value is True:
-            parts.append(name.replace("_", " "))
-        elif value is not False:
-            parts.append(str(value) if name == "method" else f"{name.replace('_', ' ')} {value}")
-    return ", ".join(parts) or "all runs"

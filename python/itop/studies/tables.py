@@ -69,6 +69,8 @@ def points_latex(results: StudyResults) -> str:
             shown = f"{accuracy.mean * 100:.2f}{deviation}"
         rates = [point.mean(name) for name in ("exploration_rate", "predicted_exploration", "reliable_rate")]
         updates, flops = point.mean("num_updates"), point.mean("train_flops_ratio")
+        if not updates:
+            rates[2] = None  # nothing was ever put to the test
         cells = [_escape(_text(point.axes.get(axis))) or "--" for axis in axes]
         cells += [shown, *("--" if rate is None else f"{rate:.3f}" for rate in rates)]
         cells.append("--" if updates is None else f"{updates:g}")

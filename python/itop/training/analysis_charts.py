@@ -52,7 +52,7 @@ def analysis_figures(subjects: Sequence[Subject]) -> str:
             _churn,
             "Churn of each update",
             _STEPS,
-            Axis("exchanged, of the active weights", percent=True, low=0),
+            Axis("changed, of the weights before and after", percent=True, low=0),
         ),
         _chart(
             subjects, _distance, "Topology distance (NNSTD) from the start", _STEPS, Axis("distance", low=0, high=1)
@@ -90,11 +90,16 @@ def _survival(subject: Subject, analysis: Mapping[str, Any]) -> Series | None:
 
 
 def _churn(subject: Subject, analysis: Mapping[str, Any]) -> Series | None:
-    churn = analysis["churn"]
-    if not churn["steps"] or subject.run.summary is None:
-        return None
-    active = sum(layer["num_active"] for layer in subject.run.summary["layers"])
-    return subject.line("churn", churn["steps"], [weights / (2 * max(active, 1)) for weights in churn["weights"]])
+    """Of both topologies of an update: at constant density the part of the active weights that was exchanged."""
+    changed = dict(zip(analysis["churn"]["steps"], analysis["churn"]["weights"], strict=True))
+    steps, shares = [], []
+    for update in subject.run.updates:
+        after = sum(round(layer.density * layer.size) for layer in update.layers.values())
+        before = after + update.dropped - update.grown
+        if update.step in changed:
+            steps.append(update.step)
+            shares.append(changed[update.step] / max(before + after, 1))
+    return subject.line("churn", steps, shares) if steps else None
 
 
 def _distance(subject: Subject, analysis: Mapping[str, Any]) -> Series | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -15,9 +16,29 @@ from html import escape
 from itertools import groupby
 from typing import final
 
-__all__ = ["HEAT_LEVELS", "Axis", "HeatMap", "LineStyle", "Series", "heat_map", "line_chart"]
+__all__ = [
+    "COLOURS",
+    "HEAT_LEVELS",
+    "REFERENCE_COLOURS",
+    "THEORY_COLOUR",
+    "Axis",
+    "HeatMap",
+    "LineStyle",
+    "Scale",
+    "Series",
+    "figure",
+    "heat_map",
+    "line_chart",
+    "shortened",
+    "typeset",
+]
 
 HEAT_LEVELS = 32
+COLOURS = (2, 1, 3, 4, 5, 7, 6, 9, 10, 11)
+"""Indices of the page's colours that tell lines apart, best first."""
+REFERENCE_COLOURS = (0, 12)
+"""Of what others are compared with: grey, and that of text."""
+THEORY_COLOUR = 8
 MAX_POINTS = 400
 MAX_COLUMNS = 120
 
@@ -45,6 +66,7 @@ class Axis:
         settled: Whether the first tenth of each line is left out of what the ends follow, so that the differences
             at the end can be seen; what lies beyond is cut off.
         is_logarithmic: Whether equal distances are equal ratios; values must be above 0.
+        is_difference: Whether values are differences of fractions, which may be negative.
     """
 
     label: str
@@ -53,15 +75,21 @@ class Axis:
     high: float | None = None
     settled: bool = False
     is_logarithmic: bool = False
+    is_difference: bool = False
 
     def format(self, value: float, step: float) -> str:
         if self.is_logarithmic:
             return f"{value:g}" if value < 100_000 else f"{value / 1000:g}k"
         scaled, scaled_step = (value * 100, step * 100) if self.percent else (value, step)
-        decimals = max(0, -math.floor(math.log10(scaled_step) + 1e-9)) if scaled_step > 0 else 0
+        decimals = _decimals(scaled_step)
         if not self.percent and decimals == 0 and abs(scaled) >= 10_000:
             return f"{scaled / 1000:g}k"
         return f"{scaled:.{decimals}f}" + (" %" if self.percent else "")
+
+
+def _decimals(step: float) -> int:
+    """Digits behind the point that tell multiples of `step` apart, without rounding any: 1 for 2.5."""
+    return next((count for count in range(6) if abs(round(step, count) - step) < 1e-9 * max(step, 1e-3)), 6)
 
 
 @final
@@ -77,7 +105,8 @@ class Series:
         spread: Half the band's height at each point; None draws no band.
         style: How the line is drawn.
         faint: Whether the line steps back behind the others.
-        has_dots: Whether its points are marked, where they are few.
+        has_dots: Whether its points are marked, where they are few; a spread is then drawn as a bar at each.
+        legend: What the legend says instead of the label; lines of one text share an entry.
     """
 
     label: str
@@ -89,6 +118,11 @@ class Series:
     style: LineStyle = LineStyle.SOLID
     faint: bool = False
     has_dots: bool = False
+    legend: str | None = None
+
+    @property
+    def entry(self) -> str:
+        return self.label if self.legend is None else self.legend
 
     def thinned(self) -> Series:
         """The same line with at most `MAX_POINTS` points and without those that are no numbers."""
@@ -122,21 +156,23 @@ def line_chart(series: Sequence[Series], *, title: str, x_axis: Axis, y_axis: Ax
     """An HTML figure with the lines, their axes and their legend; says so when there is nothing to draw."""
     drawn = [line for line in (entry.thinned() for entry in series) if line.x]
     if not drawn:
-        return _figure(title, '<p class="empty">Nothing recorded yet.</p>')
-    xs = _Scale.over([value for line in drawn for value in line.x], x_axis, _LEFT, _WIDTH - _RIGHT)
-    ys = _Scale.over(_extremes(drawn, settled=y_axis.settled), y_axis, _HEIGHT - _BOTTOM, _TOP, padded=True)
+        return figure(title, '<p class="empty">Nothing recorded yet.</p>')
+    scattered = all(line.style is LineStyle.POINTS for line in drawn)
+    reach = [value for line in drawn for value in line.x]
+    xs = Scale.over(reach, x_axis, _LEFT, _WIDTH - _RIGHT, margin=0.04 if scattered else 0.0)
+    ys = Scale.over(_extremes(drawn, settled=y_axis.settled), y_axis, _HEIGHT - _BOTTOM, _TOP, padded=True)
     parts = [*_grid(xs, ys, x_axis, y_axis)]
     # A nested picture cuts off what lies beyond the axes, with room for the width of a line at their ends.
     width, height = _WIDTH - _RIGHT - _LEFT, _HEIGHT - _BOTTOM - _TOP
     view = f"{_LEFT - 4} {_TOP - 3} {width + 8} {height + 6}"
     x, y, *size = view.split()
     parts.append(f'<svg class="plot" x="{x}" y="{y}" width="{size[0]}" height="{size[1]}" viewBox="{view}">')
-    parts += [_band(line, xs, ys) for line in drawn if line.spread is not None]
+    parts += [(_bars if line.has_dots else _band)(line, xs, ys) for line in drawn if line.spread is not None]
     parts += [_line(line, xs, ys) for line in drawn]
     parts.append("</svg>")
     parts.append(f'<line class="cursor" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" x1="0" x2="0"/>')
     svg = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">' + "".join(parts) + "</svg>"
-    return _figure(
+    return figure(
         title, svg + '<div class="tooltip" hidden></div>' + _legend(drawn) + _pointer_data(drawn, xs, x_axis, y_axis)
     )
 
@@ -144,7 +180,7 @@ def line_chart(series: Sequence[Series], *, title: str, x_axis: Axis, y_axis: Ax
 def heat_map(content: HeatMap, *, title: str) -> str:
     """An HTML figure with a coloured cell for each value, equal neighbours drawn as one."""
     if not content.columns or not content.rows:
-        return _figure(title, '<p class="empty">Nothing recorded yet.</p>')
+        return figure(title, '<p class="empty">Nothing recorded yet.</p>')
     stride = max(1, math.ceil(len(content.columns) / MAX_COLUMNS))
     columns = content.columns[::stride]
     label_width = min(210, 16 + 6.4 * max(len(name) for name in content.rows))
@@ -157,7 +193,7 @@ def heat_map(content: HeatMap, *, title: str) -> str:
         if cell_height >= 10 or row % math.ceil(10 / cell_height) == 0:
             parts.append(
                 f'<text class="tick" x="{label_width - 6:.1f}" y="{top + cell_height / 2 + 3.5:.1f}" '
-                f'text-anchor="end">{escape(_shortened(name))}</text>'
+                f'text-anchor="end">{escape(shortened(name))}</text>'
             )
         column = 0
         for level, cells in groupby(values[::stride], key=_heat_level):
@@ -176,12 +212,12 @@ def heat_map(content: HeatMap, *, title: str) -> str:
     parts.append(f'<text class="tick" x="{_WIDTH - 8}" y="{bottom + 18:.1f}" text-anchor="end">{end}</text>')
     svg = f'<svg viewBox="0 0 {_WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
     scale = '<div class="heat-scale"><span>0 %</span><i></i><span>100 %</span></div>'
-    return _figure(title, svg + scale)
+    return figure(title, svg + scale)
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class _Scale:
+class Scale:
     """Values from `low` to `high`, a tick every `step`, onto pixels from `start` to `end`."""
 
     low: float
@@ -192,9 +228,20 @@ class _Scale:
     is_logarithmic: bool = False
 
     @classmethod
-    def over(cls, values: Sequence[float], axis: Axis, start: float, end: float, *, padded: bool = False) -> _Scale:
+    def over(
+        cls,
+        values: Sequence[float],
+        axis: Axis,
+        start: float,
+        end: float,
+        *,
+        padded: bool = False,
+        margin: float = 0.0,
+    ) -> Scale:
         low = min(values) if axis.low is None else axis.low
         high = max(values) if axis.high is None else axis.high
+        if axis.percent and not axis.is_difference:  # a band may reach beyond what a fraction can be
+            low, high = max(low, 0.0), min(high, 1.0)
         if axis.is_logarithmic:
             margin = (high / low) ** 0.04 if high > low else 1.5
             return cls(low / margin, high * margin, 1.0, start, end, is_logarithmic=True)
@@ -204,8 +251,8 @@ class _Scale:
         if padded:  # whole ticks around the data
             low = math.floor(low / step + 1e-9) * step if axis.low is None else low
             high = math.ceil(high / step - 1e-9) * step if axis.high is None else high
-        if axis.percent:  # a band may reach beyond what a fraction can be
-            low, high = max(low, 0.0), min(high, 1.0)
+        low = low - margin * (high - low) if axis.low is None else low
+        high = high + margin * (high - low) if axis.high is None else high
         return cls(low, high, step, start, end)
 
     def __call__(self, value: float) -> float:
@@ -247,7 +294,7 @@ def _extremes(series: Sequence[Series], *, settled: bool) -> list[float]:
     return values
 
 
-def _grid(xs: _Scale, ys: _Scale, x_axis: Axis, y_axis: Axis) -> list[str]:
+def _grid(xs: Scale, ys: Scale, x_axis: Axis, y_axis: Axis) -> list[str]:
     bottom = _HEIGHT - _BOTTOM
     parts = []
     for value in ys.ticks():
@@ -261,12 +308,12 @@ def _grid(xs: _Scale, ys: _Scale, x_axis: Axis, y_axis: Axis) -> list[str]:
     parts.append(f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/>')
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     parts.append(
-        f'<text class="label" x="{middle}" y="{_HEIGHT - 8}" text-anchor="middle">{escape(x_axis.label)}</text>'
+        f'<text class="label" x="{middle}" y="{_HEIGHT - 8}" text-anchor="middle">{_typeset_svg(x_axis.label)}</text>'
     )
     return parts
 
 
-def _line(line: Series, xs: _Scale, ys: _Scale) -> str:
+def _line(line: Series, xs: Scale, ys: Scale) -> str:
     points = " ".join(f"{xs(x):.1f},{ys(y):.1f}" for x, y in zip(line.x, line.y, strict=True))
     classes = f"line series-{line.colour} {line.style.value}" + (" faint" if line.faint else "")
     if len(line.x) == 1:
@@ -279,14 +326,14 @@ def _line(line: Series, xs: _Scale, ys: _Scale) -> str:
     return drawn + (_dots(line, xs, ys) if line.has_dots or line.style is LineStyle.POINTS else "")
 
 
-def _dots(line: Series, xs: _Scale, ys: _Scale) -> str:
+def _dots(line: Series, xs: Scale, ys: Scale) -> str:
     circles = "".join(
         f'<circle cx="{xs(x):.1f}" cy="{ys(y):.1f}" r="3.5"/>' for x, y in zip(line.x, line.y, strict=True)
     )
     return f'<g class="dots series-{line.colour}" data-group="{escape(line.group)}">{circles}</g>'
 
 
-def _band(line: Series, xs: _Scale, ys: _Scale) -> str:
+def _band(line: Series, xs: Scale, ys: Scale) -> str:
     spread = line.spread or ()
     upper = [f"{xs(x):.1f},{ys(y + s):.1f}" for x, y, s in zip(line.x, line.y, spread, strict=True)]
     lower = [f"{xs(x):.1f},{ys(y - s):.1f}" for x, y, s in zip(line.x, line.y, spread, strict=True)]
@@ -294,11 +341,23 @@ def _band(line: Series, xs: _Scale, ys: _Scale) -> str:
     return f'<polygon class="band series-{line.colour}" data-group="{escape(line.group)}" points="{points}"/>'
 
 
+def _bars(line: Series, xs: Scale, ys: Scale) -> str:
+    """A bar from mean minus to mean plus deviation at each point."""
+    drawn = "".join(
+        f'<line x1="{xs(x):.1f}" x2="{xs(x):.1f}" y1="{ys(y - s):.1f}" y2="{ys(y + s):.1f}"/>'
+        for x, y, s in zip(line.x, line.y, line.spread or (), strict=True)
+    )
+    return f'<g class="bars series-{line.colour}" data-group="{escape(line.group)}">{drawn}</g>'
+
+
 def _legend(series: Sequence[Series]) -> str:
+    by_entry: dict[str, list[Series]] = {}
+    for line in series:
+        by_entry.setdefault(line.entry, []).append(line)
     entries = "".join(
-        f'<button type="button" aria-pressed="true" data-group="{escape(line.group)}">'
-        f'<svg viewBox="0 0 26 8" aria-hidden="true">{_legend_mark(line)}</svg>{escape(line.label)}</button>'
-        for line in series
+        f'<button type="button" aria-pressed="true" data-groups="{escape(json.dumps([line.group for line in lines]))}">'
+        f'<svg viewBox="0 0 26 8" aria-hidden="true">{_legend_mark(lines[0])}</svg><span>{typeset(entry)}</span></button>'
+        for entry, lines in by_entry.items()
     )
     return f'<div class="legend">{entries}</div>'
 
@@ -310,7 +369,7 @@ def _legend_mark(line: Series) -> str:
     return f'<line class="line series-{line.colour} {line.style.value}{faint}" x1="1" x2="25" y1="4" y2="4"/>'
 
 
-def _pointer_data(series: Sequence[Series], xs: _Scale, x_axis: Axis, y_axis: Axis) -> str:
+def _pointer_data(series: Sequence[Series], xs: Scale, x_axis: Axis, y_axis: Axis) -> str:
     content = {
         "scale": [xs.low, xs.high, xs.start, xs.end, _WIDTH],
         "log": xs.is_logarithmic,
@@ -335,8 +394,18 @@ def _pointer_data(series: Sequence[Series], xs: _Scale, x_axis: Axis, y_axis: Ax
     return f'<script type="application/json" class="chart-data">{text}</script>'
 
 
-def _figure(title: str, body: str) -> str:
-    return f'<figure class="chart"><figcaption>{escape(title)}</figcaption>{body}</figure>'
+def figure(title: str, body: str) -> str:
+    """An HTML figure: a caption of plain text above HTML."""
+    return f'<figure class="chart"><figcaption>{typeset(title)}</figcaption>{body}</figure>'
+
+
+def _typeset_svg(text: str) -> str:
+    return re.sub(r"\bR_([sr])\b", r'R<tspan dy="3" font-size="9">\1</tspan>', escape(text))
+
+
+def typeset(text: str) -> str:
+    """HTML of plain text, the rates with their subscripts."""
+    return re.sub(r"\bR_([sr])\b", r"R<sub>\1</sub>", escape(text))
 
 
 def _rounded(value: float) -> float:
@@ -347,5 +416,6 @@ def _heat_level(value: float) -> int:
     return min(HEAT_LEVELS - 1, max(0, int(value * HEAT_LEVELS))) if math.isfinite(value) else 0
 
 
-def _shortened(name: str, length: int = 30) -> str:
+def shortened(name: str, length: int = 30) -> str:
+    """The end of a long name, which tells more than its beginning."""
     return name if len(name) <= length else "…" + name[-(length - 1) :]

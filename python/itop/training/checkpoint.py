@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, TypeAlias, final
 
 import torch
+from torch import Tensor
 
+from itop.saved_codes import read_mask
 from itop.training.files import write_atomically
 
 __all__ = ["CHECKPOINT_VERSION", "Checkpoint", "CheckpointError", "LayerSummary", "load_checkpoint", "save_checkpoint"]
@@ -90,6 +92,20 @@ class Checkpoint:
     position: Mapping[str, int]
     layers: Sequence[LayerSummary]
     states: Mapping[str, Any]
+
+    def masks(self) -> dict[str, Tensor]:
+        """Where weights are active, bool by layer name, in the model's order.
+
+        Raises:
+            CheckpointError: If the topology in it is missing or damaged.
+        """
+        try:
+            saved = self.states["engine"]["layers"]
+            return {layer.name: read_mask(layer.name, layer.shape, saved[layer.name]) for layer in self.layers}
+        except (KeyError, TypeError):
+            raise CheckpointError("the checkpoint holds no topology of all its layers") from None
+        except ValueError as error:
+            raise CheckpointError(str(error)) from None
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

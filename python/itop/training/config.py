@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias, final
@@ -21,7 +21,16 @@ from itop.training.learning_rates import Constant, Cosine, LearningRateSchedule,
 from itop.training.names import require_known, unknown_name
 from itop.training.optimizers import OPTIMIZERS
 
-__all__ = ["ALLOCATIONS", "AMP_MODES", "EXECUTION_NAMES", "FIELDS", "LR_SCHEDULES", "JsonValue", "RunConfig"]
+__all__ = [
+    "ALLOCATIONS",
+    "AMP_MODES",
+    "EXECUTION_NAMES",
+    "FIELDS",
+    "LR_SCHEDULES",
+    "JsonValue",
+    "RunConfig",
+    "shared_fields",
+]
 
 JsonValue: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
 
@@ -332,3 +341,16 @@ def _plain(value: Any) -> JsonValue:
     if isinstance(value, (list, tuple)):
         return [_plain(entry) for entry in value]
     return value  # type: ignore[no-any-return]
+
+
+def shared_fields(configs: Sequence[RunConfig]) -> dict[str, Any]:
+    """The fields of several configurations as one, with a list where they differ."""
+    described = [config.to_dict() for config in configs]
+    shared: dict[str, Any] = {}
+    for name, value in described[0].items():
+        values: list[Any] = []
+        for other in described:
+            if other[name] not in values:
+                values.append(other[name])
+        shared[name] = value if len(values) == 1 else values
+    return shared

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import os
 import platform
+import shlex
 import sys
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
-__all__ = ["describe_environment"]
+__all__ = ["describe_environment", "total_memory"]
 
 
 def describe_environment(device: torch.device) -> dict[str, str | int]:
@@ -18,12 +21,21 @@ def describe_environment(device: torch.device) -> dict[str, str | int]:
     return {
         "itop": _version("itop"),
         "torch": str(torch.__version__),
+        "numpy": _version("numpy"),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "device": f"{device} ({name})",
         "threads": torch.get_num_threads(),
-        "command": " ".join(["itop", *sys.argv[1:]]),
+        "command": shlex.join(["itop", *sys.argv[1:]]),
     }
+
+
+def total_memory() -> float:
+    """Bytes of main memory; infinite where the system does not tell."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return math.inf
 
 
 def _processor() -> str:

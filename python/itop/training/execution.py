@@ -33,8 +33,9 @@ def resolve_device(name: str) -> torch.device:
         if device.index is None:
             return torch.device("cuda", torch.cuda.current_device())
         if device.index >= torch.cuda.device_count():
+            count = torch.cuda.device_count()
             raise ValueError(
-                f"device {name!r} was asked for, but there are only {torch.cuda.device_count()} CUDA devices"
+                f"device {name!r} was asked for, but this machine has {count} CUDA device{'' if count == 1 else 's'}"
             )
     elif device.type != "cpu":
         raise ValueError(f"device must be the CPU or a CUDA device, got {name!r}")

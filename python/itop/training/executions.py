@@ -19,6 +19,7 @@ from itop.methods import Method
 from itop.models import build_model
 from itop.nn import SparseLinear, SparsePattern, TieKeys, sparsify
 from itop.training.config import RunConfig
+from itop.training.environment import total_memory
 
 __all__ = ["EXECUTIONS", "LARGEST_DENSE", "ModelBuilder"]
 
@@ -29,8 +30,25 @@ LARGEST_DENSE = 1 << 28
 """Weights up to which a truly sparse model begins as the dense one, so that both executions start from the same weights."""
 
 
+def build_outline(config: RunConfig, data: DataSet) -> nn.Module:
+    """The network without memory for its weights."""
+    with torch.device("meta"):
+        return build_model(config.model, num_classes=data.num_classes, input_shape=data.input_shape)
+
+
 def build_masked(config: RunConfig, method: Method, data: DataSet) -> nn.Module:
-    """The dense network; the engine masks it."""
+    """The dense network; the engine masks it.
+
+    Raises:
+        ValueError: If its weights alone take more memory than the machine has.
+    """
+    outline = build_outline(config, data)
+    num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in outline.parameters())
+    if num_bytes > total_memory():
+        raise ValueError(
+            f"the dense form of {config.model} takes {num_bytes / 1e9:,.0f} GB, more than this machine has; "
+            "execution 'sparse' does without it"
+        )
     return build_model(config.model, num_classes=data.num_classes, input_shape=data.input_shape)
 
 
@@ -49,8 +67,7 @@ def build_truly_sparse(config: RunConfig, method: Method, data: DataSet) -> nn.M
             f"method {config.method!r} looks at inactive weights, which the truly sparse execution does not hold; take "
             "execution 'masked'"
         )
-    with torch.device("meta"):
-        outline = build_masked(config, method, data)
+    outline = build_outline(config, data)
     layers = find_layers(outline, config.include, config.exclude)
     if sum(layer.numel for layer in layers) > LARGEST_DENSE:
         return _from_outline(outline, layers, config, method)

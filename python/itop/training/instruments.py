@@ -19,7 +19,7 @@ from itop.analysis.history import TopologyHistory
 from itop.analysis.layer import masks_of
 from itop.analysis.packed_mask import PackedMask
 from itop.analysis.survival import SurvivalCurve
-from itop.analysis.topology_distance import topology_distance
+from itop.analysis.topology_distance import sources_by_shape, topology_distance
 from itop.methods import DropAndGrow, Method
 from itop.training.files import write_atomically, write_json
 from itop.training.meter import Batch
@@ -151,15 +151,13 @@ class Instruments:
     # --- what is written --------------------------------------------------------------------------------------------
 
     def _distances(self) -> dict[str, list[float]] | None:
-        """NNSTD of each kept topology from the first; None where layers do not simply read one another."""
+        """NNSTD of each kept topology from the first; None where layers are neither linear nor convolutions of images."""
         steps = sorted(self._snapshots)
         masks = [{name: mask.unpack() for name, mask in self._snapshots[step].items()} for step in steps]
         if len(masks) < 2 or any(mask.dim() not in (2, 4) for mask in masks[0].values()):
             return None
-        try:
-            distances = [topology_distance(masks[0], other).distance for other in masks]
-        except ValueError:  # not a chain of layers: the inputs of each keep their order
-            distances = [topology_distance(masks[0], other, {}).distance for other in masks]
+        sources = sources_by_shape(masks[0])
+        distances = [topology_distance(masks[0], other, sources).distance for other in masks]
         return {"steps": [float(step) for step in steps], "from_start": distances}
 
     def _input_strength(self, input_shape: tuple[int, ...]) -> dict[str, Any] | None:

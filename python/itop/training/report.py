@@ -18,19 +18,20 @@ from itop.training.analysis_charts import (
     ensembles_section,
     pictures_section,
 )
-from itop.training.charts import Axis, HeatMap, LineStyle, Series, heat_map, line_chart
+from itop.training.charts import THEORY_COLOUR, Axis, HeatMap, LineStyle, Series, heat_map, line_chart
+from itop.training.config import shared_fields
 from itop.training.experiment import Experiment
 from itop.training.files import write_text
 from itop.training.page import environment_list, fill, page, selection
 from itop.training.records import EpochRecord, UpdateRecord
 from itop.training.run_folder import RunFolder
 from itop.training.run_view import RunView, read_run
-from itop.training.summary import summarise_method
+from itop.training.summary import spread_of, summarise_method
 from itop.training.theory import expected_exploration_of
 
 __all__ = ["write_report"]
 
-_NUM_COLOURS = 8
+_METHOD_COLOURS = (0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11)
 
 
 @final
@@ -73,7 +74,8 @@ def _read(experiment: Experiment, root: Path) -> list[_MethodRuns]:
         if run is not None:
             by_method[config.method].append(run)
     return [
-        _MethodRuns(name, index % _NUM_COLOURS, tuple(runs)) for index, (name, runs) in enumerate(by_method.items())
+        _MethodRuns(name, _METHOD_COLOURS[index % len(_METHOD_COLOURS)], tuple(runs))
+        for index, (name, runs) in enumerate(by_method.items())
     ]
 
 
@@ -100,7 +102,7 @@ def _page(experiment: Experiment, methods: Sequence[_MethodRuns]) -> str:
         "instruments": _instruments(subjects),
         "pictures": pictures_section(subjects, [subject for subject in subjects if _is_sparse(subject.run)]),
         "ensembles": ensembles_section([row for method in methods for row in ensembles_of(method.name, method.runs)]),
-        "configuration": escape(json.dumps(_shared_fields(experiment), indent=2)),
+        "configuration": escape(json.dumps(shared_fields(experiment.runs), indent=2)),
         "command": escape(str(environment.get("command", ""))),
         "environment": environment_list(environment),
     }
@@ -246,7 +248,7 @@ def _exploration_chart(method: _MethodRuns) -> str:
     expected = None if run is None else expected_exploration_of(run.updates)
     theory = []
     if expected is not None:
-        grey = _NUM_COLOURS
+        grey = THEORY_COLOUR
         group = f"{method.name} theory"
         dashed, dotted = LineStyle.DASHED, LineStyle.DOTTED
         steps, random, bound = expected.steps, expected.random_growth, expected.bound
@@ -332,19 +334,6 @@ def _mean_line(method: _MethodRuns, label: str, points: Iterable[tuple[int, floa
     return Series(label, f"{method.name} {label}", method.colour, xs, means, band, style, faint)
 
 
-def _shared_fields(experiment: Experiment) -> dict[str, Any]:
-    """The configuration, with a list where runs differ."""
-    described = [run.to_dict() for run in experiment.runs]
-    shared: dict[str, Any] = {}
-    for name, value in described[0].items():
-        values: list[Any] = []
-        for other in described:
-            if other[name] not in values:
-                values.append(other[name])
-        shared[name] = value if len(values) == 1 else values
-    return shared
-
-
 def _all_epochs(methods: Sequence[_MethodRuns]) -> Iterable[EpochRecord]:
     return (epoch for method in methods for run in method.runs for epoch in run.epochs)
 
@@ -358,10 +347,7 @@ def _percent(value: float) -> str:
 
 
 def _spread(value: Mapping[str, Any] | None) -> str:
-    if value is None:
-        return "–"
-    deviation = f" ± {value['std'] * 100:.2f}" if len(value["values"]) > 1 else ""
-    return f"{value['mean'] * 100:.2f}{deviation} %"
+    return "–" if value is None else spread_of(value).in_percent()
 
 
 def _ratio(value: float | None) -> str:

@@ -9,7 +9,7 @@ from typing import final
 from itop.training.config import RunConfig
 from itop.training.files import write_json
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "checkpoint_at"]
 
 
 @final
@@ -83,3 +83,8 @@ class RunFolder:
                 raise ValueError(
                     f"{self.path} holds another run: its {name} is {found[name]!r}, the one asked for is {wanted!r}"
                 )
+
+
+def checkpoint_at(path: Path) -> Path:
+    """A checkpoint as people name it: the file, or a run folder for its last one."""
+    return RunFolder(path).last_checkpoint if path.is_dir() else path

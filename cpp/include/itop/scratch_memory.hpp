@@ -6,20 +6,21 @@
 #include <type_traits>
 #include <utility>
 
-namespace itop::cpu {
+namespace itop {
 
 /// A block of memory for a while, given back when it goes.
 ///
-/// The first touch of fresh pages costs several times what is then done with them, so the process keeps a few megabytes
-/// of blocks from one update to the next: at most `kMaxKeptBytes`, however large the model is.
+/// The first touch of fresh pages costs several times what is then done with them, so the process keeps blocks from one
+/// update, one product to the next: at most `kMaxKeptBytes`, however large the model is.
 class ScratchMemory {
  public:
-  static constexpr std::size_t kMaxKeptBytes = std::size_t{32} << 20;
+  static constexpr std::size_t kMaxKeptBytes = std::size_t{256} << 20;
 
   ScratchMemory() = default;
-  /// At least `num_bytes`, aligned to cache lines; large blocks are of huge pages where the kernel has some.
+  /// At least `num_bytes`, aligned to pages; large blocks are of huge pages where the kernel has some.
+  /// @param max_excess a kept block of up to so many times the size will do; 1 for memory that is held for long
   /// @throws std::bad_alloc
-  explicit ScratchMemory(std::size_t num_bytes);
+  explicit ScratchMemory(std::size_t num_bytes, std::size_t max_excess = 2);
   ~ScratchMemory();
   ScratchMemory(ScratchMemory&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), num_bytes_(other.num_bytes_), is_zero_(other.is_zero_) {}
@@ -35,6 +36,9 @@ class ScratchMemory {
   /// Whether it came from the kernel, which hands out zeros; otherwise it holds what its last user left.
   bool is_zero() const noexcept { return is_zero_; }
 
+  /// Gives every block that nobody holds back to the system.
+  static void release_kept();
+
  private:
   void* data_ = nullptr;
   std::size_t num_bytes_ = 0;
@@ -47,6 +51,21 @@ class ScratchArray {
   static_assert(std::is_trivially_copyable_v<Value>);
 
  public:
+  ScratchArray() = default;
+  /// So many elements in memory that fits closely: for results that are held for long.
+  explicit ScratchArray(std::size_t count)
+      : memory_(count * sizeof(Value), 1), size_(count), capacity_(memory_.num_bytes() / sizeof(Value)) {}
+  ScratchArray(ScratchArray&& other) noexcept
+      : memory_(std::move(other.memory_)),
+        size_(std::exchange(other.size_, 0)),
+        capacity_(std::exchange(other.capacity_, 0)) {}
+  ScratchArray& operator=(ScratchArray&& other) noexcept {
+    memory_ = std::move(other.memory_);
+    std::swap(size_, other.size_);
+    std::swap(capacity_, other.capacity_);
+    return *this;
+  }
+
   void reserve(std::size_t count) {
     if (count <= capacity_) return;
     ScratchMemory larger(count * sizeof(Value));
@@ -73,6 +92,8 @@ class ScratchArray {
   const Value* end() const noexcept { return data() + size_; }
   Value& operator[](std::size_t i) noexcept { return data()[i]; }
   const Value& operator[](std::size_t i) const noexcept { return data()[i]; }
+  const Value& front() const noexcept { return data()[0]; }
+  const Value& back() const noexcept { return data()[size_ - 1]; }
 
  private:
   ScratchMemory memory_;
@@ -80,4 +101,4 @@ class ScratchArray {
   std::size_t capacity_ = 0;
 };
 
-}  // namespace itop::cpu
+}  // namespace itop

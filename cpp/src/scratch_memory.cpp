@@ -1,4 +1,4 @@
-#include "cpu/scratch_memory.hpp"
+#include "itop/scratch_memory.hpp"
 
 #include <sys/mman.h>
 
@@ -7,11 +7,12 @@
 #include <mutex>
 #include <new>
 
-namespace itop::cpu {
+namespace itop {
 namespace {
 
 constexpr std::size_t kPage = 4096;
 constexpr std::size_t kHugePage = std::size_t{1} << 21;
+constexpr std::size_t kMaxKeptBlocks = 4096;  // each may be a mapping of its own, of which a process has few
 
 struct KeptBlocks {
   std::mutex mutex;
@@ -48,14 +49,16 @@ void* map_pages(std::size_t num_bytes) {
 
 }  // namespace
 
-ScratchMemory::ScratchMemory(std::size_t num_bytes) {
+ScratchMemory::ScratchMemory(std::size_t num_bytes, std::size_t max_excess) {
   if (num_bytes == 0) return;
-  num_bytes = (num_bytes + kPage - 1) / kPage * kPage;
+  // Sizes of large blocks are coarse, so that one that differs little is taken up again.
+  const std::size_t granule = num_bytes >= (kHugePage / 2) ? 16 * kPage : kPage;
+  num_bytes = (num_bytes + granule - 1) / granule * granule;
   {
     KeptBlocks& kept = kept_blocks();
     const std::lock_guard lock(kept.mutex);
     const auto fitting = kept.by_size.lower_bound(num_bytes);
-    if (fitting != kept.by_size.end() && fitting->first <= 2 * num_bytes) {
+    if (fitting != kept.by_size.end() && fitting->first <= max_excess * num_bytes) {
       data_ = fitting->second;
       num_bytes_ = fitting->first;
       kept.num_bytes -= num_bytes_;
@@ -73,7 +76,7 @@ ScratchMemory::~ScratchMemory() {
   {
     KeptBlocks& kept = kept_blocks();
     const std::lock_guard lock(kept.mutex);
-    if (kept.num_bytes + num_bytes_ <= kMaxKeptBytes) {
+    if (kept.num_bytes + num_bytes_ <= kMaxKeptBytes && kept.by_size.size() < kMaxKeptBlocks) {
       kept.by_size.emplace(num_bytes_, data_);
       kept.num_bytes += num_bytes_;
       return;
@@ -82,4 +85,12 @@ ScratchMemory::~ScratchMemory() {
   munmap(data_, num_bytes_);
 }
 
-}  // namespace itop::cpu
+void ScratchMemory::release_kept() {
+  KeptBlocks& kept = kept_blocks();
+  const std::lock_guard lock(kept.mutex);
+  for (const auto& [num_bytes, data] : kept.by_size) munmap(data, num_bytes);
+  kept.by_size.clear();
+  kept.num_bytes = 0;
+}
+
+}  // namespace itop

@@ -1,0 +1,1 @@
+"""Runs from their configuration to their report: the loop, recipes, checkpoints, instruments, experiments."""
