@@ -139,7 +139,7 @@ def sparse_conv2d(x: Tensor, values: Tensor, bias: Tensor | None, handle: Tensor
 
 @sparse_conv2d.register_kernel("cuda")
 def _(x: Tensor, values: Tensor, bias: Tensor | None, handle: Tensor, geometry: Sequence[int]) -> Tensor:
-    raise NotImplementedError("truly sparse convolutions run on the CPU only; on a GPU use masked execution for them")
+    raise ValueError("truly sparse convolutions run on the CPU only; on a GPU use masked execution for them")
 
 
 @sparse_conv2d.register_fake
