@@ -31,6 +31,6 @@ def test_every_preset_is_described() -> None:
 
 
 def test_defaults_that_could_not_be_checked_are_marked() -> None:
-    assert PRESETS["dsr"].unchecked == {"fraction", "threshold", "doubles_at"}
+    assert PRESETS["dsr"].unchecked == {"fraction", "threshold", "doubles_at", "allocation"}
     assert "drop_fraction" not in PRESETS["rigl"].unchecked
     assert "gate_speed" in PRESETS["l0"].unchecked

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import ctypes
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from itop import SparseEngine, _core
+from itop import _core
 from itop.nn import SparseConv2d, SparseLinear, device_kernels
 from itop.nn.pattern import SparsePattern, TieKeys
+from itop.sparse_topology import make_topology
 
 _TYPES = {
     _core.ValueType.FLOAT32: torch.float32,
@@ -193,11 +196,11 @@ def test_convolutions_are_refused_on_a_gpu() -> None:
 
 
 def test_topology_updates_away_from_the_cpu_are_refused_by_name() -> None:
-    model = torch.nn.Sequential(SparseLinear(8, 6, sparsity=0.5, seed=1)).to("meta")
+    layer = SparseLinear(8, 6, sparsity=0.5, seed=1).to("meta")
+    layers: Any = [SimpleNamespace(module=layer, is_compressed=True, name="0")]
+    state: Any = SimpleNamespace(optimizer=None)
     with pytest.raises(ValueError, match="layer '0' is on meta"):
-        SparseEngine(model, torch.optim.SGD(model.parameters(), 0.1), method="set", sparsity=0.5, total_steps=10)
-    layer = model[0]
-    assert isinstance(layer, SparseLinear)
+        make_topology(layers, state, 0)
     with pytest.raises(ValueError, match="the scores are on meta"):
         layer.keep_all_but_smallest(1, TieKeys(0, 0, 0, 0))
 
