@@ -191,7 +191,7 @@ def test_a_layer_on_a_gpu_computes_what_it_computes_on_the_cpu(dtype: torch.dtyp
 @pytest.mark.gpu
 def test_convolutions_are_refused_on_a_gpu() -> None:
     layer = SparseConv2d(4, 8, 3, sparsity=0.5, seed=1).to("cuda")
-    with pytest.raises(NotImplementedError, match="run on the CPU only"):
+    with pytest.raises(ValueError, match="run on the CPU only"):
         layer(torch.randn(1, 4, 8, 8, device="cuda"))
 
 
