@@ -39,7 +39,7 @@ LayerCounts commit_reference(LayerState& layer, const Change& change) {
     const bool grown = change.grown[i];
     const bool kept = layer.active[i] && !dropped;
     const bool keeps_value = kept || (change.options.regrown_keeps_value && dropped && grown);
-    const bool may_hold_values = dropped || grown || change.options.zero_all_inactive;
+    const bool may_hold_values = dropped || change.options.zero_all_inactive;
     for (auto& tensor : layer.tensors) {
       if (may_hold_values && !keeps_value) tensor[i] = 0.0;
     }

@@ -273,26 +273,6 @@ def test_writes_that_leave_no_trace_are_swept_up_in_large_models_after_some_step
         assert not layer.parameter.detach()[~engine.mask(layer.name)].any()
 
 
-@pytest.mark.parametrize("method", ["rigl", "rigl-itop"])
-def test_a_weight_grown_where_somebody_wrote_unseen_starts_at_zero_all_the_same(method: str) -> None:
-    model = nn.Sequential(*[nn.Linear(600, 600, bias=False) for _ in range(3)])  # too large to be swept at each step
-    optimizer = torch.optim.SGD(model.parameters(), 0.0, momentum=0.9)
-    engine = SparseEngine(model, optimizer, METHODS[method](update_every=4), sparsity=0.9, total_steps=100)
-    for step in range(1, 5):
-        for parameter in model.parameters():
-            parameter.grad = torch.randn_like(parameter)
-        if step == 4:
-            before = masks(engine)
-            for layer in engine.topology.layers:
-                layer.parameter.data.fill_(1.0)
-        optimizer.step()
-    assert engine.num_updates == 1
-    for layer in engine.topology.layers:
-        grown = engine.mask(layer.name) & ~before[layer.name]
-        assert grown.any()
-        assert not layer.parameter.detach()[grown].any()
-
-
 @pytest.mark.parametrize("kind", [torch.optim.SGD, itop.optim.SGD])
 def test_in_place_writes_to_large_layers_are_gone_after_the_very_next_step(kind: Any) -> None:
     model = nn.Sequential(nn.Linear(600, 600, bias=False), nn.Linear(600, 600, bias=False))

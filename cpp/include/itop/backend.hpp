@@ -37,15 +37,15 @@ struct LayerCommit {
   Word* reliable = nullptr;
   const Word* dropped = nullptr;
   const Word* grown = nullptr;
-  /// The weights and every optimiser state of their shape: zero where a weight was dropped, and where one was grown,
-  /// whatever somebody wrote there unseen.
+  /// The weights and every optimiser state of their shape: zero where a weight was dropped. Elsewhere inactive weights
+  /// are zero already, so that grown ones start at zero.
   std::vector<TensorView> tensors;
 };
 
 /// How a topology change treats values.
 struct CommitOptions {
-  /// Zero every weight that was not kept, not only those that changed: needed where inactive weights may hold values,
-  /// as after an unmasked optimiser step.
+  /// Zero every weight that was not kept, not only the dropped ones: needed where inactive weights may hold values, as
+  /// after an unmasked optimiser step.
   bool zero_all_inactive = false;
   /// A weight dropped and grown in the same update keeps its value and state (RigL); otherwise it restarts at zero.
   bool regrown_keeps_value = false;

@@ -512,7 +512,7 @@ void commit_bits(const LayerCommit& layer, const CommitOptions& options, const W
     const Word active = kept | grown;
     const Word explored = layer.explored[word] | active;
     const Word reliable = layer.reliable[word] | (kept & reliable_if_kept);
-    const Word may_hold_values = dropped | grown | (all & valid_bits(word, range.numel));
+    const Word may_hold_values = dropped | (all & valid_bits(word, range.numel));
     zeros[word - range.begin_word] = may_hold_values & ~(kept | (regrown & values_of_regrown));
     layer.active[word] = active;
     layer.explored[word] = explored;

@@ -48,7 +48,7 @@ ITOP_HOST_DEVICE WordChange change_of(Word before, Word dropped, Word grown, Wor
   change.kept = before & ~dropped;
   change.after = change.kept | grown;
   const Word with_values = options.regrown_keeps_value ? change.kept | (dropped & grown) : change.kept;
-  change.zeros = (options.zero_all_inactive ? valid : dropped | grown) & ~with_values;
+  change.zeros = (options.zero_all_inactive ? valid : dropped) & ~with_values;
   return change;
 }
 
