@@ -75,34 +75,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one(order: str, method: str, opti
     assert its_engine.layers == engine.layers
 
 
-@pytest.mark.parametrize("optimizer_name", OPTIMIZERS)
-@pytest.mark.parametrize("before", ["model, optimiser", "optimiser, model", "model", "optimiser"])
-def test_an_engine_made_after_the_others_were_loaded_continues_too(before: str, optimizer_name: str) -> None:
-    model, optimizer, engine = set_up("rigl-itop", optimizer_name)
-    train(model, optimizer, batches((4, 6, 6), 5), 7)
-    saved = through_a_file(
-        {"model": model.state_dict(), "optimiser": optimizer.state_dict(), "engine": engine.state_dict()}
-    )
-
-    resumed = small_convnet()
-    its_optimizer = OPTIMIZERS[optimizer_name](resumed.parameters())
-    parts = {"model": resumed, "optimiser": its_optimizer}
-    for part in before.split(", "):
-        parts[part].load_state_dict(saved[part])  # type: ignore[attr-defined]
-    its_engine = SparseEngine(
-        resumed, its_optimizer, METHODS["rigl-itop"](update_every=3), sparsity=0.7, total_steps=20, seed=5
-    )
-    its_engine.load_state_dict(saved["engine"])
-    for part in set(parts) - set(before.split(", ")):
-        parts[part].load_state_dict(saved[part])  # type: ignore[attr-defined]
-    assert_same(dict(model.state_dict()), dict(resumed.state_dict()))
-    assert_same(optimizer.state_dict()["state"], its_optimizer.state_dict()["state"])
-    for one, other in ((model, optimizer), (resumed, its_optimizer)):
-        train(one, other, batches((4, 6, 6), 5, seed=3), 9)
-    assert_same(dict(model.state_dict()), dict(resumed.state_dict()))
-    assert_same(engine.state_dict(), its_engine.state_dict())
-
-
 def test_what_fresh_masks_displaced_is_not_put_back_over_weights_that_were_written_or_trained() -> None:
     model, optimizer, engine = set_up("rigl-itop", "nesterov")
     train(model, optimizer, batches((4, 6, 6), 5), 7)
