@@ -163,7 +163,7 @@ class SparseTopology(Topology):
         self._explored = {i: CompressedPositions(module.pattern.shape) for i, module in self._modules.items()}
         self._reliable = {i: CompressedPositions(module.pattern.shape) for i, module in self._modules.items()}
         self._known: dict[int, SparsePattern] = {}
-        self._first: dict[int, tuple[SparsePattern, dict[str, Tensor]]] = {}
+        self._first: dict[int, tuple[SparsePattern, int, dict[str, Tensor]]] = {}
         self._follow_patterns()
 
     def _make_store(self, seed: int) -> _core.MaskStore:
@@ -404,7 +404,9 @@ class SparseTopology(Topology):
             self._explored[i], self._reliable[i] = CompressedPositions(shape), CompressedPositions(shape)
         self._known.clear()
         self._follow_patterns()
-        self._first = {i: (module.pattern, self._state_of(module)) for i, module in self._modules.items()}
+        self._first = {
+            i: (module.pattern, module.values._version, self._state_of(module)) for i, module in self._modules.items()
+        }
         super().initialise(active)
 
     def keep_patterns(self) -> Callable[[], None]:
@@ -414,9 +416,9 @@ class SparseTopology(Topology):
         }
 
         def put_back() -> None:
-            for i, (pattern, moved) in self._first.items():
+            for i, (pattern, version, moved) in self._first.items():
                 module, (positions, values, state) = self._modules[i], kept[i]
-                if module.pattern is pattern:  # nobody has loaded another since
+                if module.pattern is pattern and module.values._version == version:  # nobody has loaded others since
                     self._become(module, positions, moves_state=False)
                     with torch.no_grad():
                         module.values.copy_(values)
