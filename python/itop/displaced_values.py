@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, final
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ class DisplacedValues:
     """
 
     def __init__(self, topology: Topology) -> None:
-        self._kept: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._versions: list[int] = []
+        self._topology = topology
+        self._kept: list[tuple[int, Tensor, Tensor, Tensor]] = []
         self._put_patterns_back = topology.keep_patterns()
         for i, layer in enumerate(topology.layers):
             if layer.is_compressed:
@@ -39,16 +40,19 @@ class DisplacedValues:
                 is_nonzero = tensor != 0
                 values = tensor[is_nonzero]
                 if values.numel() < (1.0 - _FEWEST_ZEROS) * tensor.numel():
-                    self._kept.append((tensor, is_nonzero, values))
-
-    def masks_are_set(self) -> None:
-        """From here on, whoever writes to a tensor replaces what is kept of it."""
-        self._versions = [tensor._version for tensor, _, _ in self._kept]
+                    self._kept.append((i, tensor, is_nonzero, values))
 
     def put_back(self) -> None:
-        """Writes the values where nobody has written since; the masks that are loaded next decide which of them stay."""
-        for (tensor, is_nonzero, values), version in zip(self._kept, self._versions, strict=True):
-            if tensor._version == version:
-                tensor[is_nonzero] = values
-        self._kept, self._versions = [], []
+        """Writes the values where nobody has written since; the masks that are loaded next decide which of them stay.
+
+        Whether somebody has shows in the tensor itself, which the first masks left in a known state: not every way of
+        loading a checkpoint shows in a tensor's version.
+        """
+        for i, tensor, is_nonzero, values in self._kept:
+            before = torch.zeros_like(tensor)
+            before[is_nonzero] = values
+            left = before.masked_fill(~self._topology.active.to_tensor(i), 0)
+            if torch.equal(tensor, left):
+                tensor.copy_(before)
+        self._kept = []
         self._put_patterns_back()

@@ -115,7 +115,6 @@ class SparseEngine:
         self.method.check(self._context)
         self._displaced: DisplacedValues | None = DisplacedValues(self.topology)
         self.method.initialise(self._context)
-        self._displaced.masks_are_set()
         self._young = YoungWeights(grown_state, self.topology) if grown_state.horizon > 0 else None
         if self._young is not None:
             self.topology.on_grown = self._young.add
