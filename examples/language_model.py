@@ -112,7 +112,7 @@ def main() -> None:
     if rank == 0:
         print(f"sparsity {engine.sparsity:.3f} after {engine.num_updates} updates")
     if dist.is_initialized():
-        dist.barrier()  # a rank that leaves first would break the others' connections
+        dist.barrier()  # gloo's threads let go of their tensors before the interpreter ends
         dist.destroy_process_group()
 
 

@@ -25,6 +25,7 @@ from itop.distributed import checkpoint
 from itop.distributed.checkpoint import ModelAndOptimizer, latest, load, save
 from itop.methods import RigL
 from rank_models import LAYOUTS, make_model, masks, samples_of
+from rank_pool import leave_group
 
 NUM_STEPS = 16
 SAVED_EVERY = 3
@@ -110,7 +111,7 @@ def main() -> None:
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
     is_first_try = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
     train(folder, layout, moment if is_first_try and dist.get_rank() == rank else None)
-    dist.destroy_process_group()
+    leave_group()
 
 
 if __name__ == "__main__":

@@ -121,6 +121,16 @@ class RankPool:
 def _run(rank: int, world: int, port: int, function: Callable[..., Any], args: Sequence[Any]) -> None:
     _join(rank, world, port)
     function(*args)
+    leave_group()
+
+
+def leave_group() -> None:
+    """The end of a process of a group.
+
+    The threads of gloo give back a collective's tensors after its caller went on, and need the interpreter for it: one
+    that ends meanwhile is aborted. Waiting for the other ranks leaves them the time.
+    """
+    dist.barrier()
     dist.destroy_process_group()
 
 
