@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
@@ -33,8 +33,8 @@ class EarlyBird(Method):
         check_every: Steps between masks. None: an epoch, once the training loop is known.
         tolerance: Mask distance below which the ticket is drawn.
         window: Masks that must agree.
-        latest: Fraction of the run at which the ticket is drawn at last.
-        penalty: L1 on gamma while channels compete.
+        latest: Fraction of the run at which the ticket is drawn at last (?).
+        penalty: L1 on gamma while channels compete (?).
     """
 
     check_every: int | None = None
@@ -42,7 +42,6 @@ class EarlyBird(Method):
     window: int = 5
     latest: float = 0.5
     penalty: float = 1e-4
-    epoch: int = field(default=390, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.window < 2:
@@ -59,15 +58,15 @@ class EarlyBird(Method):
 
     @property
     def schedule(self) -> UpdateSchedule:
-        steps = self.epoch if self.check_every is None else self.check_every
-        return EitherOf((EveryEpoch(1.0, steps), AtFractions((self.latest,))))
+        checks = EveryEpoch() if self.check_every is None else EveryEpoch(1.0, self.check_every)
+        return EitherOf((checks, AtFractions((self.latest,))))
 
     @property
     def acts_before_step(self) -> bool:
         return True
 
     def for_loop(self, steps_per_epoch: int) -> Method:
-        return replace(self, epoch=steps_per_epoch)
+        return replace(self, check_every=steps_per_epoch) if self.check_every is None else self
 
     def check(self, context: Context) -> None:
         if not any(norm is not None for norm in normalisations(context)):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from itop.allocation import AllocationLike
 from itop.criteria.grow import GradientGrowth, UnexploredFirst
+from itop.methods.composed import takes_density, takes_pattern
 from itop.methods.method import DropAndGrow, UpdateTiming
 from itop.schedules import CosineDropFraction, Every
 
 
+@takes_density
+@takes_pattern
 def RigL(
     update_every: int = 100,
     drop_fraction: float = 0.3,
@@ -35,6 +38,8 @@ def RigL(
     )
 
 
+@takes_density
+@takes_pattern
 def RigLITOP(
     update_every: int = 4000,
     drop_fraction: float = 0.5,
