@@ -25,14 +25,18 @@ MEASURED = (
     "set", "set-itop", "rigl-itop", "snfs", "dsr", "deep-r", "mest", "mest-soft", "dst-ee", "granet", "selfish-rnn",
     "nest", "edst", "srigl", "nm", "block", "gmp", "taylor", "obd", "omp", "imp", "group-lasso", "early-bird",
 )  # fmt: skip
-COMPOSED = {
+COMPOSED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "rigl, fan-in": ("rigl", {"pattern": "fan-in"}),
     "rigl, dense to sparse": ("rigl", {"initial_density": 1.0}),
 }
 """Of one method with a part of another: its name, the preset, its options."""
 CHOOSE_IN_A_STEP = ("top-kast", "swat", "surgery")
 """Hidden weights: their sets are chosen in the optimiser's step, not in an update."""
-OPTIONS = {"nest": {"neurons": 0}, "mest-soft": {"update_every": 1}, "top-kast": {"update_every": 1}}
+OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "nest": {"neurons": 0},
+    "mest-soft": {"update_every": 1},
+    "top-kast": {"update_every": 1},
+}
 """So that each update is one: ResNet-50 has no hidden neurons to wake."""
 
 
@@ -40,8 +44,10 @@ def measure() -> Iterator[Row]:
     """The rows of the suite."""
     model = build_model("resnet50", num_classes=1000, input_shape=(3, 224, 224))
     baseline = _median_update(model, BASELINE, {})
-    cases = {name: (name, OPTIONS.get(name, {})) for name in (*MEASURED, *CHOOSE_IN_A_STEP)} | COMPOSED
-    for label, (name, options) in cases.items():
+    cases: dict[str, tuple[str, Mapping[str, Any]]] = {
+        name: (name, OPTIONS.get(name, {})) for name in (*MEASURED, *CHOOSE_IN_A_STEP)
+    }
+    for label, (name, options) in {**cases, **COMPOSED}.items():
         seconds = _median_update(model, name, options)
         yield Row(
             f"{label} {'sets' if name in CHOOSE_IN_A_STEP else 'update'}",
