@@ -185,13 +185,14 @@ void fill_free_block(const PositionList& taken, std::int64_t first_row, std::int
 
 template <class Scalar>
 void StreamedGrowth::offer_product_of(std::span<const ProductFactor> factors, ThreadPool& pool) {
-  constexpr std::int64_t kScoresAtOnce = std::int64_t{2} << 20;  // bounds the candidates where all scores are equal
+  constexpr std::int64_t kScoresAtOnce = std::int64_t{4} << 20;  // bounds the candidates where all scores are equal
   const ProductScores<Scalar> scores(factors, taken_.num_rows, taken_.num_columns, pool);
   const std::int64_t rows_at_once =
       std::max<std::int64_t>(1, kScoresAtOnce / std::max<std::int64_t>(1, taken_.num_columns) / kBlockRows) *
       kBlockRows;
   has_limit_ = true;
   limit_ = sampled_limit(scores, taken_, k_, pool);
+  candidates_.reserve(static_cast<std::size_t>(k_ + k_ / 2));
   for (;;) {
     const bool is_sampled = limit_ != std::numeric_limits<std::int64_t>::max();
     for (std::int64_t row = 0; row < taken_.num_rows; row += rows_at_once) {
