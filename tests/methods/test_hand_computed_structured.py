@@ -56,6 +56,19 @@ def test_swat_computes_the_weights_gradient_from_the_largest_activations_of_each
     assert weight.grad.tolist() == [[0.0, -2.0, 2.0, 4.0]]
 
 
+@pins("swat")
+def test_swat_gives_layers_by_momentum_where_it_redistributes() -> None:
+    method = preset("swat", redistributes=True, redistribute_every=1, activation_density=1.0)
+    run = ByHand(method, [[4.0, 3.0, 2.0, 1.0]], [[4.0], [3.0], [2.0], [1.0]], allocation="uniform")
+    assert run.active(0) == [[1, 1, 0, 0]]
+    run.step([[1.0, 1.0, 9.0, 9.0]], [[9.0], [9.0], [0.0], [0.0]])
+    # P = 0.488: each layer gives one of its two. The averages of the active weights' gradients are 0.1 and 0.9, shares of
+    # the two that were given 0.2 and 1.8: both go to the second layer. Magnitudes say which.
+    assert run.active(0) == [[1, 0, 0, 0]]
+    assert run.active(1) == [[1], [1], [1], [0]]
+    assert run.weights(1).flatten().tolist() == [4.0, 3.0, 2.0, 0.0]
+
+
 @pins("srigl")
 def test_srigl_ablates_a_unit_without_salient_weights_and_shares_its_connections() -> None:
     method = preset("srigl", update_every=1, drop_fraction=0.5, ablation=0.75)

@@ -81,7 +81,7 @@ class TopKAST(ChosenMasks):
             return None
         total = torch.zeros((), device=context.topology.device)
         for i, (layer, forward) in enumerate(zip(context.topology.layers, self.masks(context), strict=True)):
-            density = max(context.target_counts[i] / layer.numel, 1e-12)
+            density = max(context.target_counts[i], 1) / layer.numel
             backward = self.gradient_masks(context, i)
             assert backward is not None  # weights are hidden, so the sets exist
             squares = layer.parameter.square()
