@@ -93,7 +93,7 @@ def test_a_failed_cell_is_reported_and_does_not_stop_the_rest(tmp_path: Path) ->
     result = run_sweep(study, tmp_path / "study")
     results = read_results(tmp_path / "study")
     assert len(result.summaries) == 1
-    assert [failed.cell.axes for failed in results.failures] == [{"learning_rate": 1e30}]
+    assert [failed.axes for failed in results.failures] == [{"learning_rate": 1e30}]
     assert "loss" in str(results.failures[0].failure) or "NaN" in str(results.failures[0].failure)
 
 

@@ -9,12 +9,16 @@ from xml.etree import ElementTree
 
 import pytest
 
-from itop.training.charts import Axis, HeatMap, Series, heat_map, line_chart
-from itop.training.ranking import ranking
+from itop.training.charts import Axis, HeatMap, LineChart, RankedRow, Ranking, Series
+from itop.training.drawing import draw
 
 
 def chart(*series: Series, y_axis: Axis | None = None) -> str:
-    return line_chart(series, title="T", x_axis=Axis("step"), y_axis=y_axis or Axis("y"))
+    return draw(LineChart("t", "T", series, Axis("step"), y_axis or Axis("y")))
+
+
+def heat_map(*values: float) -> str:
+    return draw(HeatMap("t", "T", ["fc1"], [f"u{index}" for index in range(1, len(values) + 1)], [values]))
 
 
 def test_a_figure_is_well_formed_and_has_a_line_and_a_legend_entry_each() -> None:
@@ -55,7 +59,8 @@ def test_a_difference_of_fractions_may_be_negative() -> None:
 
 
 def test_a_ranking_has_the_best_on_top_and_all_its_runs() -> None:
-    figure = ranking([("low", 0, [0.5, 0.6]), ("high", 1, [0.9])], title="T", axis=Axis("accuracy", percent=True))
+    rows = [RankedRow("low", 0, [0.5, 0.6]), RankedRow("high", 1, [0.9])]
+    figure = draw(Ranking("t", "T", rows, Axis("accuracy", percent=True)))
     assert figure.index("high") < figure.index("low")
     assert figure.count("<circle") == 3
     assert "55.00 %" in figure
@@ -76,22 +81,22 @@ def test_what_a_pointer_reads_are_the_values_drawn() -> None:
 
 def test_text_in_names_cannot_become_markup() -> None:
     hostile = "</script><script>alert(1)</script>\"'&"
-    figure = line_chart(
-        [Series(hostile, hostile, 0, [0, 1], [0, 1])], title=hostile, x_axis=Axis(hostile), y_axis=Axis("y")
-    )
-    figure += heat_map(HeatMap([hostile], [hostile], [[0.5]]), title=hostile)
+    line = Series(hostile, hostile, 0, [0, 1], [0, 1])
+    figure = draw(LineChart("t", hostile, [line], Axis(hostile), Axis("y")))
+    figure += draw(HeatMap("t", hostile, [hostile], [hostile], [[0.5]]))
+    figure += draw(Ranking("t", hostile, [RankedRow(hostile, 0, [0.5])], Axis(hostile)))
     assert "<script>" not in figure
     assert figure.count("</script>") == 1
 
 
 def test_many_points_are_thinned_but_the_last_stays() -> None:
-    line = Series("a", "a", 0, list(range(5001)), [float(value) for value in range(5001)]).thinned()
+    line = Series("a", "a", 0, list(range(5001)), [float(value) for value in range(5001)]).finite(400)
     assert len(line.x) <= 402
     assert line.x[-1] == 5000
 
 
 def test_points_that_are_no_numbers_are_left_out() -> None:
-    line = Series("a", "a", 0, [0, 1, 2], [0.0, float("nan"), 2.0]).thinned()
+    line = Series("a", "a", 0, [0, 1, 2], [0.0, float("nan"), 2.0]).finite()
     assert list(line.x) == [0, 2]
 
 
@@ -113,10 +118,10 @@ def test_a_settled_axis_follows_the_end_of_the_lines() -> None:
 
 
 def test_equal_neighbours_of_a_heat_map_are_one_cell() -> None:
-    figure = heat_map(HeatMap(["fc1"], ["u1", "u2", "u3"], [[0.1, 0.1, 0.9]]), title="T")
+    figure = heat_map(0.1, 0.1, 0.9)
     assert re.findall(r"<title>(.*?)</title>", figure) == ["fc1, u1 to u2: 10.0 %", "fc1, u3: 90.0 %"]
 
 
 def test_a_full_cell_has_the_last_colour_and_an_empty_one_the_first() -> None:
-    figure = heat_map(HeatMap(["fc1"], ["u1", "u2"], [[0.0, 1.0]]), title="T")
+    figure = heat_map(0.0, 1.0)
     assert re.findall(r'class="heat-(\d+)"', figure) == ["0", "31"]

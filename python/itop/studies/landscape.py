@@ -12,11 +12,12 @@ from torch import nn
 from itop.analysis.landscape import loss_between_tickets
 from itop.analysis.preserving import buffers_kept
 from itop.analysis.topology_distance import sources_by_shape, topology_distance
-from itop.studies.results import CellResult, StudyResults
+from itop.studies.results import StudyResults
 from itop.training.checkpoint import load_checkpoint
 from itop.training.data_source import DataSource
 from itop.training.files import read_json, write_json
 from itop.training.meter import evaluate
+from itop.training.outcomes import Outcome
 from itop.training.session import Session
 
 __all__ = ["interpolate_study", "read_landscape"]
@@ -37,11 +38,11 @@ def interpolate_study(results: StudyResults) -> Path:
     found = read_landscape(results.root)
     source = DataSource()
     for point in results.points:
-        if point.label in found or point.cells[0].cell.config.execution != "masked":
+        if point.label in found or point.runs[0].config.execution != "masked":
             continue
-        pair = [result for result in point.complete if result.cell.folder(results.root).last_checkpoint.exists()][:2]
+        pair = [result for result in point.complete if result.folder.last_checkpoint.exists()][:2]
         if len(pair) == 2:
-            found[point.label] = _between(results.root, pair[0], pair[1], source)
+            found[point.label] = _between(pair[0], pair[1], source)
             write_json(path, found)
     return path
 
@@ -61,12 +62,10 @@ def read_landscape(root: Path) -> dict[str, Any]:
     return content
 
 
-def _between(root: Path, first: CellResult, second: CellResult, source: DataSource) -> dict[str, Any]:
-    config = first.cell.config
+def _between(first: Outcome, second: Outcome, source: DataSource) -> dict[str, Any]:
+    config = first.config
     session = Session.build(config.replace(probes=0), source)
-    tickets = [
-        load_checkpoint(result.cell.folder(root).last_checkpoint, device=session.device) for result in (first, second)
-    ]
+    tickets = [load_checkpoint(result.folder.last_checkpoint, device=session.device) for result in (first, second)]
     states = [ticket.states["model"] for ticket in tickets]
     masks = [ticket.masks() for ticket in tickets]
     session.engine.detach()
@@ -85,7 +84,7 @@ def _between(root: Path, first: CellResult, second: CellResult, source: DataSour
         "barrier": path.barrier,
         "union_density": path.union_density,
         "distance": topology_distance(masks[0], masks[1], sources_by_shape(masks[0])).distance,
-        "seeds": [first.cell.config.seed, second.cell.config.seed],
+        "seeds": [first.config.seed, second.config.seed],
     }
 
 

@@ -18,7 +18,6 @@ from typing import Any, TypeAlias, final
 
 from itop.training.config import RunConfig
 from itop.training.data_source import DataSource
-from itop.training.files import write_json
 from itop.training.interruption import Interrupted, StopRequest
 from itop.training.loop import train_session
 from itop.training.observers import TrainingObserver
@@ -34,11 +33,10 @@ _SECONDS_BETWEEN_MESSAGES = 0.25
 @final
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A cell to train: its configuration, its folder, and where to say why it failed."""
+    """A cell to train: its configuration and its folder."""
 
     config: RunConfig
     folder: Path
-    failure: Path
 
 
 @final
@@ -132,16 +130,14 @@ def _train(job: Job, source: DataSource, connection: Connection, stop: StopReque
     folder = RunFolder(job.folder)
     try:
         with _alone(job.folder):
-            job.failure.unlink(missing_ok=True)
+            folder.failure.unlink(missing_ok=True)
             session = Session.build(job.config, source)
             observer = _Reporter(connection, session.total_steps)
             return Done(train_session(session, folder.path, observer=observer, stop=stop, resume=True))
     except Interrupted:
         return Stopped()
     except Exception as error:  # whatever it is, it belongs to this cell
-        reason = " ".join(str(error).split()) or type(error).__name__
-        write_json(job.failure, {"reason": reason, "kind": type(error).__name__})
-        return Failed(reason)
+        return Failed(folder.record_failure(error, kind=type(error).__name__))
 
 
 @contextmanager
