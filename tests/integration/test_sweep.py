@@ -39,10 +39,16 @@ def table_of(root: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def start(config: Path, root: Path, jobs: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "itop", "sweep", "--config", str(config), "--out", str(root), "--quiet"]
-    command += ["--jobs", str(jobs)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+def start(config: Path, root: Path, jobs: int, **environment: str) -> subprocess.Popen[bytes]:
+    program = [str(Path(__file__).parents[1] / "killed_sweep.py")] if environment else ["-m", "itop"]
+    command = [sys.executable, *program, "sweep", "--config", str(config), "--out", str(root), "--quiet"]
+    return subprocess.Popen(
+        [*command, "--jobs", str(jobs)],
+        env={**os.environ, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +92,87 @@ def test_a_sweep_killed_at_several_moments_ends_with_the_table_of_one_never_kill
     assert table_of(root) == table_of(uninterrupted)
     for path, written in finished.items():
         assert path.stat().st_mtime_ns == written, "a finished cell was run again"
+
+
+MOMENTS = [
+    ("study.json", "before"),
+    ("study.json", "after"),
+    ("config.json", "before"),
+    ("last.pt", "before"),
+    ("last.pt", "after"),
+    ("analysis.json", "before"),
+    ("topology.npz", "after"),
+    ("predictions.npz", "before"),
+    ("best.pt", "after"),
+    ("summary.json", "before"),
+    ("summary.json", "after"),
+    ("cells.csv", "before"),
+    ("cells.csv", "after"),
+    ("points.tex", "before"),
+    ("report.html", "before"),
+    ("report.html", "after"),
+]
+"""Files of a sweep in the order in which they are written: a chain of starts, each killed at the next moment."""
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_sweep_killed_whenever_it_writes_a_file_ends_with_the_files_of_one_never_killed(
+    config: Path, uninterrupted: Path, tmp_path: Path, jobs: int
+) -> None:
+    root = tmp_path / "study"
+    finished: dict[Path, int] = {}
+    for name, when in MOMENTS:
+        process = start(config, root, jobs, KILL_FILE=name, KILL_WHEN=when, KILL_WHOM="group")
+        assert process.wait(timeout=120) == -signal.SIGKILL, f"{when} {name} never came"
+        for path, written in finished.items():
+            assert path.stat().st_mtime_ns == written, f"a finished cell was run again, killed {when} {name}"
+        finished |= {path: path.stat().st_mtime_ns for path in root.glob("cells/*/summary.json")}
+    assert len(finished) == 4
+    assert start(config, root, jobs).wait(timeout=120) == 0
+    for name in ("cells.csv", "points.csv", "points.tex"):
+        assert (root / name).read_bytes() == (uninterrupted / name).read_bytes()
+
+
+def test_a_worker_that_dies_is_a_failed_cell_that_the_next_start_completes(
+    config: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "study"
+    process = start(config, root, 2, KILL_FILE="summary.json", KILL_WHEN="before", KILL_WHOM="self")
+    assert process.wait(timeout=120) == 1
+    assert {row["status"] for row in table_of(root)} == {"failed"}
+    assert "killed by signal 9" in (root / "report.html").read_text(encoding="utf-8")
+    assert start(config, root, 2).wait(timeout=120) == 0
+    assert table_of(root) == table_of(uninterrupted)
+
+
+def test_an_interruption_of_the_whole_group_fails_no_cell(config: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    root = tmp_path / "study"
+    process = start(config, root, 2)
+    deadline = time.monotonic() + 60
+    while not list(root.glob("cells/*/metrics.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(timeout=120) in (0, 130)
+    assert not list(root.glob("cells/*/failure.json"))
+    assert start(config, root, 2).wait(timeout=120) == 0
+    assert table_of(root) == table_of(uninterrupted)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills a stopped process with its parent")
+def test_a_worker_that_hangs_does_not_outlive_its_parent(config: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    root = tmp_path / "study"
+    process = start(config, root, 1)
+    deadline = time.monotonic() + 60
+    while not list(root.glob("cells/*/metrics.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for child in children:
+        os.kill(int(child), signal.SIGSTOP)
+    process.kill()
+    process.wait()
+    # The stopped worker held the lock of its cell; had it lived on, this start would wait for ever.
+    assert start(config, root, 1).wait(timeout=120) == 0
+    assert table_of(root) == table_of(uninterrupted)
 
 
 def test_a_failed_cell_is_reported_and_does_not_stop_the_rest(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from itop.training.charts import Axis, HeatMap, LineChart, RankedRow, Ranking, Series
+from itop.training.charts import Axis, HeatMap, LineChart, RankedRow, Ranking, Series, Spacing
 from itop.training.drawing import draw
+from itop.training.scales import Scale
 
 
 def chart(*series: Series, y_axis: Axis | None = None) -> str:
@@ -70,6 +71,26 @@ def test_the_ends_of_a_line_lie_on_the_ends_of_the_axes() -> None:
     figure = chart(Series("a", "a", 0, [0, 10], [0.0, 1.0]), y_axis=Axis("y", low=0, high=1))
     (points,) = re.findall(r'<polyline[^>]* points="([^"]*)"', figure)
     assert points == "58.0,256.0 546.0,12.0"
+
+
+def test_sparsities_are_as_far_apart_as_the_logarithms_of_what_is_left() -> None:
+    axis = Axis("sparsity", percent=True, spacing=Spacing.COMPLEMENT)
+    scale = Scale.over([0.9, 0.99, 0.999], axis, 0.0, 100.0)
+    places = [scale(value) for value in (0.9, 0.99, 0.999)]
+    assert places[1] - places[0] == pytest.approx(places[2] - places[1])
+    assert [axis.format(tick, scale.step) for tick in scale.ticks()] == ["90 %", "97 %", "99 %", "99.7 %", "99.9 %"]
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [([1, 1000], [1, 10, 100, 1000]), ([21, 5280], [30, 100, 300, 1000, 3000]), ([0.95, 1.1], [0.96, 0.99])],
+)
+def test_logarithmic_ticks_are_round_and_where_ratios_are_small_evenly_apart(
+    values: list[float], ticks: list[float]
+) -> None:
+    found = Scale.over(values, Axis("x", spacing=Spacing.LOGARITHMIC), 0.0, 1.0).ticks()
+    assert found[: len(ticks)] == pytest.approx(ticks)
+    assert len(found) >= 3
 
 
 def test_what_a_pointer_reads_are_the_values_drawn() -> None:

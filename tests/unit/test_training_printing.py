@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from itop.training.charts import Axis, HeatMap, LineChart, LineStyle, RankedRow, Ranking, Series
+from itop.training.charts import Axis, HeatMap, LineChart, LineStyle, RankedRow, Ranking, Series, Spacing
 from itop.training.printing import write_figures
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -134,7 +134,7 @@ def test_every_kind_of_line_can_be_printed(
     style: LineStyle, spread: list[float] | None, has_dots: bool, tmp_path: Path
 ) -> None:
     line = Series("a", "a", 0, [1, 1000], [0.2, 0.4], spread, style, has_dots=has_dots)
-    axes = {"x_axis": Axis("steps", is_logarithmic=True), "y_axis": Axis("y", low=0, settled=True)}
+    axes = {"x_axis": Axis("steps", spacing=Spacing.LOGARITHMIC), "y_axis": Axis("y", low=0, settled=True)}
     written = write_figures([chart(line, **axes)], tmp_path)
     assert [path.suffix for path in written] == [".svg", ".pdf", ".csv"]
 

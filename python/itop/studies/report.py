@@ -267,7 +267,7 @@ def _row(point: Point) -> tuple[str, ...]:
         escape(point.label) + kind,
         f"{len(point.complete)}/{len(point.runs)}",
         f"<strong>{_spread(point.spread('test_accuracy'))}</strong>",
-        "–" if gap is None else f"{gap.mean * 100:.2f}",
+        "–" if gap is None else f"{round(gap.mean * 100, 2) + 0.0:.2f}",  # no negative zero
         _rate(point.mean("exploration_rate")),
         _rate(point.mean("predicted_exploration")) + (f", {max(deviations, key=abs):+.1f} σ" if deviations else ""),
         _rate(point.mean("reliable_rate")) if updates else "–",

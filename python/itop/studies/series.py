@@ -10,7 +10,7 @@ from typing import final
 from itop.methods import PRESETS, Family
 from itop.studies.results import StudyResults
 from itop.studies.study import Axis as StudyAxis
-from itop.training.charts import COLOURS, REFERENCE_COLOURS, THEORY_COLOUR, Axis, LineStyle, Series
+from itop.training.charts import COLOURS, REFERENCE_COLOURS, THEORY_COLOUR, Axis, LineStyle, Series, Spacing
 from itop.training.outcomes import Point, label_of
 from itop.training.summary import Spread
 
@@ -145,8 +145,11 @@ def _is_reference(points: Sequence[Point]) -> bool:
 
 
 def number_axis(axis: StudyAxis) -> Axis:
-    """The study's axis as a chart draws it."""
-    return Axis(axis.label, percent=axis.name in _PERCENT, is_logarithmic=axis.is_logarithmic)
+    """The study's axis as a chart draws it; sparsities so that what is left of the weights can be told apart."""
+    spacing = Spacing.LOGARITHMIC if axis.is_logarithmic else Spacing.LINEAR
+    if axis.name == "sparsity":
+        spacing = Spacing.COMPLEMENT
+    return Axis(axis.label, percent=axis.name in _PERCENT, spacing=spacing)
 
 
 def _sorted(points: Sequence[Point], axis: str | None) -> list[Point]:

@@ -209,7 +209,7 @@ class _Sweep:
     def _close(self) -> None:
         for worker in self.workers:
             if worker.cell is not None:  # only after an error of our own
-                worker.process.terminate()
+                worker.process.kill()
             _send(worker, None)
             worker.connection.close()
         for worker in self.workers:

@@ -11,7 +11,7 @@ from typing import Any, final
 import torch
 
 from itop.analysis.ensembles import EnsembleReport, ensemble_report
-from itop.training.charts import Axis, LineChart, LineStyle, Series
+from itop.training.charts import Axis, LineChart, LineStyle, Series, Spacing
 from itop.training.instruments import read_snapshots
 from itop.training.page import table
 from itop.training.pictures import mask_picture, strength_picture
@@ -46,6 +46,7 @@ class Subject:
 def analysis_charts(subjects: Sequence[Subject]) -> tuple[LineChart, ...]:
     """A chart of each instrument that has seen something."""
     age, exchanged = Axis("age in optimiser steps", low=0), Axis("share exchanged", percent=True, low=0)
+    ratio = Axis("ratio", spacing=Spacing.LOGARITHMIC)
     nnstd = "Topology distance (NNSTD) from the start"
     charts = (
         _chart("survival", "Survival of grown weights", subjects, _survival, age, _SHARE),
@@ -112,7 +113,7 @@ def _distance(subject: Subject, analysis: Mapping[str, Any]) -> Series | None:
 
 
 def _gradient_flow(subject: Subject, analysis: Mapping[str, Any]) -> Series | None:
-    flows = [flow for flow in analysis["gradient_flow"] if flow["before"] > 0]
+    flows = [flow for flow in analysis["gradient_flow"] if flow["before"] > 0 and flow["after"] > 0]
     if not flows:
         return None
     ratios = [flow["after"] / flow["before"] for flow in flows]

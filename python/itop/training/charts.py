@@ -22,6 +22,7 @@ __all__ = [
     "RankedRow",
     "Ranking",
     "Series",
+    "Spacing",
     "file_name",
     "shortened",
 ]
@@ -41,6 +42,27 @@ class LineStyle(Enum):
     """No line: each point by itself."""
 
 
+class Spacing(Enum):
+    """Which steps along an axis are equally long."""
+
+    LINEAR = "equal differences"
+    LOGARITHMIC = "equal ratios"
+    """Values must be above 0."""
+    COMPLEMENT = "equal ratios of what is left to 1"
+    """For sparsities near 1: 90 %, 99 % and 99.9 % are equally far apart. Values must be below 1."""
+
+    def forward(self, value: float) -> float:
+        """A number that grows evenly along the axis."""
+        if self is Spacing.LOGARITHMIC:
+            return math.log10(value)
+        return value if self is Spacing.LINEAR else -math.log10(1.0 - value)
+
+    def inverse(self, place: float) -> float:
+        if self is Spacing.LOGARITHMIC:
+            return float(10.0**place)
+        return place if self is Spacing.LINEAR else float(1.0 - 10.0**-place)
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Axis:
@@ -52,7 +74,7 @@ class Axis:
         low, high: Fixed ends; None follows the data.
         settled: Whether the first tenth of each line is left out of what the ends follow, so that the differences
             at the end can be seen; what lies beyond is cut off.
-        is_logarithmic: Whether equal distances are equal ratios; values must be above 0.
+        spacing: Which steps are equally long; ends that follow the data have room beside it unless it is linear.
         is_difference: Whether values are differences of fractions, which may be negative.
     """
 
@@ -61,14 +83,14 @@ class Axis:
     low: float | None = None
     high: float | None = None
     settled: bool = False
-    is_logarithmic: bool = False
+    spacing: Spacing = Spacing.LINEAR
     is_difference: bool = False
 
     def format(self, value: float, step: float) -> str:
-        if self.is_logarithmic:
+        if self.spacing is Spacing.LOGARITHMIC and not self.percent:
             return f"{value:g}" if value < 100_000 else f"{value / 1000:g}k"
         scaled, scaled_step = (value * 100, step * 100) if self.percent else (value, step)
-        decimals = _decimals(scaled_step)
+        decimals = _decimals(scaled_step if self.spacing is Spacing.LINEAR else scaled)
         if not self.percent and decimals == 0 and abs(scaled) >= 10_000:
             return f"{scaled / 1000:g}k"
         return f"{scaled:.{decimals}f}" + (" %" if self.percent else "")

@@ -213,8 +213,8 @@ def _legend_mark(line: Series) -> str:
 
 def _pointer_data(series: Sequence[Series], xs: Scale, chart: LineChart) -> str:
     content = {
-        "scale": [xs.low, xs.high, xs.start, xs.end, _WIDTH],
-        "log": xs.is_logarithmic,
+        "left": _LEFT,
+        "width": _WIDTH,
         "x": chart.x_axis.label,
         "xPercent": chart.x_axis.percent,
         "percent": chart.y_axis.percent,
@@ -224,6 +224,7 @@ def _pointer_data(series: Sequence[Series], xs: Scale, chart: LineChart) -> str:
                 "group": line.group,
                 "colour": line.colour,
                 "points": line.style is LineStyle.POINTS,
+                "pixels": [round(xs(x), 1) for x in line.x],
                 "x": [_rounded(x) for x in line.x],
                 "y": [_rounded(y) for y in line.y],
                 "spread": None if line.spread is None else [_rounded(s) for s in line.spread],

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from itop.training.charts import Axis, Chart, HeatMap, LineChart, LineStyle, Ranking, Series, shortened
+from itop.training.charts import Axis, Chart, HeatMap, LineChart, LineStyle, Ranking, Series, Spacing, shortened
 from itop.training.files import write_atomically, write_text
 from itop.training.scales import scales_of
 
@@ -95,12 +95,22 @@ def _lines(figure: Any, chart: LineChart) -> None:
     if all(float(x).is_integer() for line in chart.series for x in line.finite().x):  # no epoch one and a half
         axes.xaxis.get_major_locator().set_params(integer=True)
     for name, axis, scale in zip("xy", (chart.x_axis, chart.y_axis), scales_of(chart), strict=True):
-        set_scale, set_limits = getattr(axes, f"set_{name}scale"), getattr(axes, f"set_{name}lim")
-        if axis.is_logarithmic:
-            set_scale("log")
-        set_limits(scale.low * _factor(axis), scale.high * _factor(axis))
+        if axis.spacing is not Spacing.LINEAR:
+            _space(axes, name, axis, scale.ticks(), scale.step)
+        getattr(axes, f"set_{name}lim")(scale.low * _factor(axis), scale.high * _factor(axis))
         getattr(axes, f"set_{name}label")(_label(axis))
     _legend(figure, handles)
+
+
+def _space(axes: Any, name: str, axis: Axis, ticks: Sequence[float], step: float) -> None:
+    import numpy as np
+
+    factor, spacing = _factor(axis), axis.spacing
+    forward = np.vectorize(lambda value: spacing.forward(value / factor), otypes=[float])
+    inverse = np.vectorize(lambda place: spacing.inverse(place) * factor, otypes=[float])
+    getattr(axes, f"set_{name}scale")("function", functions=(forward, inverse))
+    labels = [axis.format(tick, step).removesuffix(" %") for tick in ticks]
+    getattr(axes, f"set_{name}ticks")([tick * factor for tick in ticks], labels)
 
 
 def _draw(axes: Any, line: Series, x_factor: float, y_factor: float, index: int) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-from itop.training.charts import Axis, LineChart, LineStyle, Series
+from itop.training.charts import Axis, LineChart, LineStyle, Series, Spacing
 
 __all__ = ["Scale", "scales_of"]
 
@@ -22,7 +22,7 @@ class Scale:
     step: float
     start: float
     end: float
-    is_logarithmic: bool = False
+    spacing: Spacing = Spacing.LINEAR
 
     @classmethod
     def over(
@@ -39,9 +39,11 @@ class Scale:
         high = max(values) if axis.high is None else axis.high
         if axis.percent and not axis.is_difference:  # a band may reach beyond what a fraction can be
             low, high = max(low, 0.0), min(high, 1.0)
-        if axis.is_logarithmic:
-            margin = (high / low) ** 0.04 if high > low else 1.5
-            return cls(low / margin, high * margin, 1.0, start, end, is_logarithmic=True)
+        if axis.spacing is not Spacing.LINEAR:
+            first, last = axis.spacing.forward(low), axis.spacing.forward(high)
+            room = (last - first) * 0.04 if last > first else 0.2
+            low, high = axis.spacing.inverse(first - room), axis.spacing.inverse(last + room)
+            return cls(low, high, _nice_step((high - low) / 5), start, end, axis.spacing)
         if high <= low:
             low, high = low - (abs(low) * 0.05 or 0.5), high + (abs(high) * 0.05 or 0.5)
         step = _nice_step((high - low) / 5)
@@ -53,24 +55,28 @@ class Scale:
         return cls(low, high, step, start, end)
 
     def __call__(self, value: float) -> float:
-        if self.is_logarithmic:
-            part = math.log(value / self.low) / math.log(self.high / self.low)
-        else:
-            part = (value - self.low) / (self.high - self.low)
-        return self.start + part * (self.end - self.start)
+        first, last = self.spacing.forward(self.low), self.spacing.forward(self.high)
+        return self.start + (self.spacing.forward(value) - first) / (last - first) * (self.end - self.start)
 
     def ticks(self) -> list[float]:
-        if self.is_logarithmic:
-            return self._logarithmic_ticks()
+        ticks = [] if self.spacing is Spacing.LINEAR else self._round_numbers()
+        if len(ticks) >= 3:
+            return ticks
         first = math.ceil(self.low / self.step - 1e-9)
         last = math.floor(self.high / self.step + 1e-9)
         return [index * self.step for index in range(first, last + 1)]
 
-    def _logarithmic_ticks(self) -> list[float]:
-        powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+    def _round_numbers(self) -> list[float]:
+        """From four to about twelve, as round as the spacing allows."""
+        ends = sorted((self.low, self.high) if self.spacing is Spacing.LOGARITHMIC else (1 - self.low, 1 - self.high))
+        powers = range(math.floor(math.log10(ends[0])), math.ceil(math.log10(ends[1])) + 1)
+        ticks: list[float] = []
         for factors in ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 4, 5, 6, 8)):
-            ticks = [factor * 10.0**power for power in powers for factor in factors]
-            ticks = [tick for tick in ticks if self.low <= tick <= self.high]
+            # Rounded, because 5 * 0.001 is not the nearest number to 0.005.
+            numbers = [round(factor * 10.0**power, 12) for power in powers for factor in factors]
+            if self.spacing is Spacing.COMPLEMENT:
+                numbers = [round(1.0 - number, 12) for number in reversed(numbers)]
+            ticks = [number for number in numbers if self.low <= number <= self.high]
             if len(ticks) >= 4:
                 break
         return ticks
