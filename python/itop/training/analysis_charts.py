@@ -58,7 +58,7 @@ def analysis_charts(subjects: Sequence[Subject]) -> tuple[LineChart, ...]:
             subjects,
             _gradient_flow,
             _STEPS,
-            Axis("ratio"),
+            ratio,
         ),
     )
     return tuple(chart for chart in charts if not chart.is_empty)
