@@ -106,7 +106,14 @@ def _space(axes: Any, name: str, axis: Axis, ticks: Sequence[float], step: float
     import numpy as np
 
     factor, spacing = _factor(axis), axis.spacing
-    forward = np.vectorize(lambda value: spacing.forward(value / factor), otypes=[float])
+
+    def place_of(value: float) -> float:
+        try:
+            return spacing.forward(value / factor)
+        except ValueError:  # tried out by matplotlib, never drawn
+            return math.nan
+
+    forward = np.vectorize(place_of, otypes=[float])
     inverse = np.vectorize(lambda place: spacing.inverse(place) * factor, otypes=[float])
     getattr(axes, f"set_{name}scale")("function", functions=(forward, inverse))
     labels = [axis.format(tick, step).removesuffix(" %") for tick in ticks]
