@@ -256,3 +256,37 @@ def test_figures_are_written_in_both_formats(uninterrupted: Path) -> None:
     assert main(["report", str(uninterrupted), "--figures"]) == 0
     names = {path.name for path in (uninterrupted / "figures").iterdir()}
     assert {"accuracy.svg", "accuracy.pdf", "exploration.svg", "exploration.pdf"} <= names
+
+
+def test_the_loss_between_two_tickets_is_that_of_the_runs_at_both_ends_in_either_execution(tmp_path: Path) -> None:
+    root = tmp_path / "study"
+    # No batch normalisation, whose statistics would be renewed at the ends too.
+    base = BASE.replace(epochs=1, sparsity=0.8, model="lenet-300-100")
+    run_sweep(plan_grid(base, {"execution": ["masked", "sparse"]}, seeds=[0, 1, 2], options={"update_every": 10}), root)
+    assert main(["report", str(root), "--interpolate", "--figures", "csv"]) == 0
+    paths = json.loads((root / "landscape.json").read_text())
+    assert set(paths) == {"execution masked", "execution sparse"}
+    for point in read_results(root).points:
+        path = paths[point.label]
+        ends = [run.number("test_loss") for run in point.complete[:2]]
+        # Seeds hold out other samples, so their normalisation of the test images is not quite the same.
+        assert [path["losses"][0], path["losses"][-1]] == pytest.approx(ends, rel=5e-3)
+        assert path["barrier"] >= 0
+        assert path["seeds"] == [0, 1]
+    # Both executions hold the same topologies at the same steps.
+    assert paths["execution sparse"]["distance"] == pytest.approx(paths["execution masked"]["distance"])
+    assert paths["execution sparse"]["union_density"] == pytest.approx(paths["execution masked"]["union_density"])
+    assert "Between two tickets" in (root / "report.html").read_text(encoding="utf-8")
+    assert (root / "figures" / "landscape.csv").exists()
+
+
+def test_there_is_nothing_between_the_tickets_of_one_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "study"
+    run_sweep(plan_grid(BASE.replace(epochs=1), {"update_every": [10]}, seeds=[0]), root)
+    assert main(["report", str(root), "--interpolate"]) == 2
+    assert "needs a point with two complete runs" in capsys.readouterr().err
+
+
+def test_what_is_drawn_along_must_be_numbers() -> None:
+    with pytest.raises(ValueError, match=r"must have numbers as values, 'method' has \['set', 'rigl'\]"):
+        plan_grid(BASE, {"method": ["set", "rigl"]}, seeds=[0], x="method")

@@ -48,7 +48,8 @@ def run(options: argparse.Namespace) -> int:
         from itop.studies.landscape import interpolate_study
         from itop.studies.results import read_results
 
-        interpolate_study(read_results(options.folder))
+        if not interpolate_study(read_results(options.folder)):
+            raise UsageError(f"--interpolate needs a point with two complete runs, and {options.folder} has none yet")
     if is_study:
         from itop.studies.report import write_study_figures as write_figures
         from itop.studies.report import write_study_report as write_page
@@ -56,8 +57,9 @@ def run(options: argparse.Namespace) -> int:
         from itop.training.report import write_report as write_page
         from itop.training.report import write_report_figures as write_figures
     print(write_page(options.folder))
-    for path in write_figures(options.folder, formats) if formats else ():
-        print(path)
+    if formats:
+        written = write_figures(options.folder, formats)
+        print(f"{options.folder / 'figures'}: {len(written) // len(formats)} figures as {', '.join(formats)}")
     return 0
 
 

@@ -87,10 +87,10 @@ def scales_of(
 ) -> tuple[Scale, Scale]:
     """The scales of a chart's two axes, between the pixels named; the chart must not be empty."""
     drawn = [line for line in (line.finite() for line in chart.series) if line.x]
-    scattered = all(line.style is LineStyle.POINTS for line in drawn)
+    is_marked = any(line.has_dots or line.style is LineStyle.POINTS for line in drawn)
     reach = [value for line in drawn for value in line.x]
     return (
-        Scale.over(reach, chart.x_axis, *across, margin=0.04 if scattered else 0.0),
+        Scale.over(reach, chart.x_axis, *across, margin=0.04 if is_marked else 0.0),
         Scale.over(_extremes(drawn, settled=chart.y_axis.settled), chart.y_axis, *upwards, padded=True),
     )
 
