@@ -115,13 +115,17 @@ MOMENTS = [
 """Files of a sweep in the order in which they are written: a chain of starts, each killed at the next moment."""
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize(
+    ("jobs", "moments"),
+    [(1, MOMENTS), (2, [moment for moment in MOMENTS if moment[0] in ("last.pt", "summary.json", "cells.csv")])],
+    ids=["one worker", "two workers"],
+)
 def test_a_sweep_killed_whenever_it_writes_a_file_ends_with_the_files_of_one_never_killed(
-    config: Path, uninterrupted: Path, tmp_path: Path, jobs: int
+    config: Path, uninterrupted: Path, tmp_path: Path, jobs: int, moments: list[tuple[str, str]]
 ) -> None:
     root = tmp_path / "study"
     finished: dict[Path, int] = {}
-    for name, when in MOMENTS:
+    for name, when in moments:
         process = start(config, root, jobs, KILL_FILE=name, KILL_WHEN=when, KILL_WHOM="group")
         assert process.wait(timeout=120) == -signal.SIGKILL, f"{when} {name} never came"
         for path, written in finished.items():
@@ -213,12 +217,35 @@ def test_exploration_of_every_random_growth_cell_lies_within_sampling_error_of_t
     assert all(deviation is not None and abs(deviation) < 4 for deviation in deviations)
 
 
-@pytest.mark.parametrize("rate", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        ["--model", "mlp:32", "--epochs", "4", "--sparsity", "0.9", "--rate", "0.3"],
+        ["--model", "mlp:32", "--epochs", "4", "--sparsity", "0.9", "--rate", "0.4", "--min-interval", "15"],
+        ["--model", "mlp:32", "--epochs", "4", "--sparsity", "0.9", "--rate", "0.9"],
+        ["--model", "mlp:64,64", "--epochs", "1", "--sparsity", "0.95", "--rate", "0.09", "--batch-size", "256"],
+        ["--model", "mlp:64,64", "--epochs", "2", "--sparsity", "0.5", "--rate", "0.55", "--allocation", "uniform"],
+        ["--model", "lenet-300-100", "--epochs", "1", "--sparsity", "0.98", "--rate", "0.3", "--drop-fraction", "1.0"],
+        [
+            "--model",
+            "lenet-300-100",
+            "--epochs",
+            "2",
+            "--sparsity",
+            "0.9",
+            "--rate",
+            "0.11",
+            "--drop-fraction",
+            "0.003",
+        ],
+        ["--model", "mlp:100", "--epochs", "1", "--sparsity", "0.8", "--rate", "0.6", "--min-interval", "2"],
+    ],
+    ids=" ".join,
+)
 def test_what_is_advised_explores_what_was_predicted(
-    rate: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    setting: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    setting = ["--model", "mlp:32", "--epochs", "4", "--sparsity", "0.9"]
-    assert main(["advise", *setting, "--rate", str(rate), "--json"]) == 0
+    assert main(["advise", *setting, "--json"]) == 0
     advice = json.loads(capsys.readouterr().out)
     command = shlex.split(advice["command"])
     assert command[:2] == ["itop", "train"]
@@ -226,7 +253,31 @@ def test_what_is_advised_explores_what_was_predicted(
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["num_updates"] == advice["num_updates"]
     assert summary["exploration_rate"] == pytest.approx(advice["exploration_rate"], abs=0.02)
-    assert advice["exploration_rate"] >= rate
+    assert advice["exploration_rate"] >= float(setting[setting.index("--rate") + 1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--rate", "0.05"], "--rate must be at most 1 and above 0.1, the density"),
+        (["--rate", "1.5"], "got 1.5"),
+        (["--steps", "0"], "--steps must be at least 1, got 0"),
+        (["--min-interval", "0"], "--min-interval must be at least 1, got 0"),
+        (["--drop-fraction", "0"], "--drop-fraction must be in (0, 1], got 0"),
+        (["--data", "folder"], "--data must be one of"),
+    ],
+)
+def test_advice_asked_for_wrongly_is_refused_by_the_names_of_the_arguments(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["advise", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_advice_fits_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["advise"]) == 0
+    assert main(["advise", "--rate", "0.999", "--min-interval", "50"]) == 1
+    assert max(len(line) for line in capsys.readouterr().out.splitlines()) <= 80
 
 
 def test_what_cannot_be_reached_is_refused_with_what_can(capsys: pytest.CaptureFixture[str]) -> None:
