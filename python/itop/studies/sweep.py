@@ -194,6 +194,8 @@ class _Sweep:
         worker.process.join()
         cell = worker.cell
         assert cell is not None, "only workers with a cell are listened to"
+        if self.stop.is_set:  # what stopped the sweep may have been sent to its workers too
+            return
         code = worker.process.exitcode
         reason = f"its process was killed by signal {-code}" if code < 0 else f"its process ended with code {code}"
         self._failed(cell, cell.folder(self.root).record_failure(reason, kind="process"))
