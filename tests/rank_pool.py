@@ -41,16 +41,16 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def _join(rank: int, world: int, port: int) -> None:
+def _join(rank: int, world: int, port: int, group_timeout: float = 60.0) -> None:
     os.environ.update(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank)
     )
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=world, timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", rank=rank, world_size=world, timeout=timedelta(seconds=group_timeout))
 
 
-def _serve(rank: int, world: int, port: int, pipe: Connection) -> None:
-    _join(rank, world, port)
+def _serve(rank: int, world: int, port: int, pipe: Connection, group_timeout: float) -> None:
+    _join(rank, world, port, group_timeout)
     while True:
         try:
             function, args = pipe.recv()
@@ -63,17 +63,25 @@ def _serve(rank: int, world: int, port: int, pipe: Connection) -> None:
 
 
 class RankPool:
-    """``world`` processes, one process group. A function that hangs ends the pool, and the test."""
+    """``world`` processes, one process group. A function that hangs ends the pool, and the test.
 
-    def __init__(self, world: int) -> None:
+    Args:
+        world: How many.
+        group_timeout: Seconds that a collective waits for other ranks.
+    """
+
+    def __init__(self, world: int, group_timeout: float = 60.0) -> None:
         self.world = world
+        self._group_timeout = group_timeout
         self._workers: list[tuple[Any, Connection]] = []
 
     def _start(self) -> None:
         port, context = _free_port(), _processes()
         for rank in range(self.world):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(rank, self.world, port, theirs), daemon=True)
+            process = context.Process(
+                target=_serve, args=(rank, self.world, port, theirs, self._group_timeout), daemon=True
+            )
             process.start()
             self._workers.append((process, ours))
 

@@ -14,8 +14,8 @@ from itop.analysis.flops import count_macs, forward_flops
 from itop.context import Context, TrainingData
 from itop.displaced_values import DisplacedValues
 from itop.distributed.agreement import Ranks, check_same, check_same_topology
-from itop.distributed.shards import is_sharded, like_parameter, local_part, reshard
-from itop.engine_plan import check_arguments, fingerprint, plan_engine, starting_anew
+from itop.distributed.shards import is_sharded, like_parameter, local_part
+from itop.engine_plan import THE_LAYERS, EnginePlan, fingerprint, plan_engine, starting_anew
 from itop.engine_state import STATE_VERSION, check_state, pack_method_state, unpack_method_state
 from itop.example_input import ExampleInput, record_example
 from itop.grown_state import GrownState, YoungWeights, ZeroState
@@ -79,49 +79,53 @@ class SparseEngine:
         sparse_gradients: bool = False,
         grown_state: GrownState = ZeroState(),  # noqa: B008 - a frozen value
     ) -> None:
-        check_arguments(model, optimizer, total_steps, seed)
-        members = (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
-        stepped = members[0] if isinstance(optimizer, Optimizer) else OptimizerGroup(members)
-        reshard(model)
         self._ranks = Ranks.of(model)
-        plan = self._ranks.agree(
-            lambda: plan_engine(
+
+        def prepare() -> tuple[EnginePlan, Context]:
+            plan = plan_engine(
                 model,
-                stepped,
+                optimizer,
                 method,
                 sparsity=sparsity,
                 allocation=allocation,
                 total_steps=total_steps,
+                seed=seed,
                 include=include,
                 exclude=exclude,
                 attach=attach,
                 grown_state=grown_state,
-            ),
-            lambda plan: fingerprint(plan.method, plan.layers, plan.counts, total_steps, seed),
+            )
+            is_collective = self._ranks.is_collective
+            context = Context(
+                make_topology(plan.layers, plan.optimizer_state, seed, is_collective=is_collective),
+                unwrap(model),
+                plan.optimizer,
+                plan.counts,
+                total_steps,
+                plan.allocation,
+                None if batches is None else TrainingData(starting_anew(batches), loss),
+                self._ranks,
+            )
+            plan.method.check(context)
+            return plan, context
+
+        plan, self._context = self._ranks.agree(
+            prepare,
+            lambda prepared: fingerprint(prepared[0].method, prepared[0].layers, prepared[0].counts, total_steps, seed),
+            meets_by=THE_LAYERS,
         )
         self.method = plan.method
-        self.optimizer = stepped
-        self.topology = make_topology(plan.layers, plan.optimizer_state, seed, is_collective=self._ranks.is_collective)
-        self._context = Context(
-            self.topology,
-            unwrap(model),
-            stepped,
-            plan.counts,
-            total_steps,
-            plan.allocation,
-            None if batches is None else TrainingData(starting_anew(batches), loss),
-            self._ranks,
-        )
-        self.method.check(self._context)
+        self.optimizer = plan.optimizer
+        self.topology = self._context.topology
         self._displaced: DisplacedValues | None = DisplacedValues(self.topology)
         self.method.initialise(self._context)
         self._young = YoungWeights(grown_state, self.topology) if grown_state.horizon > 0 else None
         if self._young is not None:
             self.topology.on_grown = self._young.add
         self._is_verified = not self._ranks.is_collective
-        self._stepper = Stepper(self._context, self.method, members, self._young, self._before_any_step)
+        self._stepper = Stepper(self._context, self.method, plan.members, self._young, self._before_any_step)
         self._example: ExampleInput | None = None
-        self._attach(model, members, attach, sparse_gradients)
+        self._attach(model, plan.members, attach, sparse_gradients)
 
     def _attach(
         self, model: nn.Module, members: Sequence[Optimizer], hooks_steps: bool, sparse_gradients: bool
@@ -228,6 +232,7 @@ class SparseEngine:
 
     def _before_any_step(self) -> None:
         self._displaced = None
+        self._ranks.look()
         if not self._is_verified:
             self.check_sync()
 

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from itop import _core
 from itop.allocation import Allocation, AllocationLike, LayerShape, as_allocation, target_count
 from itop.distributed.agreement import describe_options
-from itop.distributed.shards import describe_layout, is_sharded, local_part
+from itop.distributed.shards import describe_layout, is_sharded, local_part, reshard
 from itop.grown_state import GrownState
 from itop.layers import Layer, Rules, find_layers
 from itop.methods import Method, as_method
@@ -34,7 +34,8 @@ class EnginePlan:
         layers: The sparse layers.
         counts: Active weights of each layer.
         optimizer: The user's optimiser, or several in one view.
-        optimizer_state: Finds its tensors that move with a weight.
+        members: The optimisers that make one step together.
+        optimizer_state: Finds their tensors that move with a weight.
     """
 
     method: Method
@@ -42,10 +43,11 @@ class EnginePlan:
     layers: tuple[Layer, ...]
     counts: list[int]
     optimizer: Optimizer | OptimizerGroup
+    members: tuple[Optimizer, ...]
     optimizer_state: OptimizerState
 
 
-def check_arguments(model: object, optimizer: object, total_steps: object, seed: object) -> None:
+def _check_arguments(model: object, optimizer: object, total_steps: object, seed: object) -> None:
     """Raises TypeError or ValueError, in one sentence, for what cannot be an engine's argument."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -63,12 +65,13 @@ def check_arguments(model: object, optimizer: object, total_steps: object, seed:
 
 def plan_engine(
     model: nn.Module,
-    optimizer: Optimizer | OptimizerGroup,
+    optimizer: Optimizer | Sequence[Optimizer],
     method: str | Method,
     *,
     sparsity: float,
     allocation: AllocationLike | None,
     total_steps: int | None,
+    seed: int,
     include: Rules,
     exclude: Rules,
     attach: bool,
@@ -77,8 +80,11 @@ def plan_engine(
     """Decides what an engine will do; the arguments are those of ``SparseEngine``. Changes nothing.
 
     Raises:
-        ValueError: If an argument does not fit the others, the model or the optimiser.
+        TypeError, ValueError: If an argument does not fit by itself, the others, the model or the optimiser.
     """
+    _check_arguments(model, optimizer, total_steps, seed)
+    members = (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
+    stepped = optimizer if isinstance(optimizer, Optimizer) else OptimizerGroup(members)
     target_count(1, sparsity)  # says what is wrong with it before anything else is asked
     chosen_method = as_method(method).for_sparsity(sparsity)
     name = chosen_method.name
@@ -88,6 +94,7 @@ def plan_engine(
         )
     if chosen_method.acts_before_step and not attach:
         raise ValueError(f"method '{name}' acts before each optimiser step and needs the engine's hooks: attach=True")
+    reshard(model)
     layers = find_layers(model, include, exclude)
     shapes = [LayerShape(layer.name, layer.shape) for layer in layers]
     chosen = as_allocation(chosen_method.default_allocation if allocation is None else allocation)
@@ -105,15 +112,19 @@ def plan_engine(
         )
     if compressed is not None and grown_state.horizon > 0:
         raise ValueError("grown_state does not follow truly sparse layers; use dense layers, which are masked")
-    state = OptimizerState(optimizer, layers)
+    state = OptimizerState(stepped, layers)
     if grown_state.horizon > 0:
-        if not isinstance(optimizer, Optimizer) or not attach:
+        if not isinstance(stepped, Optimizer) or not attach:
             raise ValueError("grown_state needs one optimiser, by itself and with the engine's hooks")
-        grown_state.check(optimizer)
+        grown_state.check(stepped)
     _check_finite(layers)
-    for member in (optimizer,) if isinstance(optimizer, Optimizer) else optimizer.members:
+    for member in members:
         _check_no_other_engine(member, layers)
-    return EnginePlan(chosen_method, chosen, layers, counts, optimizer, state)
+    return EnginePlan(chosen_method, chosen, layers, counts, stepped, members, state)
+
+
+THE_LAYERS = "the layers"
+"""What of a fingerprint tells one model from another, however it is cut."""
 
 
 def fingerprint(
@@ -122,7 +133,7 @@ def fingerprint(
     """What must be alike on all ranks, in words."""
     return {
         "the version of itop": str(_core.build_info()["version"]),
-        "the layers": ", ".join(f"{layer.name} {list(layer.shape)}" for layer in layers),
+        THE_LAYERS: ", ".join(f"{layer.name} {list(layer.shape)}" for layer in layers),
         "how layers are cut": ", ".join(f"{layer.name} {describe_layout(layer.parameter)}" for layer in layers),
         "seed": str(seed),
         "the method": f"{method.name}({describe_options(method.options())})",

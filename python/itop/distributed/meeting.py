@@ -1,0 +1,219 @@
+"""Where the engines of a process group find each other before their first collective, which would wait for who never comes.
+
+The meeting place is the group's store. Ranks that share a model wait there for one another, at most as long as the process
+group would. The first to come looks out for ranks that make an engine of the same layers in another way. A rank whose model
+is its own says so and goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, final
+
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import _get_default_store
+
+_GRACE = 2.0
+"""Seconds in which a rank that announced another engine may still come: it may have made one more than others did."""
+
+_PATIENCE = 3.0
+"""Seconds, at most once a process, that a rank whose model is its own waits for the others' first word."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What a rank says of an engine that it makes.
+
+    Attributes:
+        rank: Who.
+        peers: The ranks that share the model, itself among them.
+        layers: Tells the layers of one model from another's, the same however they are cut.
+        problem: Why it refuses to make the engine; None if it does not.
+    """
+
+    rank: int
+    peers: tuple[int, ...]
+    layers: str
+    problem: str | None
+
+    def to_text(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_text(cls, text: str | bytes) -> Announcement:
+        content = json.loads(text)
+        return cls(content["rank"], tuple(content["peers"]), content["layers"], content["problem"])
+
+    def objection(self, peer: Announcement) -> str | None:
+        """Why the ranks that share this model cannot do with what one of them makes; None if they can."""
+        if peer.peers == self.peers:
+            return None  # it comes; what else differs is compared then
+        if peer.problem is not None:
+            return f"rank {peer.rank} refused: {peer.problem}"
+        if peer.layers == self.layers:
+            return (
+                f"ranks disagree about how the model is shared: rank {self.rank} has {_shared(self.peers)}, rank "
+                f"{peer.rank} has {_shared(peer.peers)}; wrap or shard the model alike on every rank"
+            )
+        return None
+
+
+class Meeting:
+    """One rank's engine among those of the process group.
+
+    Args:
+        peers: The ranks that share the model; this rank alone: the model is its own.
+        layers: The names and shapes of its layers.
+        problem: Why the engine is refused here, if it is.
+    """
+
+    _num_announced = 0  # the place of an engine among those of its process
+    _others_make_engines = True
+
+    def __init__(self, peers: Sequence[int], layers: str, problem: str | None) -> None:
+        digest = hashlib.blake2b(layers.encode(), digest_size=16).hexdigest()
+        self._mine = Announcement(dist.get_rank(), tuple(sorted(peers)), digest, problem)
+        self._store: Any = dist.PrefixStore("itop", _get_default_store())  # type: ignore[attr-defined]
+        self._place = f"engine/{Meeting._num_announced}"
+        self._num_looks = 0
+        Meeting._num_announced += 1
+
+    def hold(self) -> None:
+        """Announces the engine; where the model is shared, waits until all who share it have come.
+
+        Raises:
+            ValueError: On every rank that shares the model alike, if one of them makes something else or does not come; on
+                a rank whose model is its own if others share it.
+        """
+        try:
+            verdict = self._verdict()
+        except dist.DistError:
+            return  # the store may be gone, and some backends have none: the group's own timeout remains
+        if verdict:
+            raise ValueError(verdict)
+
+    def look(self) -> None:
+        """Before a step: whether others share the model that this rank has for its own. At steps 1, 2, 4, 8, ... only.
+
+        Raises:
+            ValueError: If they do.
+        """
+        self._num_looks += 1
+        if self._num_looks & (self._num_looks - 1):
+            return
+        try:
+            verdict = self._objection_of_others()
+        except dist.DistError:
+            return
+        if verdict is not None:
+            raise ValueError(verdict)
+
+    def _verdict(self) -> str | None:
+        own = f"{self._place}/rank/{self._mine.rank}"
+        self._store.set(own, self._mine.to_text())
+        if self._store.get(own).decode() != self._mine.to_text():
+            return None  # a store that keeps nothing
+        if len(self._mine.peers) > 1:
+            return self._wait_for_peers()
+        self._count()
+        self._wait_for_first_words()
+        return self._objection_of_others()
+
+    # --- a model of one's own -------------------------------------------------------------------------------------------
+
+    def _wait_for_first_words(self) -> None:
+        if not Meeting._others_make_engines or self._mine.problem is not None:
+            return
+        for _ in _moments(_PATIENCE):
+            if self._store.check([f"{self._place}/all"]) or self._store.check([self._call_to(self._mine.rank)]):
+                return
+        Meeting._others_make_engines = False
+
+    def _objection_of_others(self) -> str | None:
+        call = self._call_to(self._mine.rank)
+        if self._mine.problem is not None or not self._store.check([call]):
+            return None
+        return Announcement.from_text(self._store.get(call)).objection(self._mine)
+
+    # --- a model that is shared -----------------------------------------------------------------------------------------
+
+    def _wait_for_peers(self) -> str:
+        store, num_peers = self._store, len(self._mine.peers)
+        room = f"room/{','.join(map(str, self._mine.peers))}"
+        meeting = f"{room}/{store.add(f'{room}/closed', 0)}"
+        is_first = store.add(f"{meeting}/arrived", 1) == 1
+        if is_first:
+            for peer in self._mine.peers:
+                store.set(self._call_to(peer), self._mine.to_text())
+        self._count()
+        others = _Others(self._mine, store, self._place)
+        for waited in _moments(store.timeout.total_seconds()):
+            if store.check([f"{meeting}/verdict"]):
+                return str(store.get(f"{meeting}/verdict").decode())
+            if not is_first:
+                continue
+            have_come = store.add(f"{meeting}/arrived", 0) == num_peers
+            verdict = "" if have_come else others.objection(waited)
+            if verdict is not None:
+                store.add(f"{room}/closed", 1)
+                store.set(f"{meeting}/verdict", verdict)
+        limit = f"{store.timeout.total_seconds():.0f} s"
+        verdict = (
+            f"not all of the {num_peers} ranks that share the model made an engine within {limit}: "
+            f"{store.add(f'{meeting}/arrived', 0)} did; make it on every rank"
+        )
+        if is_first:
+            store.add(f"{room}/closed", 1)
+            store.set(f"{meeting}/verdict", verdict)
+        return verdict
+
+    def _call_to(self, rank: int) -> str:
+        """Where a rank finds who waits for it."""
+        return f"{self._place}/call/{rank}"
+
+    def _count(self) -> None:
+        if self._store.add(f"{self._place}/count", 1) == dist.get_world_size():
+            self._store.set(f"{self._place}/all", "")
+
+
+class _Others:
+    """What peers announced in the place of the engine that waits for them."""
+
+    def __init__(self, mine: Announcement, store: Any, place: str) -> None:
+        self._mine = mine
+        self._store = store
+        self._place = place
+        self._silent = [peer for peer in mine.peers if peer != mine.rank]
+        self._objection: str | None = None
+        self._since = 0.0
+
+    def objection(self, waited: float) -> str | None:
+        """The first of them, when it is old enough to be meant."""
+        if self._objection is not None:
+            return self._objection if waited > self._since + _GRACE else None
+        for peer in tuple(self._silent):
+            if self._store.check([f"{self._place}/rank/{peer}"]):
+                self._silent.remove(peer)
+                announced = Announcement.from_text(self._store.get(f"{self._place}/rank/{peer}"))
+                self._objection, self._since = self._mine.objection(announced), waited
+                if self._objection is not None:
+                    break
+        return None
+
+
+def _shared(peers: Sequence[int]) -> str:
+    return "a model of its own" if len(peers) == 1 else f"one that {len(peers)} ranks share"
+
+
+def _moments(limit: float) -> Iterator[float]:
+    """Seconds waited so far, ever further apart, until a limit."""
+    start, pause = time.monotonic(), 0.001
+    while (waited := time.monotonic() - start) < limit:
+        yield waited
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)

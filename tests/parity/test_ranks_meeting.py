@@ -1,0 +1,158 @@
+"""Ranks that do not make an engine of the model they share are found out, instead of being waited for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from itop import SparseEngine
+from itop.methods import METHODS
+from rank_models import attach, data_parallel, fsdp, make_model, train
+from rank_pool import RankPool
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[RankPool]:
+    pool = RankPool(2)
+    yield pool
+    pool.stop()
+
+
+def make_engine_sharded_on(rank: int, seconds_late: float, **options: Any) -> None:
+    """The other rank's model is plain, and trains."""
+    model = make_model()
+    if dist.get_rank() == rank:
+        time.sleep(seconds_late)
+        fsdp(model)
+        attach(model, **options)
+        return
+    engine = attach(model, **options)
+    time.sleep(max(0.0, seconds_late - 1.0))
+    train(model, engine, 1)
+
+
+@pytest.mark.parametrize(
+    ("rank", "seconds_late"), [(0, 0.0), (1, 0.0), (1, 5.0)], ids=["first", "second", "long after the plain one"]
+)
+def test_a_plain_model_beside_a_sharded_one_is_refused_on_both_ranks(
+    ranks: RankPool, rank: int, seconds_late: float
+) -> None:
+    started = time.monotonic()
+    first, second = ranks.errors(make_engine_sharded_on, rank, seconds_late)
+    assert time.monotonic() - started < 30.0  # long before the process group's timeout
+    assert first == second
+    assert first == (
+        f"ranks disagree about how the model is shared: rank {rank} has one that 2 ranks share, rank {1 - rank} has a "
+        "model of its own; wrap or shard the model alike on every rank"
+    )
+
+
+def test_ranks_that_were_refused_meet_again(ranks: RankPool) -> None:
+    ranks.errors(make_engine_sharded_on, 0, 0.0)
+    ranks.run(make_sharded_engine)
+
+
+def make_sharded_engine() -> None:
+    model = make_model()
+    fsdp(model)
+    engine = attach(model)
+    train(model, engine, 2, parts=2)
+    engine.check_sync()
+
+
+def refuse_on_one_rank(kind: str) -> None:
+    model = make_model()
+    if dist.get_rank() == 0:
+        attach(fsdp(model))
+    elif kind == "no model":
+        SparseEngine("model", torch.optim.SGD(model.parameters(), lr=0.1))  # type: ignore[arg-type]
+    else:
+        attach(model, sparsity=2.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("no model", "model must be a torch.nn.Module, got str"), ("sparsity", "sparsity must be in [0, 1), got 2.0")],
+)
+def test_a_rank_that_makes_no_engine_because_of_its_arguments_is_not_waited_for(
+    ranks: RankPool, kind: str, message: str
+) -> None:
+    first, second = ranks.outcomes(refuse_on_one_rank, kind)
+    assert second.error == message
+    assert first.error == f"rank 1 refused: {message}"
+
+
+def wrong_on_one_rank(argument: str, value: Any) -> None:
+    value = iter([]) if argument == "batches" else value
+    attach(data_parallel(make_model()), **({argument: value} if dist.get_rank() == 1 else {}))
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "message"),
+    [
+        ("total_steps", 0, "total_steps must be a whole number, at least 1, got 0"),
+        ("seed", -1, "seed must be a whole number in [0, 2^64), got -1"),
+        ("batches", "an iterator", "batches must be something that can be iterated anew"),
+        ("method", METHODS["snip"](), "method 'snip' chooses its masks by training batches"),
+    ],
+)
+def test_whatever_is_wrong_on_one_rank_is_refused_on_both(
+    ranks: RankPool, argument: str, value: Any, message: str
+) -> None:
+    first, second = ranks.errors(wrong_on_one_rank, argument, value)
+    assert second.startswith(message)
+    assert first == f"rank 1 refused: {second}"
+
+
+def train_alone(rank: int) -> int:
+    """One rank trains a plain model by itself; then all train a shared one."""
+    num_updates = 0
+    if dist.get_rank() == rank:
+        model = make_model((20, 16))
+        engine = attach(model)
+        train(model, engine, 3)
+        num_updates = engine.num_updates
+    make_sharded_engine()
+    return num_updates
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_model_of_one_ranks_own_is_its_own_affair(ranks: RankPool, rank: int) -> None:
+    assert ranks.run(train_alone, rank)[rank] == 3
+
+
+def make_engine_on(rank: int) -> None:
+    model = make_model()
+    fsdp(model)
+    if dist.get_rank() == rank:
+        attach(model)
+
+
+def train_plain_models_of_all_sizes() -> int:
+    hidden = 16 + 4 * dist.get_rank()
+    model = make_model((hidden, hidden))
+    engine = attach(model)
+    train(model, engine, 3)
+    return engine.num_updates
+
+
+def test_plain_models_in_a_process_group_train_as_they_like(ranks: RankPool) -> None:
+    assert ranks.run(train_plain_models_of_all_sizes) == [3, 3]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_engine_that_others_do_not_make_is_refused_after_the_groups_timeout(rank: int) -> None:
+    pool = RankPool(2, group_timeout=6.0)
+    try:
+        outcomes = pool.outcomes(make_engine_on, rank)
+    finally:
+        pool.stop()
+    assert outcomes[rank].error == (
+        "not all of the 2 ranks that share the model made an engine within 6 s: 1 did; make it on every rank"
+    )
+    assert outcomes[1 - rank].error is None
