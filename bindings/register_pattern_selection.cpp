@@ -163,6 +163,15 @@ void register_pattern_selection(py::module_& module) {
       },
       py::arg("set"), py::arg("layer"), py::arg("values"));
   module.def(
+      "smallest_magnitude",
+      [](const BitSets& set, std::size_t layer, py::handle values) {
+        const std::int64_t numel = layout_of(set, layer).numel;
+        const float* source = host_floats(values, numel);
+        const py::gil_scoped_release release;
+        return smallest_magnitude(set.words(layer), source, numel, ThreadPool::global());
+      },
+      py::arg("set"), py::arg("layer"), py::arg("values"));
+  module.def(
       "exploration_scores",
       [](const BitSets& active, std::size_t layer, py::handle gradients, float bonus, float epsilon,
          py::array_t<std::int16_t, py::array::c_style>& counts, py::handle scores) {

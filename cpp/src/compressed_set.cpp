@@ -1,9 +1,11 @@
 #include "itop/compressed_set.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstring>
 #include <iterator>
+#include <span>
 #include <stdexcept>
 #include <string>
 
@@ -18,6 +20,13 @@ constexpr std::int64_t kGroup = kStretch * kGroupStretches;
 constexpr int kCountBits = 17;  // a full stretch has 65536 members
 constexpr std::uint32_t kCountMask = (1U << kCountBits) - 1;
 constexpr std::size_t kBitmapWords = 4096;  // of 16 bits; also the longest list of offsets
+constexpr std::int64_t kManyMembers = 512;  // new in a stretch: from here on its bits are worth their zeroing
+constexpr int kListedAtOnce = 4;
+constexpr std::int64_t kPieceStretches = 16;  // of a group whose pieces are made by several threads
+
+using StretchBits = std::array<Word, kStretch / kWordBits>;
+
+std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 bool is_bitmap(std::uint32_t count) { return count > kBitmapWords; }
 
@@ -51,6 +60,14 @@ void for_each_position(const PositionList& positions, std::int64_t first, std::i
     if (start < first) entry = std::lower_bound(entry, end, first - start);
     for (; entry < end && start + *entry < last; ++entry) body(start + *entry);
   }
+}
+
+/// How many positions the rows hold that have elements in [first, last): a bound of those in that range.
+std::int64_t num_in_rows_of(const PositionList& positions, std::int64_t first, std::int64_t last) {
+  if (positions.num_columns == 0) return 0;
+  const std::int64_t first_row = std::min(positions.num_rows, first / positions.num_columns);
+  const std::int64_t last_row = std::min(positions.num_rows, divide_up(last, positions.num_columns));
+  return positions.row_pointers[last_row] - positions.row_pointers[first_row];
 }
 
 void check_numel(const PositionList& positions, std::int64_t numel) {
@@ -121,11 +138,52 @@ class CompressedSet::Builder {
     begin(old.number(), count);
   }
 
-  /// Gives `group` what was made, in memory of just that size.
-  void finish(Group& group) const {
-    group.stretches.assign(stretches_.begin(), stretches_.end());
-    group.words.assign(words_.begin(), words_.end());
-    group.count = count_;
+  /// Appends a stretch of bits, if it has any.
+  void add(std::int64_t number, const StretchBits& bits) {
+    std::uint32_t count = 0;
+    for (const Word word : bits) count += static_cast<std::uint32_t>(std::popcount(word));
+    if (count == 0) return;
+    begin(number, count);
+    const std::size_t old_size = words_.size();
+    words_.resize(old_size + num_words(count) + kListedAtOnce);
+    std::uint16_t* end = words_.data() + old_size;
+    if (is_bitmap(count)) {
+      static_assert(std::endian::native == std::endian::little);
+      std::memcpy(end, bits.data(), sizeof(bits));
+    } else {
+      for (std::size_t word = 0; word < bits.size(); ++word) {
+        Word left = bits[word];
+        const int num_bits = std::popcount(left);
+        const auto list_one = [&](int i) {
+          end[i] = static_cast<std::uint16_t>(word * kWordBits + static_cast<std::size_t>(std::countr_zero(left)));
+          left &= left - 1;
+        };
+        for (int i = 0; i < kListedAtOnce; ++i)
+          list_one(i);  // wanted or not: how many are left no branch could foresee
+        for (int i = kListedAtOnce; i < num_bits; ++i) list_one(i);
+        end += num_bits;
+      }
+    }
+    words_.resize(old_size + num_words(count));
+  }
+
+  /// The group that was made in some pieces, in memory of just its size.
+  static Group finish(std::span<const Builder> pieces) {
+    Group whole;
+    std::size_t num_stretches = 0;
+    std::size_t num_words = 0;
+    for (const Builder& piece : pieces) {
+      num_stretches += piece.stretches_.size();
+      num_words += piece.words_.size();
+      whole.count += piece.count_;
+    }
+    whole.stretches.reserve(num_stretches);
+    whole.words.reserve(num_words);
+    for (const Builder& piece : pieces) {
+      whole.stretches.insert(whole.stretches.end(), piece.stretches_.begin(), piece.stretches_.end());
+      whole.words.insert(whole.words.end(), piece.words_.begin(), piece.words_.end());
+    }
+    return whole;
   }
 
  private:
@@ -157,11 +215,11 @@ std::size_t CompressedSet::num_bytes() const noexcept {
   return bytes;
 }
 
-void CompressedSet::merge(Group& group, std::int64_t first, const PositionList& positions) {
-  Builder builder;
-  Cursor old(group);
+/// One by one: memory and time of the members, however few there are.
+void CompressedSet::merge_few(Cursor& old, std::int64_t first, std::int64_t first_stretch, std::int64_t last_stretch,
+                              const PositionList& positions, Builder& builder) {
   std::vector<std::uint16_t> offsets;  // of the stretch `current`
-  std::int64_t current = 0;
+  std::int64_t current = first_stretch;
   const auto flush = [&] {
     if (offsets.empty()) return;
     for (; old.is_valid() && old.number() < current; old.advance()) {
@@ -175,25 +233,76 @@ void CompressedSet::merge(Group& group, std::int64_t first, const PositionList& 
     }
     offsets.clear();
   };
-  bool is_changed = false;
-  for_each_position(positions, first, first + kGroup, [&](std::int64_t position) {
-    const std::int64_t number = (position - first) / kStretch;
-    if (number != current) flush();
-    current = number;
-    offsets.push_back(static_cast<std::uint16_t>(position % kStretch));
-    is_changed = true;
-  });
-  if (!is_changed) return;
+  for_each_position(positions, first + first_stretch * kStretch, first + last_stretch * kStretch,
+                    [&](std::int64_t position) {
+                      const std::int64_t number = (position - first) / kStretch;
+                      if (number != current) flush();
+                      current = number;
+                      offsets.push_back(static_cast<std::uint16_t>(position % kStretch));
+                    });
   flush();
-  for (; old.is_valid(); old.advance()) builder.copy(old.number(), old.count(), old.words());
-  builder.finish(group);
+  for (; old.is_valid() && old.number() < last_stretch; old.advance()) {
+    builder.copy(old.number(), old.count(), old.words());
+  }
+}
+
+/// Through a stretch's bits, which lie in the first-level cache.
+void CompressedSet::merge_many(Cursor& old, std::int64_t first, std::int64_t first_stretch, std::int64_t last_stretch,
+                               const PositionList& positions, Builder& builder) {
+  StretchBits bits;
+  const auto set = [&](std::int64_t offset) { bits[offset / kWordBits] |= Word{1} << (offset % kWordBits); };
+  for (std::int64_t number = first_stretch; number < last_stretch; ++number) {
+    bits.fill(0);
+    if (old.is_valid() && old.number() == number) {
+      if (is_bitmap(old.count())) {
+        std::memcpy(bits.data(), old.words(), sizeof(bits));
+      } else {
+        for_each_offset(old.words(), old.count(), set);
+      }
+      old.advance();
+    }
+    const std::int64_t start = first + number * kStretch;
+    for_each_position(positions, start, start + kStretch, [&](std::int64_t position) { set(position - start); });
+    builder.add(number, bits);
+  }
+}
+
+void CompressedSet::merge(const Group& group, std::int64_t first, std::int64_t first_stretch, std::int64_t last_stretch,
+                          const PositionList& positions, Builder& builder) {
+  Cursor old(group);
+  while (old.is_valid() && old.number() < first_stretch) old.advance();
+  const std::int64_t begin = first + first_stretch * kStretch;
+  const std::int64_t end = first + last_stretch * kStretch;
+  const bool are_many = num_in_rows_of(positions, begin, end) > kManyMembers * (last_stretch - first_stretch);
+  (are_many ? merge_many : merge_few)(old, first, first_stretch, last_stretch, positions, builder);
 }
 
 std::int64_t CompressedSet::insert(const PositionList& positions, ThreadPool& pool) {
   check_numel(positions, numel_);
-  pool.parallel_for(static_cast<std::int64_t>(groups_.size()), [&](std::int64_t number) {
-    merge(groups_[static_cast<std::size_t>(number)], number * kGroup, positions);
-  });
+  const auto num_groups = static_cast<std::int64_t>(groups_.size());
+  if (num_groups >= 4 * pool.num_threads()) {
+    pool.parallel_for(num_groups, [&](std::int64_t number) {
+      const std::int64_t first = number * kGroup;
+      if (num_in_rows_of(positions, first, first + kGroup) == 0) return;
+      Group& group = groups_[static_cast<std::size_t>(number)];
+      Builder builder;
+      merge(group, first, 0, kGroupStretches, positions, builder);
+      group = Builder::finish({&builder, 1});
+    });
+  } else {
+    for (std::int64_t number = 0; number < num_groups; ++number) {
+      const std::int64_t first = number * kGroup;
+      Group& group = groups_[static_cast<std::size_t>(number)];
+      const std::int64_t num_stretches = divide_up(std::min(kGroup, numel_ - first), kStretch);
+      std::vector<Builder> pieces(static_cast<std::size_t>(divide_up(num_stretches, kPieceStretches)));
+      pool.parallel_for(static_cast<std::int64_t>(pieces.size()), [&](std::int64_t piece) {
+        const std::int64_t first_stretch = piece * kPieceStretches;
+        merge(group, first, first_stretch, std::min(first_stretch + kPieceStretches, num_stretches), positions,
+              pieces[static_cast<std::size_t>(piece)]);
+      });
+      group = Builder::finish(pieces);
+    }
+  }
   const std::int64_t before = count_;
   count_ = 0;
   for (const Group& group : groups_) count_ += group.count;
@@ -351,7 +460,7 @@ CompressedSet CompressedSet::from_bytes(std::int64_t numel, const std::uint8_t* 
       builder.copy(stretch - first_stretch, count, words.data());
       last_stretch = stretch;
     }
-    builder.finish(set.groups_[number]);
+    set.groups_[number] = Builder::finish({&builder, 1});
     set.count_ += set.groups_[number].count;
   }
   if (next != num_stretches) refuse("stretches do not ascend in range");

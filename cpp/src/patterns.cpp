@@ -231,6 +231,23 @@ void sum_magnitudes(const Word* set, const float* values, std::int64_t numel, st
   }
 }
 
+float smallest_magnitude(const Word* set, const float* values, std::int64_t numel, ThreadPool& threads) {
+  const std::int64_t num_words = words_for(numel);
+  std::vector<float> of_chunk(static_cast<std::size_t>((num_words + kChunkWords - 1) / kChunkWords));
+  for_word_chunks(num_words, threads, [&](std::int64_t first, std::int64_t last) {
+    float smallest = std::numeric_limits<float>::infinity();
+    for (std::int64_t word = first; word < last; ++word) {
+      for (Word left = set[word]; left != 0; left &= left - 1) {
+        smallest = std::min(smallest, std::fabs(values[word * kWordBits + std::countr_zero(left)]));
+      }
+    }
+    of_chunk[static_cast<std::size_t>(first / kChunkWords)] = smallest;
+  });
+  float smallest = std::numeric_limits<float>::infinity();
+  for (const float chunk : of_chunk) smallest = std::min(smallest, chunk);
+  return smallest;
+}
+
 void exploration_scores(const Word* active, const float* gradients, std::int64_t numel, float bonus, float epsilon,
                         std::int16_t* counts, float* scores, ThreadPool& threads) {
   for_word_chunks(words_for(numel), threads, [&](std::int64_t first, std::int64_t last) {

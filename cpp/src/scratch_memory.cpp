@@ -3,9 +3,12 @@
 #include <sys/mman.h>
 
 #include <cstdint>
+#include <iterator>
+#include <list>
 #include <map>
 #include <mutex>
 #include <new>
+#include <vector>
 
 namespace itop {
 namespace {
@@ -14,10 +17,68 @@ constexpr std::size_t kPage = 4096;
 constexpr std::size_t kHugePage = std::size_t{1} << 21;
 constexpr std::size_t kMaxKeptBlocks = 4096;  // each may be a mapping of its own, of which a process has few
 
-struct KeptBlocks {
-  std::mutex mutex;
-  std::multimap<std::size_t, void*> by_size;
-  std::size_t num_bytes = 0;
+/// Blocks that nobody holds. The one given back last is taken up first: it may be in a cache still. What has not been
+/// taken up for longest goes first when there is too much: a process that turns to other sizes does not stay without.
+class KeptBlocks {
+ public:
+  struct Block {
+    void* data = nullptr;
+    std::size_t num_bytes = 0;
+  };
+
+  /// A block of [least, most] bytes, or none.
+  Block take(std::size_t least, std::size_t most) {
+    const std::lock_guard lock(mutex_);
+    const auto fitting = by_size_.lower_bound(least);
+    if (fitting == by_size_.end() || fitting->first > most) return {};
+    return remove(fitting->second);
+  }
+
+  void keep(const Block& block) {
+    std::vector<Block> too_many;
+    {
+      const std::lock_guard lock(mutex_);
+      by_age_.push_front({block, {}});
+      // Before its equals.
+      by_age_.front().place =
+          by_size_.emplace_hint(by_size_.lower_bound(block.num_bytes), block.num_bytes, by_age_.begin());
+      num_bytes_ += block.num_bytes;
+      while (num_bytes_ > ScratchMemory::kMaxKeptBytes || by_age_.size() > kMaxKeptBlocks) {
+        too_many.push_back(remove(std::prev(by_age_.end())));
+      }
+    }
+    for (const Block& old : too_many) munmap(old.data, old.num_bytes);
+  }
+
+  void release() {
+    const std::lock_guard lock(mutex_);
+    while (!by_age_.empty()) {
+      const Block block = remove(by_age_.begin());
+      munmap(block.data, block.num_bytes);
+    }
+  }
+
+ private:
+  struct Kept;
+  using Age = std::list<Kept>::iterator;
+  using Place = std::multimap<std::size_t, Age>::iterator;
+  struct Kept {
+    Block block;
+    Place place;
+  };
+
+  Block remove(Age age) {
+    const Block block = age->block;
+    by_size_.erase(age->place);
+    by_age_.erase(age);
+    num_bytes_ -= block.num_bytes;
+    return block;
+  }
+
+  std::mutex mutex_;
+  std::list<Kept> by_age_;  ///< the newest first
+  std::multimap<std::size_t, Age> by_size_;
+  std::size_t num_bytes_ = 0;
 };
 
 KeptBlocks& kept_blocks() {
@@ -54,17 +115,11 @@ ScratchMemory::ScratchMemory(std::size_t num_bytes, std::size_t max_excess) {
   // Sizes of large blocks are coarse, so that one that differs little is taken up again.
   const std::size_t granule = num_bytes >= (kHugePage / 2) ? 16 * kPage : kPage;
   num_bytes = (num_bytes + granule - 1) / granule * granule;
-  {
-    KeptBlocks& kept = kept_blocks();
-    const std::lock_guard lock(kept.mutex);
-    const auto fitting = kept.by_size.lower_bound(num_bytes);
-    if (fitting != kept.by_size.end() && fitting->first <= max_excess * num_bytes) {
-      data_ = fitting->second;
-      num_bytes_ = fitting->first;
-      kept.num_bytes -= num_bytes_;
-      kept.by_size.erase(fitting);
-      return;
-    }
+  const KeptBlocks::Block kept = kept_blocks().take(num_bytes, max_excess * num_bytes);
+  if (kept.data != nullptr) {
+    data_ = kept.data;
+    num_bytes_ = kept.num_bytes;
+    return;
   }
   data_ = map_pages(num_bytes);
   num_bytes_ = num_bytes;
@@ -72,25 +127,9 @@ ScratchMemory::ScratchMemory(std::size_t num_bytes, std::size_t max_excess) {
 }
 
 ScratchMemory::~ScratchMemory() {
-  if (data_ == nullptr) return;
-  {
-    KeptBlocks& kept = kept_blocks();
-    const std::lock_guard lock(kept.mutex);
-    if (kept.num_bytes + num_bytes_ <= kMaxKeptBytes && kept.by_size.size() < kMaxKeptBlocks) {
-      kept.by_size.emplace(num_bytes_, data_);
-      kept.num_bytes += num_bytes_;
-      return;
-    }
-  }
-  munmap(data_, num_bytes_);
+  if (data_ != nullptr) kept_blocks().keep({data_, num_bytes_});
 }
 
-void ScratchMemory::release_kept() {
-  KeptBlocks& kept = kept_blocks();
-  const std::lock_guard lock(kept.mutex);
-  for (const auto& [num_bytes, data] : kept.by_size) munmap(data, num_bytes);
-  kept.by_size.clear();
-  kept.num_bytes = 0;
-}
+void ScratchMemory::release_kept() { kept_blocks().release(); }
 
 }  // namespace itop

@@ -111,7 +111,20 @@ std::int64_t key_of(Scalar score) {
   }
 }
 
-/// A key that somewhat more than `k` scores reach, from tiles spread over the matrix; all do where it is small.
+/// Calls `body(row, column)` for the taken positions of a block, counted from its first row and column.
+template <class Body>
+void for_taken_of_block(const PositionList& taken, std::int64_t first_row, std::int64_t num_rows,
+                        std::int64_t first_column, std::int64_t num_columns, Body&& body) {
+  const std::int64_t last_row = std::min(taken.num_rows, first_row + num_rows);
+  for (std::int64_t row = first_row; row < last_row; ++row) {
+    const std::int32_t* const end = taken.columns + taken.row_pointers[row + 1];
+    const std::int32_t* entry = std::lower_bound(taken.columns + taken.row_pointers[row], end, first_column);
+    for (; entry < end && *entry < first_column + num_columns; ++entry) body(row - first_row, *entry - first_column);
+  }
+}
+
+/// A key that somewhat more than `k` scores of free positions reach, from tiles spread over the matrix; all do where it
+/// is small.
 template <class Scalar>
 std::int64_t sampled_limit(const ProductScores<Scalar>& scores, const PositionList& taken, std::int64_t k,
                            ThreadPool& pool) {
@@ -135,49 +148,51 @@ std::int64_t sampled_limit(const ProductScores<Scalar>& scores, const PositionLi
       const double at = static_cast<double>(i + 1) * step;
       return static_cast<std::int64_t>((at - std::floor(at)) * static_cast<double>(count));
     };
+    const std::int64_t first_row = spread(0.7548776662466927, num_row_tiles) * rows;
+    const std::int64_t first_column = spread(0.5698402909980532, num_column_tiles) * columns;
     const ScratchLease tile(static_cast<std::size_t>(2 * rows * columns) * sizeof(Scalar));
     auto* const out = tile.as<Scalar>();
-    scores.write(spread(0.7548776662466927, num_row_tiles) * rows, rows,
-                 spread(0.5698402909980532, num_column_tiles) * columns, columns, out, out + rows * columns);
-    for (std::int64_t j = 0; j < rows * columns; ++j) {
-      keys[static_cast<std::size_t>(i * rows * columns + j)] = key_of(out[j]);
-    }
+    scores.write(first_row, rows, first_column, columns, out, out + rows * columns);
+    std::int64_t* const of_tile = keys.data() + i * rows * columns;
+    for (std::int64_t j = 0; j < rows * columns; ++j) of_tile[j] = key_of(out[j]);
+    for_taken_of_block(taken, first_row, rows, first_column, columns,
+                       [&](std::int64_t row, std::int64_t column) { of_tile[row * columns + column] = kAll; });
   });
-  const auto size = static_cast<std::int64_t>(keys.size());
-  const double share = static_cast<double>(k) / static_cast<double>(numel);
+  const std::int64_t num_taken = std::count(keys.begin(), keys.end(), kAll);
+  const std::int64_t size = static_cast<std::int64_t>(keys.size()) - num_taken;
+  const double share = static_cast<double>(k) / static_cast<double>(taken.num_free());
   const auto rank = static_cast<std::int64_t>(std::ceil(static_cast<double>(size) * share * kMargin)) + 16;
   return rank > size ? kAll : nth_smallest(keys, rank, pool);
 }
 
 /// The free positions of a block as bits; its rows are kBlockColumns bits long.
 void fill_free_block(const PositionList& taken, std::int64_t first_row, std::int64_t first_column, Word* words) {
+  constexpr std::int64_t words_a_row = kBlockColumns / kWordBits;
   std::fill_n(words, kBlockWords, Word{0});
-  const std::int64_t last_row = std::min(taken.num_rows, first_row + kBlockRows);
-  const std::int64_t last_column = std::min(taken.num_columns, first_column + kBlockColumns);
-  for (std::int64_t row = first_row; row < last_row; ++row, words += kBlockColumns / kWordBits) {
-    for (std::int64_t word = 0; word < words_for(last_column - first_column); ++word) {
-      words[word] = valid_bits(word, last_column - first_column);
-    }
-    const std::int32_t* const end = taken.columns + taken.row_pointers[row + 1];
-    const std::int32_t* entry = std::lower_bound(taken.columns + taken.row_pointers[row], end, first_column);
-    for (; entry < end && *entry < last_column; ++entry) {
-      const std::int64_t bit = *entry - first_column;
-      words[bit / kWordBits] &= ~(Word{1} << (bit % kWordBits));
+  const std::int64_t num_rows = std::min(taken.num_rows - first_row, kBlockRows);
+  const std::int64_t num_columns = std::min(taken.num_columns - first_column, kBlockColumns);
+  for (std::int64_t row = 0; row < num_rows; ++row) {
+    for (std::int64_t word = 0; word < words_for(num_columns); ++word) {
+      words[row * words_a_row + word] = valid_bits(word, num_columns);
     }
   }
+  for_taken_of_block(taken, first_row, num_rows, first_column, num_columns, [&](std::int64_t row, std::int64_t column) {
+    words[row * words_a_row + column / kWordBits] &= ~(Word{1} << (column % kWordBits));
+  });
 }
 
 }  // namespace
 
 template <class Scalar>
 void StreamedGrowth::offer_product_of(std::span<const ProductFactor> factors, ThreadPool& pool) {
-  constexpr std::int64_t kScoresAtOnce = std::int64_t{2} << 20;  // bounds the candidates where all scores are equal
+  constexpr std::int64_t kScoresAtOnce = std::int64_t{4} << 20;  // bounds the candidates where all scores are equal
   const ProductScores<Scalar> scores(factors, taken_.num_rows, taken_.num_columns, pool);
   const std::int64_t rows_at_once =
       std::max<std::int64_t>(1, kScoresAtOnce / std::max<std::int64_t>(1, taken_.num_columns) / kBlockRows) *
       kBlockRows;
   has_limit_ = true;
   limit_ = sampled_limit(scores, taken_, k_, pool);
+  candidates_.reserve(static_cast<std::size_t>(k_ + k_ / 2));
   for (;;) {
     const bool is_sampled = limit_ != std::numeric_limits<std::int64_t>::max();
     for (std::int64_t row = 0; row < taken_.num_rows; row += rows_at_once) {

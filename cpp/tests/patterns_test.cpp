@@ -175,6 +175,21 @@ TEST(Patterns, SumsOfMagnitudesAreExactForEveryExponent) {
   EXPECT_EQ(sums, expected);
 }
 
+TEST(Patterns, TheSmallestMagnitudeIsThatOfTheSet) {
+  ThreadPool threads(3);
+  std::vector<float> values(100'000, 2.0F);
+  std::vector<Word> set(static_cast<std::size_t>(words_for(std::ssize(values))), ~Word{0});
+  set.back() = valid_bits(std::ssize(set) - 1, std::ssize(values));
+  values[70'001] = -0.25F;
+  values[99'999] = 0.5F;
+  EXPECT_EQ(smallest_magnitude(set.data(), values.data(), std::ssize(values), threads), 0.25F);
+  set[70'001 / kWordBits] = 0;
+  EXPECT_EQ(smallest_magnitude(set.data(), values.data(), std::ssize(values), threads), 0.5F);
+  std::ranges::fill(set, Word{0});
+  EXPECT_EQ(smallest_magnitude(set.data(), values.data(), std::ssize(values), threads),
+            std::numeric_limits<float>::infinity());
+}
+
 TEST(Patterns, CountBitsOfRowsThatBeginInsideWords) {
   const std::int64_t rows = 90;
   const std::int64_t columns = 147;

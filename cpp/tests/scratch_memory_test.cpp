@@ -47,6 +47,29 @@ TEST(ScratchMemory, NoMoreIsKeptThanItsBound) {
   EXPECT_LE(num_kept, 4);
 }
 
+TEST(ScratchMemory, OfEqualBlocksTheLastGivenBackIsTakenFirst) {
+  ScratchMemory::release_kept();
+  void* last;
+  {
+    const ScratchMemory first(300'000);
+    const ScratchMemory second(300'000);
+    last = first.data();  // destroyed after the second
+  }
+  EXPECT_EQ(ScratchMemory(300'000).data(), last);
+}
+
+TEST(ScratchMemory, WhatNobodyTookForLongestMakesRoom) {
+  ScratchMemory::release_kept();
+  {
+    std::vector<ScratchMemory> held;
+    for (int i = 0; i < 4; ++i) held.emplace_back(ScratchMemory::kMaxKeptBytes / 4);
+  }
+  {
+    const ScratchMemory other(300'000);
+  }
+  EXPECT_FALSE(ScratchMemory(300'000).is_zero());
+}
+
 TEST(ScratchMemory, WhatIsHeldForLongFitsClosely) {
   ScratchMemory::release_kept();
   {

@@ -281,9 +281,15 @@ class SparseTopology(Topology):
         return self._sets(super().from_tensors(dense), lambda i: self._positions_of(i, masks[i]))
 
     def where(
-        self, tensors: Sequence[Tensor], *, limit: float, greater: bool = False, magnitude: bool = False
+        self,
+        tensors: Sequence[Tensor],
+        *,
+        limit: float | Sequence[float],
+        greater: bool = False,
+        magnitude: bool = False,
     ) -> BitSet:
-        return self.from_tensors(compared(tensors, limit, greater, magnitude))
+        limits = [float(limit)] * len(tensors) if isinstance(limit, (int, float)) else limit
+        return self.from_tensors(compared(tensors, limits, greater, magnitude))
 
     def sums_of_magnitudes(self, scores: Scores, among: BitSet) -> list[float]:
         masks = among.to_tensors()

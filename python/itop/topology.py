@@ -12,6 +12,7 @@ and commits::
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -244,20 +245,37 @@ class Topology:
         self.reductions.sum(rows)
         return rounded_sums(rows)
 
+    def smallest_magnitudes(self, tensors: Sequence[Tensor], among: BitSet) -> list[float]:
+        """Of each layer the smallest ``abs(value)`` over the part held here of a set; infinity where that is empty."""
+        stored = [self.in_storage_order(i, tensor) for i, tensor in enumerate(tensors)]
+        if all(map(is_native, stored)):
+            return [_core.smallest_magnitude(among.native, i, tensor) for i, tensor in enumerate(stored)]
+        masks = among.to_tensors()
+        return [
+            float(tensor.abs().masked_fill(~mask, math.inf).min()) for tensor, mask in zip(stored, masks, strict=True)
+        ]
+
     def where(
-        self, tensors: Sequence[Tensor], *, limit: float, greater: bool = False, magnitude: bool = False
+        self,
+        tensors: Sequence[Tensor],
+        *,
+        limit: float | Sequence[float],
+        greater: bool = False,
+        magnitude: bool = False,
     ) -> BitSet:
         """The weights at which a value (or its magnitude) is smaller than a limit, or greater.
 
         Args:
             tensors: One a layer, as those of :meth:`weights`.
+            limit: One for all layers, or one a layer.
         """
         stored = [self.in_storage_order(i, tensor) for i, tensor in enumerate(tensors)]
+        limits = [float(limit)] * len(stored) if isinstance(limit, (int, float)) else limit
         if not all(map(is_native, stored)):
-            return self.from_tensors(compared(stored, limit, greater, magnitude))
+            return self.from_tensors(compared(stored, limits, greater, magnitude))
         result = self.empty()
         for i, tensor in enumerate(stored):
-            _core.compare_with(tensor, result.native, i, magnitude=magnitude, greater=greater, limit=limit)
+            _core.compare_with(tensor, result.native, i, magnitude=magnitude, greater=greater, limit=limits[i])
         return result
 
     # --- the three operations -------------------------------------------------------------------------------------------
@@ -649,10 +667,10 @@ def is_native(tensor: Tensor) -> bool:
     return tensor.dtype == torch.float32 and tensor.device.type == "cpu"
 
 
-def compared(tensors: Sequence[Tensor], limit: float, greater: bool, magnitude: bool) -> list[Tensor]:
-    """Bool tensors: where values (or magnitudes) are smaller than a limit, or greater."""
+def compared(tensors: Sequence[Tensor], limits: Sequence[float], greater: bool, magnitude: bool) -> list[Tensor]:
+    """Bool tensors: where values (or magnitudes) are smaller than a layer's limit, or greater."""
     values = [tensor.abs() if magnitude else tensor for tensor in tensors]
-    return [value > limit if greater else value < limit for value in values]
+    return [value > limit if greater else value < limit for value, limit in zip(values, limits, strict=True)]
 
 
 def uniform(like: Tensor, *words: int) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from tests.methods.by_hand import ByHand
 from tests.methods.workbench import TOTAL_STEPS, Run, short
 
+from itop import SparseEngine
 from itop.criteria import (
     Blocks,
     ConstantFanIn,
@@ -29,7 +30,8 @@ from itop.criteria import (
     UnexploredFirst,
 )
 from itop.criteria.curvature import CurvatureDrop
-from itop.methods import METHODS, DropAndGrow
+from itop.methods import METHODS, PRESETS, DropAndGrow
+from itop.methods.composed import with_pattern, with_ramp
 from itop.schedules import ConstantDropFraction, DensityRamp, Every
 
 DYNAMIC = [
@@ -37,6 +39,8 @@ DYNAMIC = [
     for name in ("set-itop", "rigl", "rigl-itop", "mest", "dst-ee", "selfish-rnn", "nm", "block")
     if name in METHODS
 ]
+COMPOSED = ("set", "set-itop", "rigl", "rigl-itop", "mest", "dst-ee", "selfish-rnn")
+"""Those with no pattern, ramp or redistribution of their own."""
 
 
 def composed(name: str, **changes: object) -> DropAndGrow:
@@ -163,6 +167,91 @@ def test_soft_growth_takes_large_gradients_more_often() -> None:
     assert grown[2] / 400 == pytest.approx(0.75, abs=0.07)
 
 
-def test_signed_magnitude_refuses_a_pattern_in_one_sentence() -> None:
-    with pytest.raises(ValueError, match="knows no patterns; drop by score instead"):
-        Run(composed("set", pattern=NofM(4))).train(TOTAL_STEPS)
+@pytest.mark.parametrize("name", COMPOSED)
+@pytest.mark.parametrize("initial", [1.0, 0.05])
+@pytest.mark.parametrize("pattern", ["n:8", "fan-in", "2x3"])
+def test_a_ramp_goes_with_a_pattern(name: str, initial: float, pattern: str) -> None:
+    if name == "set" and pattern == "2x3":
+        return
+    method = with_ramp(with_pattern(short(name), pattern), initial, 0.5)  # type: ignore[arg-type]
+    run = Run(dataclasses.replace(method, allocation="uniform"), sparsity=0.75)
+    densities = [run.engine.density]
+
+    def look(run: Run) -> None:
+        densities.append(run.engine.density)
+        for mask in run.masks().values():
+            assert_keeps(mask, pattern)
+
+    look(run)
+    run.train(TOTAL_STEPS, look)
+    assert densities[0] == pytest.approx(initial, abs=0.1), "what the pattern admits of it"
+    assert run.engine.density == pytest.approx(0.25, abs=0.02)
+    assert run.engine.num_updates > 0
+    falls = initial > 0.3
+    assert all((b <= a) if falls else (b >= a) for a, b in itertools.pairwise(densities))
+
+
+def assert_keeps(mask: torch.Tensor, pattern: str) -> None:
+    """Every group, row or whole block of a layer is alike."""
+    rows = mask.flatten(1)
+    if pattern == "n:8":
+        assert len(groups_of(mask, 8)) == 1
+    elif pattern == "fan-in":
+        assert len(set(rows.sum(1).tolist())) == 1
+    else:
+        height, width = rows.shape[0] // 2 * 2, rows.shape[1] // 3 * 3
+        blocks = rows[:height, :width].reshape(height // 2, 2, width // 3, 3).sum((1, 3))
+        assert set(blocks.flatten().tolist()) <= {0, 6}
+
+
+@pytest.mark.parametrize("name", ["snfs", "granet", "gmp", "edst"])
+def test_others_take_a_ramp_or_a_pattern_too(name: str) -> None:
+    options = {"initial_density": 0.5} if name in ("snfs", "edst") else {"pattern": "n:16"}
+    run = Run(METHODS[name](update_every=8, **options))
+    run.train(TOTAL_STEPS)
+    assert run.engine.density == pytest.approx(0.2, abs=1e-3 if "initial_density" in options else 0.03)
+    if "pattern" in options:
+        assert len(groups_of(run.engine.mask("fc1.weight"), 16)) == 1
+
+
+def test_common_options_are_part_of_a_presets_signature() -> None:
+    for name in COMPOSED:
+        assert {"pattern", "initial_density", "density_until"} <= set(PRESETS[name].parameters), name
+        assert all(PRESETS[name].option_texts[option] for option in PRESETS[name].parameters), name
+    assert METHODS["rigl"]() == METHODS["rigl"](pattern=None, initial_density=None)
+    method = METHODS["rigl"](pattern="n:8", initial_density=1.0)
+    assert method.pattern == NofM(8)  # type: ignore[attr-defined]
+    assert method.ramp == DensityRamp(1.0, 0.0, 0.75)  # type: ignore[attr-defined]
+
+
+def test_a_falling_ramp_takes_the_smallest_of_each_group() -> None:
+    method = with_ramp(with_pattern(METHODS["set-itop"](update_every=1, drop_fraction=0.0), "n:4"), 1.0, 0.1)  # type: ignore[arg-type]
+    run = ByHand(method, [[1.0, 2.0, 3.0, 4.0, 50.0, 60.0, 70.0, 80.0]])
+    assert run.active() == [[1, 1, 1, 1, 1, 1, 1, 1]]
+    run.step()
+    # The ramp ends at step 1 of 10, at two of four: those that are small in their own group go.
+    assert run.active() == [[0, 0, 1, 1, 0, 0, 1, 1]]
+
+
+def test_patterns_that_do_not_go_with_a_method_are_refused_before_anything_happens() -> None:
+    with pytest.raises(ValueError, match="'set' drops single weights, not by scores that a block could add up"):
+        Run(METHODS["set"](pattern="4x4"))
+    with pytest.raises(ValueError, match="'snfs' moves connections between layers, but a pattern gives each layer"):
+        Run(METHODS["snfs"](pattern="n:4"))
+    with pytest.raises(ValueError, match=r"pattern must be 'n:M' .* got '2:4'; n follows from the sparsity, write n:4"):
+        METHODS["rigl"](pattern="2:4")
+    with pytest.raises(ValueError, match=r"initial density must be in \(0, 1\], got 1.5"):
+        METHODS["rigl"](initial_density=1.5)
+
+
+def test_signed_magnitude_leaves_a_layer_alone_that_was_frozen() -> None:
+    method = DropAndGrow("signed", Every(1), ConstantDropFraction(0.5), SignedMagnitudeDrop())
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 5))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    engine = SparseEngine(model, optimizer, method, sparsity=0.5, total_steps=5)
+    model[0].weight.requires_grad_(False)
+    before = engine.mask("0.weight"), engine.mask("1.weight")
+    model(torch.randn(4, 8)).sum().backward()
+    optimizer.step()
+    assert torch.equal(engine.mask("0.weight"), before[0])
+    assert not torch.equal(engine.mask("1.weight"), before[1])

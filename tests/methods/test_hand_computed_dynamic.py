@@ -109,6 +109,15 @@ def test_rigl_grows_the_largest_gradients_keeps_what_it_regrows_and_takes_no_ste
     assert run.weights().tolist() == [[5.0, 0.0, 2.0, -4.0, 0.0, 0.0]]
 
 
+@pins("rigl")
+def test_rigl_leaves_the_first_layer_dense_where_the_others_are_uniform() -> None:
+    first, second = [[1.0] * 2] * 4, [[1.0] * 4] * 4
+    run = ByHand(preset("rigl", allocation="uniform", dense_first=True), first, second, sparsity=0.5)
+    assert [layer.num_active for layer in run.engine.layers] == [8, 4]
+    with pytest.raises(ValueError, match="a dense first layer goes with allocation 'uniform', got 'erk'"):
+        preset("rigl", dense_first=True)
+
+
 @pins("rigl-itop")
 def test_rigl_itop_updates_after_the_step_and_starts_what_it_regrows_at_zero() -> None:
     method = preset("rigl-itop", update_every=1, drop_fraction=0.5, final_drop_fraction=0.5)

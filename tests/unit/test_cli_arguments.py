@@ -9,6 +9,7 @@ import pytest
 from itop.cli.main import _parser, main
 from itop.cli.text import plain_text
 from itop.cli.train import plan
+from itop.methods import PRESETS
 from itop.training.experiment import Experiment
 
 
@@ -136,6 +137,24 @@ def test_methods_are_listed_and_explained(capsys: pytest.CaptureFixture[str]) ->
     assert "rigl-itop" in listed
     assert "update_every" in explained
     assert "1500" in explained
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_lists_of_methods_fit_the_terminal_and_break_no_name_or_cost(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main(["methods"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns
+    for name, preset in PRESETS.items():
+        (place,) = [i for i, line in enumerate(lines) if f"{line} ".startswith(f"  {name} ")]
+        below = "\n".join(lines[place : place + 3])
+        assert all(text in below for text in (preset.paper.strip("-"), preset.parts, preset.cost))
+    assert main(["methods", "nest"]) == 0
+    explained = capsys.readouterr().out
+    assert max(map(len, explained.splitlines())) <= columns
+    assert "Steps between updates (?)." in explained
 
 
 def test_no_escape_sequence_of_a_file_reaches_the_terminal() -> None:

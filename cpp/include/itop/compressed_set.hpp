@@ -53,7 +53,13 @@ class CompressedSet {
   class Cursor;
   class Builder;
 
-  static void merge(Group& group, std::int64_t first, const PositionList& positions);
+  /// Makes some stretches of a group that begins at index `first`: what it has and the positions that lie in them.
+  static void merge(const Group& group, std::int64_t first, std::int64_t first_stretch, std::int64_t last_stretch,
+                    const PositionList& positions, Builder& builder);
+  static void merge_few(Cursor& old, std::int64_t first, std::int64_t first_stretch, std::int64_t last_stretch,
+                        const PositionList& positions, Builder& builder);
+  static void merge_many(Cursor& old, std::int64_t first, std::int64_t first_stretch, std::int64_t last_stretch,
+                         const PositionList& positions, Builder& builder);
   static bool contains(const Group& group, std::int64_t first, const PositionList& positions);
 
   std::int64_t numel_;

@@ -69,6 +69,9 @@ inline constexpr std::int64_t kNumExponents = 278;
 /// @param sums [kNumExponents]
 void sum_magnitudes(const Word* set, const float* values, std::int64_t numel, std::int64_t* sums, ThreadPool& threads);
 
+/// The smallest magnitude among the weights of a set; infinity where the set is empty.
+float smallest_magnitude(const Word* set, const float* values, std::int64_t numel, ThreadPool& threads);
+
 /// counts[i] += active[i], up to the largest there is, then scores[i] = abs(gradients[i]) + bonus / (counts[i] +
 /// epsilon), each rounded once.
 void exploration_scores(const Word* active, const float* gradients, std::int64_t numel, float bonus, float epsilon,

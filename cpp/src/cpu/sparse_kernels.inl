@@ -276,17 +276,73 @@ inline void transpose_8x8(const double* from, std::int64_t from_stride, double* 
   }
 }
 
-/// to[j][i] = from[i][j], i < num_rows, j < num_columns. A strip of 16 columns is a cache line of every row it reads.
+/// to[j][i] = from[i][j] for num_rows rows, a multiple of 8, of 16: a cache line of each.
+template <class Scalar>
+void transpose_line(const Scalar* from, std::int64_t from_stride, std::int64_t num_rows, Scalar* to,
+                    std::int64_t to_stride) {
+  for (std::int64_t row = 0; row < num_rows; row += 8) {
+    transpose_8x8(from + row * from_stride, from_stride, to + row, to_stride);
+    transpose_8x8(from + row * from_stride + 8, from_stride, to + 8 * to_stride + row, to_stride);
+  }
+}
+
+#if defined(__AVX512F__)
+/// to[j][i] = from[i][j] for a square of 16: every line is read and written once, at one go.
+inline void transpose_16x16(const float* from, std::int64_t from_stride, float* to, std::int64_t to_stride) {
+  using V = Vector<float, 16>;
+  V a[16];
+  for (int i = 0; i < 8; ++i) {  // pairs of rows
+    const V even = load<float, 16>(from + 2 * i * from_stride);
+    const V odd = load<float, 16>(from + (2 * i + 1) * from_stride);
+    a[2 * i] = __builtin_shufflevector(even, odd, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
+    a[2 * i + 1] = __builtin_shufflevector(even, odd, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+  }
+  V b[16];  // lane k of b[4 i + c]: column 4 k + c of rows 4 i to 4 i + 3
+  for (int i = 0; i < 4; ++i) {
+    for (int half = 0; half < 2; ++half) {
+      const V low = a[4 * i + half];
+      const V high = a[4 * i + 2 + half];
+      b[4 * i + 2 * half] =
+          __builtin_shufflevector(low, high, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
+      b[4 * i + 2 * half + 1] =
+          __builtin_shufflevector(low, high, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+    }
+  }
+  for (int c = 0; c < 4; ++c) {
+    V u[2][2];  // [lanes 0 and 1, 2 and 3][rows 0 to 7, 8 to 15]
+    for (int rows = 0; rows < 2; ++rows) {
+      const V low = b[8 * rows + c];
+      const V high = b[8 * rows + 4 + c];
+      u[0][rows] = __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
+      u[1][rows] = __builtin_shufflevector(low, high, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    }
+    for (int half = 0; half < 2; ++half) {
+      const V low = u[half][0];
+      const V high = u[half][1];
+      store<float, 16>(to + (8 * half + c) * to_stride,
+                       __builtin_shufflevector(low, high, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27));
+      store<float, 16>(to + (8 * half + 4 + c) * to_stride,
+                       __builtin_shufflevector(low, high, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31));
+    }
+  }
+}
+
+inline void transpose_line(const float* from, std::int64_t from_stride, std::int64_t num_rows, float* to,
+                           std::int64_t to_stride) {
+  std::int64_t row = 0;
+  for (; row + 16 <= num_rows; row += 16) transpose_16x16(from + row * from_stride, from_stride, to + row, to_stride);
+  if (row < num_rows) transpose_line<float>(from + row * from_stride, from_stride, num_rows - row, to + row, to_stride);
+}
+#endif
+
+/// to[j][i] = from[i][j], i < num_rows, j < num_columns.
 template <class Scalar>
 void transpose(const Scalar* from, std::int64_t from_stride, std::int64_t num_rows, std::int64_t num_columns,
                Scalar* to, std::int64_t to_stride) {
   const std::int64_t whole_rows = num_rows & ~std::int64_t{7};
   std::int64_t column = 0;
   for (; column + 16 <= num_columns; column += 16) {
-    for (std::int64_t row = 0; row < whole_rows; row += 8) {
-      transpose_8x8(from + row * from_stride + column, from_stride, to + column * to_stride + row, to_stride);
-      transpose_8x8(from + row * from_stride + column + 8, from_stride, to + (column + 8) * to_stride + row, to_stride);
-    }
+    transpose_line(from + column, from_stride, whole_rows, to + column * to_stride, to_stride);
     for (std::int64_t row = whole_rows; row < num_rows; ++row) {
       for (std::int64_t j = column; j < column + 16; ++j) to[j * to_stride + row] = from[row * from_stride + j];
     }
@@ -312,9 +368,19 @@ void unpack(const Scalar* packed, int tile, int num_samples, std::int64_t num_fe
   // Samples are often a multiple of 4 KiB apart, in the same set of the first-level cache: a line is written whole
   // before the next sample's takes its place.
   const std::int64_t whole_features = num_features & ~std::int64_t{15};
+  int sample = 0;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(Scalar) == 4) {
+    for (; sample + 16 <= num_samples; sample += 16) {
+      for (std::int64_t f = 0; f < whole_features; f += 16) {
+        transpose_16x16(packed + f * tile + sample, tile, dense + sample * dense_stride + f, dense_stride);
+      }
+    }
+  }
+#endif
   const int whole_samples = num_samples & ~7;
   for (std::int64_t f = 0; f < whole_features; f += 16) {
-    for (int s = 0; s < whole_samples; s += 8) {
+    for (int s = sample; s < whole_samples; s += 8) {
       transpose_8x8(packed + f * tile + s, tile, dense + s * dense_stride + f, dense_stride);
       transpose_8x8(packed + (f + 8) * tile + s, tile, dense + s * dense_stride + f + 8, dense_stride);
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 from typing import Any
 
 __all__ = ["add_parser"]
@@ -35,28 +34,33 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _list(console: Any) -> None:
-    from rich.padding import Padding
-    from rich.table import Table
     from rich.text import Text
 
     from itop.methods import PRESETS
     from itop.methods.registry import Family
 
+    width = max(len(name) for name in PRESETS) + 2
     for family in Family:
-        table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-        table.add_column(family.value, no_wrap=True, width=29)
-        for heading, ratio in (("paper", 3), ("parts", 4), ("cost", 4)):
-            table.add_column(heading, ratio=ratio)
+        console.print(Text(family.value.capitalize(), style="bold"))
         for preset in PRESETS.values():
             if preset.family is family:
-                table.add_row(Text(preset.name, style="bold"), preset.paper, preset.parts, preset.cost)
-        console.print(Padding(table, (0, 0, 1, 0)))
+                console.print(Text.assemble("  ", (preset.name.ljust(width), "bold"), preset.paper.strip("-")))
+                for line in _joined((preset.parts, preset.cost), console.width - 6):
+                    console.print(Text(f"      {line}", style="dim"))
+        console.print()
     console.print(
-        "Cost: FLOPs of a training step and sample, f_S and f_D being those of a forward pass, sparse and dense; bytes\n"
-        "beyond three bits a weight. itop methods NAME explains one; itop train --method NAME runs it.",
-        style="dim",
-        highlight=False,
+        Text(
+            "Below each: its parts, and the FLOPs of a training step and sample, f_S and f_D being those of a forward "
+            "pass, sparse and dense, with the memory beyond three bits a weight. itop methods NAME explains one, itop "
+            "train --method NAME runs it."
+        )
     )
+
+
+def _joined(texts: tuple[str, ...], width: int) -> tuple[str, ...]:
+    """The texts side by side where the width admits it, else one below the other."""
+    line = "  ·  ".join(texts)
+    return (line,) if len(line) <= width else texts
 
 
 def _explain(name: str, console: Any) -> None:
@@ -67,8 +71,9 @@ def _explain(name: str, console: Any) -> None:
 
     preset = PRESETS[name]
     console.print(Text.assemble((name, "bold"), f"  {preset.paper}" if preset.paper != "-" else ""))
-    console.print(Text(_documentation(name)))
-    console.print()
+    for paragraph in preset.explanation:
+        console.print(Text(paragraph))
+        console.print()
     facts = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     for key, value in (
         ("Rule", preset.equation),
@@ -81,19 +86,17 @@ def _explain(name: str, console: Any) -> None:
     if not preset.parameters:
         console.print("\nIt has no options.", highlight=False)
         return
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column("Option")
-    table.add_column("Default")
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("Option", "Default", "What it is"):
+        table.add_column(heading, no_wrap=heading == "Option")
+    texts = preset.option_texts
     for key, option in preset.parameters.items():
-        mark = "  (?)" if key in preset.unchecked else ""
-        table.add_row(Text(key, style="bold"), Text(f"{option.default!r}{mark}"))
+        table.add_row(Text(key, style="bold"), Text(_default(option.default)), Text(texts.get(key, "")))
     console.print()
     console.print(table)
     note = " (?): a default that could not be checked against a source." if preset.unchecked else ""
     console.print(f"\nitop train --method {name} --set OPTION=VALUE changes one.{note}", style="dim", highlight=False)
 
 
-def _documentation(name: str) -> str:
-    from itop.methods import METHODS
-
-    return inspect.getdoc(METHODS[name]) or ""
+def _default(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else repr(value)

@@ -16,10 +16,11 @@ from rich.text import Text
 
 from itop.cli.text import plain_text
 from itop.studies.cell import Cell
-from itop.studies.results import PointResult, StudyResults, in_words
+from itop.studies.results import StudyResults, in_words
 from itop.studies.study import Study
 from itop.studies.sweep import SweepObserver
 from itop.studies.worker import Progress
+from itop.training.outcomes import Point, label_of
 from itop.training.summary import Spread
 
 __all__ = ["SweepDisplay", "hypothesis_lines", "print_cells", "print_results"]
@@ -105,7 +106,7 @@ class SweepDisplay(SweepObserver):
             running = [cell for cell in cells if cell.identity in self._running]
             accuracies = [summary["test_accuracy"]["mean"] for summary in summaries]
             table.add_row(
-                PointResult(cells[0].axes, False, ()).label,
+                label_of(cells[0].axes),
                 f"{len(summaries)}/{len(cells)}",
                 _percent(accuracies),
                 _percent([summary["exploration_rate"] for summary in summaries], 1),
@@ -165,11 +166,11 @@ def print_results(results: StudyResults, report: Path) -> None:
         console.print(line, highlight=False, soft_wrap=True)
     for failed in results.failures:
         reason = plain_text(failed.failure, length=300)
-        console.print(Text.assemble(("failed", "red"), f"  {failed.cell.label}: {reason}"))
+        console.print(Text.assemble(("failed", "red"), f"  {failed.label}: {reason}"))
     console.print(f"Report: {report}", soft_wrap=True, highlight=False, markup=False)
 
 
-def _cells(point: PointResult) -> tuple[str, ...]:
+def _cells(point: Point) -> tuple[str, ...]:
     accuracy = point.spread("test_accuracy")
     updates, flops = point.mean("num_updates"), point.mean("train_flops_ratio")
     return (

@@ -40,11 +40,18 @@ def drop_counts(context: Context, fraction: float, candidates: BitSet | None = N
     """Weights to drop in each layer: the nearest whole number. A dense layer has nothing to explore and keeps all,
     and so does a layer that is frozen.
     """
-    topology = context.topology
-    counts = topology.num_active if candidates is None else candidates.counts()
+    counts = context.topology.num_active if candidates is None else candidates.counts()
     return [
-        0 if count == layer.numel or not layer.parameter.requires_grad else round(fraction * count)
-        for layer, count in zip(topology.layers, counts, strict=True)
+        round(fraction * count) if is_open else 0
+        for count, is_open in zip(counts, _open_layers(context, counts), strict=True)
+    ]
+
+
+def _open_layers(context: Context, counts: Sequence[int]) -> list[bool]:
+    """Which layers may drop weights, given how many are active in each."""
+    return [
+        count < layer.numel and layer.parameter.requires_grad
+        for layer, count in zip(context.topology.layers, counts, strict=True)
     ]
 
 
@@ -63,7 +70,8 @@ class ScoreDrop(DropCriterion):
         pattern: Pattern | None = None,
     ) -> BitSet:
         counts = drop_counts(context, fraction, candidates)
-        quota = (pattern or Unstructured()).drop_quota(context, counts)
+        among = context.topology.active if candidates is None else candidates
+        quota = (pattern or Unstructured()).drop_quota(context, counts, among)
         return self.drop_exactly(context, quota, candidates)
 
     def drop_exactly(
@@ -110,14 +118,12 @@ class SignedMagnitudeDrop(DropCriterion):
         candidates: BitSet | None = None,
         pattern: Pattern | None = None,
     ) -> BitSet:
-        if pattern is not None and not isinstance(pattern, Unstructured):
-            raise ValueError("dropping positive and negative weights apart knows no patterns; drop by score instead")
         topology = context.topology
         weights = topology.weights()
         among = topology.active if candidates is None else candidates
         negative = among & topology.where(weights, limit=0.0)
         positive = among - negative
-        open_layers = [count < layer.numel for layer, count in zip(topology.layers, among.counts(), strict=True)]
+        open_layers = _open_layers(context, among.counts())
         chosen = topology.empty()
         for side in (positive, negative):
             k = [

@@ -32,6 +32,10 @@ class InitialMasks(ABC):
     def masks(self, context: Context) -> BitSet:
         """The initial active set; ``context.target_counts`` holds what the allocation asks of each layer."""
 
+    def counts(self, context: Context) -> list[int]:
+        """Weights of each layer that a pattern rounds to what it admits."""
+        return context.target_counts
+
     def scores(self, context: Context) -> Scores | None:
         """What a pattern ranks weights by to build masks of its own; None: it chooses at random."""
         return None
@@ -62,6 +66,9 @@ class DenseMasks(InitialMasks):
     def masks(self, context: Context) -> BitSet:
         return context.topology.full()
 
+    def counts(self, context: Context) -> list[int]:
+        return [layer.numel for layer in context.topology.layers]
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -79,7 +86,10 @@ class RandomMasksOfDensity(InitialMasks):
         return True
 
     def masks(self, context: Context) -> BitSet:
-        return context.topology.select(context.topology.full(), context.counts_at(self.density))
+        return context.topology.select(context.topology.full(), self.counts(context))
+
+    def counts(self, context: Context) -> list[int]:
+        return context.counts_at(self.density)
 
 
 @final

@@ -17,6 +17,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from itop.context import Context, TrainingData
 from itop.criteria.initial import InitialMasks
@@ -174,7 +175,8 @@ class GraspMasks(DataMasks):
         data = training_data(context)
         weights = [weight.requires_grad_() for weight in _copies(context)]
         totals = [torch.zeros_like(weight) for weight in weights]
-        with _trial(context, training=True):
+        # Fused attention has no second derivative.
+        with _trial(context, training=True), sdpa_kernel(SDPBackend.MATH):
             averages = [torch.zeros_like(weight) for weight in weights]
             for inputs, targets in data.first(self.num_batches):
                 loss = data.loss(_call(context, weights, inputs) / self.temperature, targets)

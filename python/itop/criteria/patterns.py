@@ -3,7 +3,7 @@
 A pattern turns the counts of a method into quotas of finer grain; criteria do not know of it. A layer is seen as a
 matrix ``[out, in * kernel]``, rows being its output units.
 
-Counts follow the pattern: those of the allocation are rounded to what it admits.
+Counts follow the pattern: those of the allocation, or of a ramp on its way there, are rounded to what it admits.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias, final
 
 import torch
@@ -39,17 +39,31 @@ class Pattern(ABC):
         """Whether it can be kept in layers that hold their active weights only."""
         return False
 
+    @property
+    def drops_whole_blocks(self) -> bool:
+        """Whether weights go in company, so that only scores, which can be added up, say which."""
+        return False
+
     @abstractmethod
     def initial(self, context: Context, rule: InitialMasks) -> BitSet:
         """The initial masks of a rule, in this pattern."""
 
-    def drop_quota(self, context: Context, counts: Sequence[int]) -> Counts:
-        """What may be dropped, given how many weights of each layer."""
+    @abstractmethod
+    def keep_quota(self, context: Context, goals: Sequence[int]) -> Counts:
+        """What stays where layers shrink to so many weights."""
+
+    def drop_quota(self, context: Context, counts: Sequence[int], among: BitSet) -> Counts:
+        """What may be dropped, given how many weights of each layer, among those active."""
         return counts
 
     @abstractmethod
-    def grow_quota(self, context: Context, kept: BitSet, counts: Sequence[int]) -> Counts:
-        """What must be grown beside ``kept`` to be back in the pattern, given how many weights of each layer."""
+    def grow_quota(self, context: Context, kept: BitSet, counts: Sequence[int], goals: Sequence[int]) -> Counts:
+        """What must be grown beside ``kept`` to be back in the pattern.
+
+        Args:
+            counts: So many weights of each layer.
+            goals: Active weights of each layer after it, before they are rounded to what the pattern admits.
+        """
 
 
 @final
@@ -68,7 +82,10 @@ class Unstructured(Pattern):
     def initial(self, context: Context, rule: InitialMasks) -> BitSet:
         return rule.masks(context)
 
-    def grow_quota(self, context: Context, kept: BitSet, counts: Sequence[int]) -> Counts:
+    def keep_quota(self, context: Context, goals: Sequence[int]) -> Counts:
+        return goals
+
+    def grow_quota(self, context: Context, kept: BitSet, counts: Sequence[int], goals: Sequence[int]) -> Counts:
         return counts
 
 
@@ -80,10 +97,10 @@ class _Grouped(Pattern):
         """Weights in a group of a layer; the last of a row may hold fewer."""
         raise TypeError("a grouped pattern says how large its groups are")
 
-    def targets(self, context: Context) -> list[Tensor]:
-        """Active weights of each group, int32 [rows, groups in a row], one tensor a layer."""
+    def targets(self, context: Context, counts: Sequence[int]) -> list[Tensor]:
+        """Active weights of each group, int32 [rows, groups in a row], one tensor a layer, for so many in a layer."""
         targets = []
-        for layer, count in zip(context.topology.layers, context.target_counts, strict=True):
+        for layer, count in zip(context.topology.layers, counts, strict=True):
             size = self.group_size(layer.shape)
             rows, columns = matrix_shape(layer.shape)
             num_groups = math.ceil(columns / size)
@@ -95,14 +112,15 @@ class _Grouped(Pattern):
         return targets
 
     def initial(self, context: Context, rule: InitialMasks) -> BitSet:
-        sizes = [self.group_size(layer.shape) for layer in context.topology.layers]
-        return context.topology.select(
-            context.topology.full(), GroupQuota(sizes, self.targets(context)), rule.scores(context)
-        )
+        quota = self.keep_quota(context, rule.counts(context))
+        return context.topology.select(context.topology.full(), quota, rule.scores(context))
 
-    def grow_quota(self, context: Context, kept: BitSet, counts: Sequence[int]) -> Counts:
+    def keep_quota(self, context: Context, goals: Sequence[int]) -> GroupQuota:
         sizes = [self.group_size(layer.shape) for layer in context.topology.layers]
-        return GroupQuota(sizes, self.targets(context), present=kept)
+        return GroupQuota(sizes, self.targets(context, goals))
+
+    def grow_quota(self, context: Context, kept: BitSet, counts: Sequence[int], goals: Sequence[int]) -> Counts:
+        return replace(self.keep_quota(context, goals), present=kept)
 
 
 @final
@@ -153,30 +171,41 @@ class Blocks(Pattern):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} of a block must be a whole number of at least 1, got {value!r}")
 
-    def num_blocks(self, context: Context) -> list[int]:
-        """Active blocks of each layer by the allocation, at least 1."""
+    @property
+    def drops_whole_blocks(self) -> bool:
+        return True
+
+    def num_blocks(self, context: Context, counts: Sequence[int]) -> list[int]:
+        """Active blocks of each layer for so many weights, at least 1."""
         return [
             max(1, round(count / layer.numel * self._grid(layer.shape)))
-            for layer, count in zip(context.topology.layers, context.target_counts, strict=True)
+            for layer, count in zip(context.topology.layers, counts, strict=True)
         ]
 
     def initial(self, context: Context, rule: InitialMasks) -> BitSet:
-        quota = BlockQuota(self.rows, self.columns, self.num_blocks(context))
+        quota = self.keep_quota(context, rule.counts(context))
         return context.topology.select(context.topology.full(), quota, rule.scores(context))
 
-    def drop_quota(self, context: Context, counts: Sequence[int]) -> Counts:
-        active = [
-            round(count / max(1, present) * blocks)
-            for count, present, blocks in zip(
-                counts, context.topology.num_active, self.num_blocks(context), strict=True
+    def keep_quota(self, context: Context, goals: Sequence[int]) -> BlockQuota:
+        return BlockQuota(self.rows, self.columns, self.num_blocks(context, goals))
+
+    def drop_quota(self, context: Context, counts: Sequence[int], among: BitSet) -> Counts:
+        blocks = [
+            round(count / max(1, present) * num_blocks)
+            for count, present, num_blocks in zip(
+                counts, among.counts(), self._blocks_with_any(context, among), strict=True
             )
         ]
-        return BlockQuota(self.rows, self.columns, active)
+        return BlockQuota(self.rows, self.columns, blocks)
 
-    def grow_quota(self, context: Context, kept: BitSet, counts: Sequence[int]) -> Counts:
-        present = BlockSets(context.topology, self.rows, self.columns).touched_by(kept).count(context.topology.stream)
-        missing = [max(0, wanted - have) for wanted, have in zip(self.num_blocks(context), present, strict=True)]
+    def grow_quota(self, context: Context, kept: BitSet, counts: Sequence[int], goals: Sequence[int]) -> Counts:
+        present = self._blocks_with_any(context, kept)
+        missing = [max(0, goal - have) for goal, have in zip(self.num_blocks(context, goals), present, strict=True)]
         return BlockQuota(self.rows, self.columns, missing)
+
+    def _blocks_with_any(self, context: Context, among: BitSet) -> list[int]:
+        blocks = BlockSets(context.topology, self.rows, self.columns).touched_by(among)
+        return blocks.count(context.topology.stream)
 
     def _grid(self, shape: Sequence[int]) -> int:
         rows, columns = matrix_shape(shape)

@@ -17,6 +17,11 @@ from itop.selection import BitSet
 class Redistribution(Part):
     """Moves connections between layers; the total is kept."""
 
+    @property
+    def moves_between_layers(self) -> bool:
+        """Whether layers gain and lose connections."""
+        return True
+
     @abstractmethod
     def grow_counts(
         self, context: Context, dropped: Sequence[int], room: Sequence[int], kept: BitSet | None = None
@@ -34,6 +39,10 @@ class Redistribution(Part):
 @dataclass(frozen=True, slots=True)
 class SameLayer(Redistribution):
     """Each layer grows what it dropped: every layer's density is fixed."""
+
+    @property
+    def moves_between_layers(self) -> bool:
+        return False
 
     @property
     def works_truly_sparse(self) -> bool:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from itop.allocation import AllocationLike
 from itop.criteria.grow import ExplorationBonusGrowth
+from itop.methods.composed import takes_density, takes_pattern
 from itop.methods.method import DropAndGrow
 from itop.schedules import CosineDropFraction, Every
 
 
+@takes_density
+@takes_pattern
 def DSTEE(
     update_every: int = 100,
     drop_fraction: float = 0.3,

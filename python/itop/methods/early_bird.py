@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import math
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
@@ -33,8 +34,8 @@ class EarlyBird(Method):
         check_every: Steps between masks. None: an epoch, once the training loop is known.
         tolerance: Mask distance below which the ticket is drawn.
         window: Masks that must agree.
-        latest: Fraction of the run at which the ticket is drawn at last.
-        penalty: L1 on gamma while channels compete.
+        latest: Fraction of the run at which the ticket is drawn at last (?).
+        penalty: L1 on gamma while channels compete (?).
     """
 
     check_every: int | None = None
@@ -42,7 +43,6 @@ class EarlyBird(Method):
     window: int = 5
     latest: float = 0.5
     penalty: float = 1e-4
-    epoch: int = field(default=390, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.window < 2:
@@ -59,15 +59,15 @@ class EarlyBird(Method):
 
     @property
     def schedule(self) -> UpdateSchedule:
-        steps = self.epoch if self.check_every is None else self.check_every
-        return EitherOf((EveryEpoch(1.0, steps), AtFractions((self.latest,))))
+        checks = EveryEpoch() if self.check_every is None else EveryEpoch(1.0, self.check_every)
+        return EitherOf((checks, AtFractions((self.latest,))))
 
     @property
     def acts_before_step(self) -> bool:
         return True
 
     def for_loop(self, steps_per_epoch: int) -> Method:
-        return replace(self, epoch=steps_per_epoch)
+        return replace(self, check_every=steps_per_epoch) if self.check_every is None else self
 
     def check(self, context: Context) -> None:
         if not any(norm is not None for norm in normalisations(context)):
@@ -109,33 +109,55 @@ class EarlyBird(Method):
         low, high = 1, len(order)
         while low < high:
             middle = (low + high + 1) // 2
-            masks = self._layer_masks(context, norms, _first(order, middle))
-            if sum(int(mask.sum()) for mask in masks) <= context.target_total:
+            if (
+                self._count(context, self._layer_channels(context, norms, _first(order, middle)))
+                <= context.target_total
+            ):
                 low = middle
             else:
                 high = middle - 1
         channels = _first(order, low)
-        return self._layer_masks(context, norms, channels), channels
+        return self._layer_masks(context, self._layer_channels(context, norms, channels)), channels
 
-    def _layer_masks(self, context: Context, norms: list[_BatchNorm | None], channels: Tensor) -> list[Tensor]:
-        masks = []
+    def _layer_channels(
+        self, context: Context, norms: list[_BatchNorm | None], channels: Tensor
+    ) -> list[tuple[Tensor | None, Tensor | None]]:
+        """Of each layer which outputs and which inputs stay, bool; None: all."""
+        kept: list[tuple[Tensor | None, Tensor | None]] = []
         position = 0
         incoming: Tensor | None = None
         for weight, norm in zip(context.topology.weights(), norms, strict=True):
-            mask = torch.ones_like(weight, dtype=torch.bool)
+            inputs: Tensor | None = None
             if incoming is not None and weight.shape[1] % len(incoming) == 0:
                 inputs = incoming.repeat_interleave(weight.shape[1] // len(incoming))
-                mask &= inputs.view(1, -1, *[1] * (weight.dim() - 2))
+            own: Tensor | None = None
             if norm is not None:
                 own = channels[position : position + norm.num_features].clone()
                 position += norm.num_features
                 # A layer without channels would cut the network.
                 if not bool(own.any()):
                     own[int(norm.weight.detach().abs().argmax())] = True
-                mask &= own.view(-1, *[1] * (weight.dim() - 1))
-                incoming = own
-            else:
-                incoming = None
+            incoming = own
+            kept.append((own, inputs))
+        return kept
+
+    def _count(self, context: Context, kept: list[tuple[Tensor | None, Tensor | None]]) -> int:
+        """Weights between channels that stay."""
+        total = 0
+        for weight, (outputs, inputs) in zip(context.topology.weights(), kept, strict=True):
+            rows = weight.shape[0] if outputs is None else int(outputs.sum())
+            columns = weight.shape[1] if inputs is None else int(inputs.sum())
+            total += rows * columns * math.prod(weight.shape[2:])
+        return total
+
+    def _layer_masks(self, context: Context, kept: list[tuple[Tensor | None, Tensor | None]]) -> list[Tensor]:
+        masks = []
+        for weight, (outputs, inputs) in zip(context.topology.weights(), kept, strict=True):
+            mask = torch.ones_like(weight, dtype=torch.bool)
+            if inputs is not None:
+                mask &= inputs.view(1, -1, *[1] * (weight.dim() - 2))
+            if outputs is not None:
+                mask &= outputs.view(-1, *[1] * (weight.dim() - 1))
             masks.append(mask)
         return masks
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from itop.allocation import AllocationLike
 from itop.context import Context
 from itop.criteria.grow import GradientGrowth, RandomGrowth
+from itop.methods.composed import takes_density, takes_pattern
 from itop.methods.method import DropAndGrow
 from itop.schedules import AtFractions, DropFraction, EitherOf, Every, step_at
 
@@ -94,6 +95,7 @@ class TicketTraining(DropAndGrow):
     phases: Phases = Phases(1 / 3, 3)
 
     def check(self, context: Context) -> None:
+        DropAndGrow.check(self, context)
         total = context.total_steps or 0
         steps = [step_at(self.phases.exploration, total), *self.phases.end_steps(total)]
         if any(later - earlier < 2 for earlier, later in itertools.pairwise(steps)):
@@ -103,7 +105,7 @@ class TicketTraining(DropAndGrow):
             )
 
     def initialise(self, context: Context) -> None:
-        context.topology.initialise(self.pattern.initial(context, self.initial))
+        DropAndGrow.initialise(self, context)
         context.state[_TICKETS] = []
 
     def after_step(self, context: Context) -> None:
@@ -127,6 +129,8 @@ class TicketTraining(DropAndGrow):
         return {**DropAndGrow.options(self), "phases": self.phases}
 
 
+@takes_density
+@takes_pattern
 def EDST(
     update_every: int = 1000,
     tickets: int = 3,

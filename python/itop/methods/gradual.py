@@ -7,10 +7,12 @@ from itop.criteria.curvature import CurvatureDrop
 from itop.criteria.drop import MagnitudeDrop, ScoreDrop, TaylorDrop
 from itop.criteria.grow import GradientGrowth
 from itop.criteria.initial import RandomMasksOfDensity
+from itop.methods.composed import takes_pattern
 from itop.methods.method import DropAndGrow
 from itop.schedules import ConstantDropFraction, CosineDropFraction, DensityRamp, Every
 
 
+@takes_pattern
 def GMP(
     update_every: int = 100,
     start: float = 0.0,
@@ -32,6 +34,7 @@ def GMP(
     return _ramp("gmp", MagnitudeDrop(), update_every, start, end, initial_density, across_layers, allocation)
 
 
+@takes_pattern
 def TaylorPruning(
     update_every: int = 100,
     start: float = 0.0,
@@ -51,6 +54,7 @@ def TaylorPruning(
     return _ramp("taylor", TaylorDrop(decay), update_every, start, end, 1.0, across_layers, allocation)
 
 
+@takes_pattern
 def OBD(
     update_every: int = 100,
     start: float = 0.0,
@@ -72,6 +76,7 @@ def OBD(
     return _ramp("obd", CurvatureDrop(decay), update_every, start, end, 1.0, across_layers, allocation)
 
 
+@takes_pattern
 def GraNet(
     update_every: int = 1000,
     initial_density: float = 1.0,

@@ -89,10 +89,11 @@ def kept_first(weight: Tensor, *, keeps_rows: bool) -> Tensor:
     Args:
         keeps_rows: Whether only columns compete.
     """
-    columns = _standing(_group_norms(weight, 1)).view(1, -1, *[1] * (weight.dim() - 2)).expand(weight.shape)
+    squares = weight.square()
+    columns = _standing(_norms(squares, 1)).view(1, -1, *[1] * (weight.dim() - 2)).expand(weight.shape)
     if keeps_rows:
         return columns.contiguous()
-    rows = _standing(_group_norms(weight, 0)).view(-1, *[1] * (weight.dim() - 1))
+    rows = _standing(_norms(squares, 0)).view(-1, *[1] * (weight.dim() - 1))
     return torch.minimum(rows, columns)
 
 
@@ -106,5 +107,8 @@ def _standing(norms: Tensor) -> Tensor:
 
 def _group_norms(weight: Tensor, dimension: int) -> Tensor:
     """The norm of each slice along a dimension, differentiable at zero."""
-    squares = weight.square().transpose(0, dimension).flatten(1).sum(1)
-    return (squares + 1e-12).sqrt()
+    return _norms(weight.square(), dimension)
+
+
+def _norms(squares: Tensor, dimension: int) -> Tensor:
+    return (squares.transpose(0, dimension).flatten(1).sum(1) + 1e-12).sqrt()

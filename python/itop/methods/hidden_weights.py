@@ -247,6 +247,8 @@ class HiddenWeights(Method):
         )
 
     def _saliencies(self, context: Context) -> Scores:
+        if type(self).saliency is HiddenWeights.saliency:
+            return Scores(self.hidden_weights(context))
         with torch.no_grad():
             scores = [
                 self.saliency(context, i, hidden).detach().float()
@@ -264,13 +266,16 @@ class HiddenWeights(Method):
         context.state.pop(_LIMIT, None)
         effective = self._effective(context)
         kept = self._active(context, effective)
+        weights = topology.weights()
         if sum(kept.counts()) > count:
             kept = topology.select(kept, count, self._saliencies(context))
             context.state[_LIMIT] = kept.to_tensors()
-            effective = self._effective(context)
+            for weight, value, mask in zip(weights, effective, context.state[_LIMIT], strict=True):
+                torch.mul(value, mask, out=weight)
+        else:
+            for weight, value in zip(weights, effective, strict=True):
+                weight.copy_(value)
         topology.replace(kept)
-        for weight, value in zip(topology.weights(), effective, strict=True):
-            weight.copy_(value)
 
     def _limited(self, context: Context, layer: int, effective: Tensor) -> Tensor:
         limit: list[Tensor] | None = context.state.get(_LIMIT)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 from itop.allocation import AllocationLike
 from itop.context import Context
 from itop.criteria.drop import MagnitudeAndGradientDrop
 from itop.criteria.grow import RandomGrowth
+from itop.methods.composed import takes_density, takes_pattern
 from itop.methods.method import DropAndGrow, Method
 from itop.schedules import AtFractions, DropFraction, EitherOf, Every, EveryEpoch, StepwiseDropFraction, UpdateSchedule
 from itop.update_report import UpdateReport
 
 
+@takes_density
+@takes_pattern
 def MEST(
     update_every: int | None = None,
     drop_fraction: float = 0.05,
@@ -26,7 +29,8 @@ def MEST(
 
     Args:
         update_every: dT in steps. None: five epochs, once the training loop is known.
-        drop_fraction: P; half of it from ``halves_at`` of the run (?), none from ``stops_at`` (?).
+        drop_fraction: P at the start.
+        halves_at, stops_at: Fractions of the run from which P is half of that, and none (?).
         gradient_weight: lambda (?).
     """
     return DropAndGrow(
@@ -57,7 +61,8 @@ class MESTSoft(Method):
 
     Args:
         update_every: dT in steps. None: five epochs, once the training loop is known.
-        drop_fraction: P; half of it from ``halves_at`` of the run (?), none from ``stops_at`` (?).
+        drop_fraction: P at the start.
+        halves_at, stops_at: Fractions of the run from which P is half of that, and none (?).
         gradient_weight: lambda (?).
     """
 
@@ -67,7 +72,6 @@ class MESTSoft(Method):
     halves_at: float = 0.5
     stops_at: float = 0.8
     allocation: AllocationLike = "erk"
-    epoch: int = field(default=390, kw_only=True)
 
     def __post_init__(self) -> None:
         self._fraction  # noqa: B018  checks itself
@@ -83,23 +87,15 @@ class MESTSoft(Method):
 
     @property
     def schedule(self) -> UpdateSchedule:
-        regular = _schedule(self.update_every).for_loop(self.epoch)
-        return EitherOf((regular, AtFractions((min(1.0, self.stops_at + 1e-6),))))
+        return EitherOf((_schedule(self.update_every), AtFractions((min(1.0, self.stops_at + 1e-6),))))
 
     @property
     def default_allocation(self) -> AllocationLike:
         return self.allocation
 
     def for_loop(self, steps_per_epoch: int) -> Method:
-        return MESTSoft(
-            self.update_every,
-            self.drop_fraction,
-            self.gradient_weight,
-            self.halves_at,
-            self.stops_at,
-            self.allocation,
-            epoch=steps_per_epoch,
-        )
+        interval = EveryEpoch(5, steps_per_epoch).interval
+        return replace(self, update_every=interval) if self.update_every is None else self
 
     def update(self, context: Context) -> UpdateReport:
         topology = context.topology
@@ -108,8 +104,9 @@ class MESTSoft(Method):
         ]
         dropped = MagnitudeAndGradientDrop(self.gradient_weight).drop_exactly(context, surplus)
         fraction = self._fraction(context.step, context.total_steps)
+        is_last = context.step == context.total_steps
         counts = [
-            0 if target == layer.numel else round(fraction * target)
+            0 if target == layer.numel or is_last else round(fraction * target)
             for layer, target in zip(topology.layers, context.target_counts, strict=True)
         ]
         grown = RandomGrowth().grow(context, ~topology.active, counts)

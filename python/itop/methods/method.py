@@ -210,7 +210,8 @@ class DropAndGrow(Method):
         pattern: What the active weights of a layer must look like.
         ramp: A density that changes over time; None keeps it.
         shrink: Which weights go where the ramp falls.
-        shrink_across_layers: Whether all layers compete then, or each follows a ramp of its own.
+        shrink_across_layers: Whether all layers compete then, or each follows a ramp of its own. They do in any case where
+            connections move between layers.
     """
 
     label: str
@@ -255,6 +256,10 @@ class DropAndGrow(Method):
         return (self.drop, self.grow, self.redistribution, *changing)
 
     @property
+    def _shares_ramp(self) -> bool:
+        return self.shrink_across_layers or self.redistribution.moves_between_layers
+
+    @property
     def needs_gradient(self) -> bool:
         return any(part.needs_gradient for part in self._parts)
 
@@ -271,7 +276,7 @@ class DropAndGrow(Method):
     def works_truly_sparse(self) -> bool:
         parts: tuple[Part | InitialMasks | Pattern, ...] = (*self._parts, self.initial, self.pattern)
         fits = all(part.works_truly_sparse for part in parts)
-        return type(self) is DropAndGrow and fits and not self.shrink_across_layers
+        return type(self) is DropAndGrow and fits and not (self.ramp is not None and self._shares_ramp)
 
     @property
     def acts_before_step(self) -> bool:
@@ -286,6 +291,15 @@ class DropAndGrow(Method):
 
     def check(self, context: Context) -> None:
         require_data(self, self.initial, context)
+        if self.pattern.drops_whole_blocks and not isinstance(self.drop, ScoreDrop):
+            raise ValueError(
+                f"method '{self.name}' drops single weights, not by scores that a block could add up; choose another "
+                "pattern than blocks"
+            )
+        if self.redistribution.moves_between_layers and not isinstance(self.pattern, Unstructured):
+            raise ValueError(
+                f"method '{self.name}' moves connections between layers, but a pattern gives each layer its number"
+            )
 
     def initialise(self, context: Context) -> None:
         context.topology.initialise(self.pattern.initial(context, self.initial))
@@ -299,7 +313,7 @@ class DropAndGrow(Method):
     def update(self, context: Context) -> UpdateReport:
         topology = context.topology
         fraction = self.drop_fraction(context.step, context.total_steps)
-        gone, extra = self._ramped(context)
+        gone, goals, extra = self._ramped(context)
         remaining = topology.active - gone if gone is not None else topology.active
         dropped = self.drop.drop(context, fraction, remaining, self.pattern)
         kept = remaining - dropped
@@ -307,7 +321,8 @@ class DropAndGrow(Method):
         preferred = None if self.may_regrow else ~topology.active
         wanted = self.redistribution.grow_counts(context, dropped.counts(), candidates.counts(), kept)
         counts = [count + more for count, more in zip(wanted, extra, strict=True)]
-        grown = self.grow.grow(context, candidates, self.pattern.grow_quota(context, kept, counts), preferred)
+        quota = self.pattern.grow_quota(context, kept, counts, goals)
+        grown = self.grow.grow(context, candidates, quota, preferred)
         return topology.commit(
             dropped | gone if gone is not None else dropped,
             grown,
@@ -316,29 +331,41 @@ class DropAndGrow(Method):
             regrown_keeps_value=self.regrown_keeps_value,
         )
 
-    def _ramped(self, context: Context) -> tuple[BitSet | None, list[int]]:
-        """What the ramp takes away in this update, and how many weights of each layer it adds."""
+    def _ramped(self, context: Context) -> tuple[BitSet | None, list[int], list[int]]:
+        """What the ramp takes away in this update, the weights of each layer it aims at, and how many of them it adds."""
         topology = context.topology
         nothing = [0] * len(topology.layers)
         if self.ramp is None or context.total_steps is None:
-            return None, nothing
+            return None, context.target_counts, nothing
         now = topology.num_active
         start: list[int] = context.state["initial counts"]
-        if self.shrink_across_layers:
-            total = self.ramp.count(sum(start), context.target_total, context.step, context.total_steps)
-            if total < sum(now):
-                return self.shrink.drop_exactly(context, sum(now) - total), nothing
         goals = [
             self.ramp.count(first, last, context.step, context.total_steps)
             for first, last in zip(start, context.target_counts, strict=True)
         ]
-        if self.shrink_across_layers:
+        if self._shares_ramp:
+            total = self.ramp.count(sum(start), context.target_total, context.step, context.total_steps)
+            if total < sum(now):
+                gone = self.shrink.drop_exactly(context, sum(now) - total)
+                goals = [count - fewer for count, fewer in zip(now, gone.counts(), strict=True)]
+                return self._in_pattern(context, gone, goals), goals, nothing
             room = [layer.numel - count for layer, count in zip(topology.layers, now, strict=True)]
             missing = [max(0, goal - count) for goal, count in zip(goals, now, strict=True)]
-            return None, share(total - sum(now), [float(count) for count in missing], room)
+            extra = share(total - sum(now), [float(count) for count in missing], room)
+            return None, [count + more for count, more in zip(now, extra, strict=True)], extra
         extra = [max(0, goal - count) for goal, count in zip(goals, now, strict=True)]
         surplus = [max(0, count - goal) for goal, count in zip(goals, now, strict=True)]
-        return (self.shrink.drop_exactly(context, surplus) if any(surplus) else None), extra
+        if not any(surplus):
+            return None, goals, extra
+        return self._in_pattern(context, self.shrink.drop_exactly(context, surplus), goals), goals, extra
+
+    def _in_pattern(self, context: Context, gone: BitSet, goals: Sequence[int]) -> BitSet:
+        """What goes where layers shrink to so many weights: what the pattern says, if there is one."""
+        if isinstance(self.pattern, Unstructured):
+            return gone
+        topology = context.topology
+        quota = self.pattern.keep_quota(context, goals)
+        return topology.active - topology.select(topology.active, quota, self.shrink.scores(context))
 
     def training_flops(self, sparse: float, dense: float) -> TrainingFlops:
         if self.needs_gradient_every_step:

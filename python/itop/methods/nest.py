@@ -139,6 +139,8 @@ class NeST(Method):
     ) -> BitSet:
         """Adds the connections of new neurons between two layers to what is grown, and their values."""
         topology = context.topology
+        if not bridge.numel():
+            return grown
         taken = topology.active | grown
         into, out_of = taken.to_tensor(lower), taken.to_tensor(upper)
         idle = (~into.any(1) & ~out_of.any(0)).nonzero().flatten()[: self.neurons]
@@ -181,7 +183,7 @@ class NeST(Method):
 
 
 def linear_pairs(context: Context) -> list[tuple[int, int]]:
-    """Consecutive linear layers, the one feeding the other by its width."""
+    """Consecutive linear layers of which the one fits the other by its width."""
     layers = context.topology.layers
     return [
         (i, i + 1)
@@ -193,7 +195,10 @@ def linear_pairs(context: Context) -> list[tuple[int, int]]:
 
 
 def _watch(context: Context, method: NeST, lower: int) -> list[RemovableHandle]:
-    """Notes the bridging gradient between the input of a layer and the output of the next, at the last backward pass."""
+    """Notes the bridging gradient between the input of a layer and the output of the next, at the last backward pass.
+
+    Where the two see other numbers of samples, as around a mean over a sequence, the one does not feed the other.
+    """
     position = [pair[0] for pair in linear_pairs(context)].index(lower)
     number = len(linear_pairs(context))
     inputs: list[Tensor] = []
@@ -206,8 +211,9 @@ def _watch(context: Context, method: NeST, lower: int) -> list[RemovableHandle]:
         if inputs and method._grows(context):
             upper = grad_output[0].detach().flatten(0, -2).float()
             below = inputs.pop().flatten(0, -2).float()
-            bridges = context.state.setdefault(_BRIDGE, [torch.zeros(0)] * number)
-            bridges[position] = upper.t() @ below / len(below)
+            if len(upper) == len(below):
+                bridges = context.state.setdefault(_BRIDGE, [torch.zeros(0)] * number)
+                bridges[position] = upper.t() @ below / len(below)
 
     layers = context.topology.layers
     return [

@@ -5,10 +5,12 @@ from __future__ import annotations
 from itop.allocation import AllocationLike
 from itop.criteria.grow import GradientGrowth, GrowCriterion, RandomGrowth
 from itop.criteria.patterns import Blocks, NofM
+from itop.methods.composed import takes_density
 from itop.methods.method import DropAndGrow
 from itop.schedules import CosineDropFraction, Every
 
 
+@takes_density
 def NMDynamic(
     update_every: int = 100,
     m: int = 16,
@@ -37,6 +39,7 @@ def NMDynamic(
     )
 
 
+@takes_density
 def BlockDynamic(
     update_every: int = 100,
     rows: int = 4,

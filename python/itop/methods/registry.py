@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias, final
 
+from itop.methods.composed import COMMON_OPTIONS
 from itop.methods.descriptions import DESCRIPTIONS
 from itop.methods.method import Method
 
@@ -75,13 +76,25 @@ class Preset:
         return (inspect.getdoc(self.factory) or "").split("\n\n")[0].replace("\n", " ")
 
     @property
-    def unchecked(self) -> frozenset[str]:
-        """Options whose defaults nobody could check against a source: their documentation says ``(?)``."""
-        marked: set[str] = set()
+    def explanation(self) -> tuple[str, ...]:
+        """The paragraphs of the factory's documentation, one line each, without its options."""
+        text = re.split(r"^\w+:$", inspect.getdoc(self.factory) or "", flags=re.MULTILINE)[0]
+        plain = re.sub(r"\*(\w+)\*", r"\1", text.strip().replace("``", ""))
+        return tuple(" ".join(paragraph.split()) for paragraph in plain.split("\n\n"))
+
+    @property
+    def option_texts(self) -> dict[str, str]:
+        """What the documentation says of options, by name; several may share a text."""
+        texts = {name: text for name, text in COMMON_OPTIONS.items() if name in self.parameters}
         for factory in reversed(getattr(self.factory, "__mro__", (self.factory,))):
             for names, text in _documented_options(factory):
-                marked = marked | names if "(?)" in text else marked - names
-        return frozenset(marked & self.parameters.keys())
+                texts |= {name: text for name in names if name in self.parameters}
+        return texts
+
+    @property
+    def unchecked(self) -> frozenset[str]:
+        """Options whose defaults nobody could check against a source: their documentation says ``(?)``."""
+        return frozenset(name for name, text in self.option_texts.items() if "(?)" in text)
 
     @property
     def parameters(self) -> dict[str, inspect.Parameter]:
@@ -97,4 +110,4 @@ def _documented_options(factory: object) -> Iterator[tuple[set[str], str]]:
     section = re.split(r"^\S", sections[1], flags=re.MULTILINE)[0]
     for entry in re.split(r"\n    (?=\w)", section):
         names, _, text = entry.partition(":")
-        yield {name.strip() for name in names.split(",")}, text
+        yield {name.strip() for name in names.split(",")}, " ".join(text.split()).replace("``", "")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from itop.allocation import AllocationLike
+from itop.allocation import AllocationLike, Uniform
 from itop.criteria.grow import GradientGrowth, UnexploredFirst
+from itop.methods.composed import takes_density, takes_pattern
 from itop.methods.method import DropAndGrow, UpdateTiming
 from itop.schedules import CosineDropFraction, Every
 
 
+@takes_density
+@takes_pattern
 def RigL(
     update_every: int = 100,
     drop_fraction: float = 0.3,
     until: float = 0.75,
     allocation: AllocationLike = "erk",
+    dense_first: bool = False,
 ) -> DropAndGrow:
     """RigL as published: growth by gradient; an update replaces that optimiser step, until 75 % of the run.
 
@@ -22,8 +26,11 @@ def RigL(
         update_every: dT in steps.
         drop_fraction: alpha, annealed to 0 by a half cosine at T_end.
         until: T_end as a fraction of the run.
-        allocation: ERK, or uniform with a dense first layer.
+        allocation: ERK in the paper, or uniform with a dense first layer.
+        dense_first: Whether the first layer stays dense where the others are uniform.
     """
+    if dense_first and allocation != "uniform":
+        raise ValueError(f"a dense first layer goes with allocation 'uniform', got {allocation!r}")
     return DropAndGrow(
         label="rigl",
         update_schedule=Every(update_every, until=until),
@@ -31,10 +38,12 @@ def RigL(
         grow=GradientGrowth(),
         update_timing=UpdateTiming.REPLACES_STEP,
         regrown_keeps_value=True,
-        allocation=allocation,
+        allocation=Uniform(first_layer_dense=True) if dense_first else allocation,
     )
 
 
+@takes_density
+@takes_pattern
 def RigLITOP(
     update_every: int = 4000,
     drop_fraction: float = 0.5,

@@ -5,10 +5,13 @@ from __future__ import annotations
 from itop.allocation import AllocationLike, LastLayerDense, as_allocation
 from itop.criteria.drop import SignedMagnitudeDrop
 from itop.criteria.grow import RandomGrowth, UnexploredFirst
+from itop.methods.composed import takes_density, takes_pattern
 from itop.methods.method import DropAndGrow
 from itop.schedules import ConstantDropFraction, CosineDropFraction, Every, EveryEpoch
 
 
+@takes_density
+@takes_pattern
 def SET(
     update_every: int | None = None,
     drop_fraction: float = 0.3,
@@ -35,6 +38,8 @@ def SET(
     )
 
 
+@takes_density
+@takes_pattern
 def SETITOP(
     update_every: int = 1500,
     drop_fraction: float = 0.5,

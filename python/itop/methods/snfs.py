@@ -5,10 +5,13 @@ from __future__ import annotations
 from itop.allocation import AllocationLike
 from itop.criteria.grow import MomentumGrowth
 from itop.criteria.redistribution import MomentumRedistribution, Redistribution, SameLayer
+from itop.methods.composed import takes_density, takes_pattern
 from itop.methods.method import DropAndGrow
 from itop.schedules import CosineDropFraction, Every, EveryEpoch
 
 
+@takes_density
+@takes_pattern
 def SNFS(
     update_every: int | None = None,
     drop_fraction: float = 0.5,

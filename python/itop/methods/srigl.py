@@ -14,6 +14,7 @@ from itop.analysis.training_flops import RigLTraining, TrainingFlops
 from itop.context import Context
 from itop.criteria.drop import MagnitudeDrop, drop_counts
 from itop.criteria.group_quota import GroupQuota, row_counts
+from itop.layers import Layer
 from itop.methods.method import Method
 from itop.schedules import CosineDropFraction, Every, UpdateSchedule
 from itop.selection import BitSet, Scores
@@ -30,10 +31,11 @@ class SRigL(Method):
 
     In an update the smallest magnitudes of a layer are dropped and as many inactive weights of the largest gradients
     are candidates. A unit with fewer than ``ablation * fan-in`` salient weights (kept or candidates) is ablated; the
-    others take over its connections, so fan-in rises to ``floor(count / units left)``, and each unit fills up to it with
-    its largest gradients. Units never come back.
+    others take over its connections, so fan-in rises to ``count / units left``, and each unit fills up to it with its
+    largest gradients. Units never come back.
 
-    A layer's count is the largest multiple of its units not above the allocation's.
+    Fan-in is rounded to the nearest whole number, at least 1: a layer's count is the multiple of its units nearest to the
+    allocation's.
 
     Args:
         update_every: dT in steps.
@@ -76,7 +78,8 @@ class SRigL(Method):
     def initialise(self, context: Context) -> None:
         topology = context.topology
         fan_ins = [
-            max(1, count // layer.shape[0]) for layer, count in zip(topology.layers, context.target_counts, strict=True)
+            _fan_in(layer, count, layer.shape[0])
+            for layer, count in zip(topology.layers, context.target_counts, strict=True)
         ]
         units = [
             torch.full((layer.shape[0], 1), fan_in) for layer, fan_in in zip(topology.layers, fan_ins, strict=True)
@@ -99,9 +102,9 @@ class SRigL(Method):
         for i, layer in enumerate(topology.layers):
             alive = present[i] > 0
             stays = self._survivors(context, i, alive, promising[i])
-            fan_in = min(layer.numel // layer.shape[0], context.target_counts[i] // max(1, int(stays.sum())))
-            context.state[_FAN_IN][i] = max(1, fan_in)
-            targets.append(stays.unsqueeze(1) * context.state[_FAN_IN][i])
+            fan_in = _fan_in(layer, context.target_counts[i], int(stays.sum()))
+            context.state[_FAN_IN][i] = fan_in
+            targets.append(stays.unsqueeze(1) * fan_in)
             if not torch.equal(stays, alive):
                 gone = (alive & ~stays).view(-1, *[1] * (len(layer.shape) - 1)).expand(layer.shape)
                 ablated.native.pack(i, topology.in_storage_order(i, gone), topology.stream)
@@ -130,6 +133,11 @@ class SRigL(Method):
 
     def options(self) -> dict[str, Any]:
         return {"schedule": self.schedule, "drop_fraction": self.drop_fraction, "ablation": self.ablation}
+
+
+def _fan_in(layer: Layer, count: int, units: int) -> int:
+    """Incoming weights of each of so many units, which share a layer's count."""
+    return max(1, min(layer.numel // layer.shape[0], round(count / max(1, units))))
 
 
 def _by_unit(topology: Topology, targets: Sequence[Tensor], present: BitSet | None = None) -> GroupQuota:

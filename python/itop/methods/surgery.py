@@ -38,27 +38,27 @@ class DynamicNetworkSurgery(ChosenMasks):
     def name(self) -> str:
         return "surgery"
 
-    def thresholds(self, context: Context, weights: Sequence[Tensor]) -> list[float]:
-        """c of each layer."""
-        if self.c_rate is None:
-            topology = context.topology
-            largest = topology.select(topology.full(), context.target_counts, Scores(weights)).to_tensors()
-            sizes = [weight.abs()[mask] for weight, mask in zip(weights, largest, strict=True)]
-            return [float(size.min()) if size.numel() else float("inf") for size in sizes]
-        magnitudes = [weight.abs() for weight in weights]
-        return [max(float(size.mean() + self.c_rate * size.std()), 0.0) for size in magnitudes]
+    def constant(self, weight: Tensor) -> float:
+        """c of a layer by its initial weights."""
+        assert self.c_rate is not None
+        size = weight.abs()
+        return max(float(size.mean() + self.c_rate * size.std()), 0.0)
 
     def choose_masks(self, context: Context, weights: Sequence[Tensor], masks: list[Tensor] | None) -> list[Tensor]:
         if masks is None:
             if self.c_rate is not None:
-                context.state[_THRESHOLDS] = self.thresholds(context, weights)
+                context.state[_THRESHOLDS] = [self.constant(weight) for weight in weights]
             return [torch.ones_like(weight, dtype=torch.bool) for weight in weights]
         chance = (1.0 + self.gamma * context.step) ** -self.power
         if float(context.noise(0).flatten()[0]) >= chance:
             return masks
-        constant: list[float] | None = context.state.get(_THRESHOLDS)
-        thresholds = self.thresholds(context, weights) if constant is None else constant
-        return [
-            (mask & (weight.abs() > 0.9 * threshold)) | (weight.abs() > 1.1 * threshold)
-            for weight, mask, threshold in zip(weights, masks, thresholds, strict=True)
-        ]
+        topology = context.topology
+        thresholds: list[float] | None = context.state.get(_THRESHOLDS)
+        if thresholds is None:
+            largest = topology.select(topology.full(), context.target_counts, Scores(weights))
+            thresholds = topology.smallest_magnitudes(weights, largest)
+        stays, returns = (
+            topology.where(weights, limit=[factor * c for c in thresholds], greater=True, magnitude=True)
+            for factor in (0.9, 1.1)
+        )
+        return ((topology.active & stays) | returns).to_tensors()

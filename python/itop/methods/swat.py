@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -14,8 +15,13 @@ from torch.utils.hooks import RemovableHandle
 from itop.allocation import AllocationLike
 from itop.analysis.training_flops import SparseTraining, TopKASTTraining, TrainingFlops
 from itop.context import Context
+from itop.criteria.grow import MomentumGrowth
+from itop.criteria.redistribution import MomentumRedistribution, Redistribution, SameLayer
 from itop.methods.hidden_weights import ChosenMasks
+from itop.schedules import CosineDropFraction, DropFraction, Every
 from itop.selection import Scores
+
+_COUNTS = "layer counts"
 
 
 @final
@@ -26,14 +32,29 @@ class SWAT(ChosenMasks):
     What autograd saves of a layer's input is its largest entries only, of each sample a share; the forward pass sees all.
     Every weight has a gradient, also those that are not active. Linear and convolution layers only.
 
+    How dense a layer is follows from the allocation, uniform or ERK, or changes by momentum: then, every
+    ``redistribute_every`` steps, each layer gives up the share P of its number, and the layers receive what was given up in
+    proportion to the mean magnitude of the averaged gradient of their active weights. The average takes 4 bytes a weight
+    (8 beside an optimiser of Adam's kind).
+
     Args:
         refresh_every: Steps between two choices of the weights; 1 is every step.
         activation_density: Share of each sample's activations kept for the backward pass (?); None: the layer's density,
             which leaves a narrow layer next to nothing to learn from.
+        redistributes: Whether layers gain and lose weights by momentum.
+        redistribute_every: Steps between two times (?).
+        drop_fraction: P at the start, annealed by a half cosine to ``final_drop_fraction`` (?).
+        final_drop_fraction: At the end of the run (?).
+        momentum: Decay of the gradient average.
     """
 
     refresh_every: int = 1
     activation_density: float | None = 0.5
+    redistributes: bool = False
+    redistribute_every: int = 100
+    drop_fraction: float = 0.5
+    final_drop_fraction: float = 0.005
+    momentum: float = 0.9
     allocation: AllocationLike = "erk"
     finish: float | None = None
 
@@ -42,6 +63,22 @@ class SWAT(ChosenMasks):
             raise ValueError(f"refresh_every must be a whole number of steps, at least 1, got {self.refresh_every!r}")
         if self.activation_density is not None and not 0.0 < self.activation_density <= 1.0:
             raise ValueError(f"activation_density must be in (0, 1], got {self.activation_density!r}")
+        Every(self.redistribute_every)
+        self._fraction  # noqa: B018  checks itself
+        if not 0.0 <= self.momentum < 1.0:
+            raise ValueError(f"momentum must be in [0, 1), got {self.momentum!r}")
+
+    @property
+    def _fraction(self) -> DropFraction:
+        return CosineDropFraction(self.drop_fraction, min(self.final_drop_fraction, self.drop_fraction))
+
+    @property
+    def _redistribution(self) -> Redistribution:
+        return MomentumRedistribution(MomentumGrowth(self.momentum)) if self.redistributes else SameLayer()
+
+    @property
+    def needs_total_steps(self) -> bool:
+        return self.redistributes or self.schedule.needs_total_steps
 
     @property
     def name(self) -> str:
@@ -59,20 +96,48 @@ class SWAT(ChosenMasks):
                     f"'{layer.name}', a weight of {type(layer.module).__name__}"
                 )
 
+    def layer_counts(self, context: Context) -> list[int]:
+        """Active weights of each layer now."""
+        counts: list[int] = context.state.get(_COUNTS, context.target_counts)
+        return counts
+
+    def before_step(self, context: Context) -> None:
+        ChosenMasks.before_step(self, context)
+        if self.hides_weights(context):
+            self._redistribution.observe(context)
+
     def choose_masks(self, context: Context, weights: Sequence[Tensor], masks: list[Tensor] | None) -> list[Tensor]:
-        if masks is not None and context.step % self.refresh_every != 0:
+        moves = self.redistributes and masks is not None and context.step % self.redistribute_every == 0
+        if moves:
+            self._redistribute(context)
+        if masks is not None and context.step % self.refresh_every != 0 and not moves:
             return masks
         topology = context.topology
-        return topology.select(topology.full(), context.target_counts, Scores(weights)).to_tensors()
+        return topology.select(topology.full(), self.layer_counts(context), Scores(weights)).to_tensors()
+
+    def _redistribute(self, context: Context) -> None:
+        counts = self.layer_counts(context)
+        fraction = self._fraction(context.step, context.total_steps)
+        given = [round(fraction * count) for count in counts]
+        room = [
+            layer.numel - count + less
+            for layer, count, less in zip(context.topology.layers, counts, given, strict=True)
+        ]
+        gained = self._redistribution.grow_counts(context, given, room)
+        context.state[_COUNTS] = [count - less + more for count, less, more in zip(counts, given, gained, strict=True)]
 
     def hooks(self, context: Context) -> Iterable[RemovableHandle]:
         handles: list[RemovableHandle] = []
-        for layer, count in zip(context.topology.layers, context.target_counts, strict=True):
-            density = self.activation_density if self.activation_density is not None else count / layer.numel
-            sparsifier = _SavedActivations(layer.parameter, density)
+        for i, layer in enumerate(context.topology.layers):
+            sparsifier = _SavedActivations(layer.parameter, functools.partial(self._kept_activations, context, i))
             handles.append(layer.module.register_forward_pre_hook(sparsifier.enter))
             handles.append(layer.module.register_forward_hook(sparsifier.leave, always_call=True))
         return handles
+
+    def _kept_activations(self, context: Context, layer: int) -> float:
+        if self.activation_density is not None:
+            return self.activation_density
+        return self.layer_counts(context)[layer] / context.topology.layers[layer].numel
 
     def training_flops(self, sparse: float, dense: float) -> TrainingFlops:
         # Forward and input gradient skip weights, the weights' gradient skips activations.
@@ -84,7 +149,7 @@ class SWAT(ChosenMasks):
 class _SavedActivations:
     """Lets autograd save only the largest entries of a layer's input."""
 
-    def __init__(self, weight: nn.Parameter, density: float) -> None:
+    def __init__(self, weight: nn.Parameter, density: Callable[[], float]) -> None:
         self._weight = weight
         self._density = density
         self._open: list[saved_tensors_hooks] = []
@@ -100,9 +165,10 @@ class _SavedActivations:
 
     def _pack(self, saved: Tensor) -> Tensor:
         shares_weight = saved.untyped_storage().data_ptr() == self._weight.untyped_storage().data_ptr()
-        if shares_weight or not saved.is_floating_point() or self._density >= 1.0:
+        density = self._density()
+        if shares_weight or not saved.is_floating_point() or density >= 1.0:
             return saved
-        return largest_entries(saved, self._density)
+        return largest_entries(saved, density)
 
 
 def largest_entries(activations: Tensor, density: float) -> Tensor:

@@ -18,7 +18,7 @@ from itop.analysis.exploration import (
 )
 from itop.analysis.layer import Layer
 from itop.criteria import RandomGrowth as RandomGrowthRule
-from itop.criteria import SameLayer
+from itop.criteria import SameLayer, Unstructured
 from itop.methods import DropAndGrow, Method
 from itop.training.records import UpdateRecord
 
@@ -73,6 +73,8 @@ def predicted_exploration(method: Method, layers: Sequence[Layer], total_steps: 
         total_steps: Of the run.
     """
     if not isinstance(method, DropAndGrow) or type(method).update is not DropAndGrow.update or method.ramp is not None:
+        return None
+    if not isinstance(method.pattern, Unstructured):
         return None
     if not isinstance(method.grow, RandomGrowthRule) or not isinstance(method.redistribution, SameLayer):
         return None
