@@ -45,9 +45,31 @@ class StepNet(nn.Module):
         return sum((torch.relu(output).sum(dim=1) * signal).sum() for output in (first, second, last))  # type: ignore[return-value]
 
 
-def make_model(hidden: tuple[int, int] = (28, 24)) -> StepNet:
-    """Weights in multiples of 1/8, the same in every process."""
-    model = StepNet(hidden)
+class StepConvNet(nn.Module):
+    """The same of convolutions, odd sizes and a matrix in two places; samples have NUM_INPUTS inputs: three 2x2 images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 7, 3, padding=1, bias=False)
+        self.second = nn.Conv2d(7, 5, 2, bias=False)
+        self.third = nn.Linear(5, 13, bias=False)
+        self.twice, self.again = nn.Linear(13, 13, bias=False), nn.Linear(13, 13, bias=False)
+        self.again.weight = self.twice.weight
+
+    def forward(self, samples: Tensor) -> Tensor:
+        x, signal = samples[:, :-1].unflatten(1, (3, 2, 2)), samples[:, -1]
+        loss = torch.zeros((), device=samples.device)
+        for layer in (self.first, self.second, self.third, self.twice, self.again):
+            output = layer(x)
+            loss = loss + (torch.relu(output).flatten(1).sum(dim=1) * signal).sum()
+            x = (output.detach() > 0).float()
+            x = x.flatten(1) if layer is self.second else x
+        return loss
+
+
+def make_model(hidden: tuple[int, int] | None = (28, 24)) -> nn.Module:
+    """Weights in multiples of 1/8, the same in every process. Convolutions where no hidden sizes are given."""
+    model = StepNet(hidden) if hidden is not None else StepConvNet()
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -65,7 +87,7 @@ def data_parallel(model: nn.Module) -> nn.Module:
 
 def fsdp(model: nn.Module) -> nn.Module:
     """FSDP2 over all ranks, layer by layer."""
-    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    mesh = init_device_mesh(next(model.parameters()).device.type, (dist.get_world_size(),))
     for layer in model.children():
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
@@ -110,7 +132,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 def masks(engine: SparseEngine) -> dict[str, Any]:
     """Every layer's whole mask, as NumPy arrays, which cross between processes."""
-    return {layer.name: whole(engine.mask(layer.name)).numpy().copy() for layer in engine.layers}
+    return {layer.name: whole(engine.mask(layer.name)).cpu().numpy().copy() for layer in engine.layers}
 
 
 def attach(model: nn.Module, method: str | Method = "set", **options: Any) -> SparseEngine:
@@ -131,9 +153,10 @@ def samples_of(step: int, parts: int = 1) -> Tensor:
 def train(model: nn.Module, engine: SparseEngine, steps: int, parts: int = 1) -> list[float]:
     """Trains on from the engine's step; losses of this rank's part of the batch."""
     losses = []
+    device = next(model.parameters()).device
     for step in range(engine.steps, engine.steps + steps):
         engine.optimizer.zero_grad()
-        loss = model(samples_of(step, parts))
+        loss = model(samples_of(step, parts).to(device))
         (loss * parts).backward()  # data parallelism averages over its parts; the sum is wanted
         engine.optimizer.step()
         losses.append(loss.item())

@@ -1,9 +1,8 @@
-"""Real processes under gloo that run functions of the tests; they live as long as a test module."""
+"""Real processes of one group, under gloo where nothing else is said, that run functions of the tests; they live as long as a test module."""
 
 from __future__ import annotations
 
 import os
-import socket
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -35,22 +34,25 @@ def _processes() -> Any:
     return context
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+def _open_store() -> dist.TCPStore:  # type: ignore[name-defined]
+    """Where a group meets: in this process, as torchrun keeps it in its own, on a port that nobody else can take."""
+    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
 
 
-def _join(rank: int, world: int, port: int, group_timeout: float = 60.0) -> None:
+def _join(rank: int, world: int, port: int, group_timeout: float = 60.0, backend: str = "gloo") -> None:
     os.environ.update(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank)
     )
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=world, timeout=timedelta(seconds=group_timeout))
+    if backend == "nccl":
+        torch.cuda.set_device(rank)
+    timeout = timedelta(seconds=group_timeout)
+    store = dist.TCPStore("127.0.0.1", port, timeout=timeout)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
 
 
-def _serve(rank: int, world: int, port: int, pipe: Connection, group_timeout: float) -> None:
-    _join(rank, world, port, group_timeout)
+def _serve(rank: int, world: int, port: int, pipe: Connection, group_timeout: float, backend: str) -> None:
+    _join(rank, world, port, group_timeout, backend)
     while True:
         try:
             function, args = pipe.recv()
@@ -68,24 +70,25 @@ class RankPool:
     Args:
         world: How many.
         group_timeout: Seconds that a collective waits for other ranks.
+        backend: Of torch.distributed; "nccl" gives each process a GPU.
     """
 
-    def __init__(self, world: int, group_timeout: float = 60.0) -> None:
+    def __init__(self, world: int, group_timeout: float = 60.0, backend: str = "gloo") -> None:
         self.world = world
+        self._backend = backend
         self._group_timeout = group_timeout
         self._workers: list[tuple[Any, Connection]] = []
 
     def _start(self) -> None:
-        port, context = _free_port(), _processes()
+        self._store, context = _open_store(), _processes()
         for rank in range(self.world):
             ours, theirs = context.Pipe()
-            process = context.Process(
-                target=_serve, args=(rank, self.world, port, theirs, self._group_timeout), daemon=True
-            )
+            args = (rank, self.world, self._store.port, theirs, self._group_timeout, self._backend)
+            process = context.Process(target=_serve, args=args, daemon=True)
             process.start()
             self._workers.append((process, ours))
 
-    def outcomes(self, function: Callable[..., Any], *args: Any, timeout: float = 90.0) -> list[Outcome]:
+    def outcomes(self, function: Callable[..., Any], *args: Any, timeout: float = 180.0) -> list[Outcome]:
         """What became of ``function(*args)`` on each rank."""
         if not self._workers:
             self._start()
@@ -99,7 +102,7 @@ class RankPool:
             outcomes.append(pipe.recv())
         return outcomes
 
-    def run(self, function: Callable[..., Any], *args: Any, timeout: float = 90.0) -> list[Any]:
+    def run(self, function: Callable[..., Any], *args: Any, timeout: float = 180.0) -> list[Any]:
         """What ``function(*args)`` returned on each rank; an exception there is one here."""
         outcomes = self.outcomes(function, *args, timeout=timeout)
         for rank, outcome in enumerate(outcomes):
@@ -108,7 +111,7 @@ class RankPool:
                 raise RuntimeError(f"rank {rank}: {outcome.trace}")
         return [outcome.value for outcome in outcomes]
 
-    def errors(self, function: Callable[..., Any], *args: Any, timeout: float = 90.0) -> list[str]:
+    def errors(self, function: Callable[..., Any], *args: Any, timeout: float = 180.0) -> list[str]:
         """The message of the ValueError that ``function(*args)`` raised on each rank; every rank must raise one."""
         outcomes = self.outcomes(function, *args, timeout=timeout)
         for rank, outcome in enumerate(outcomes):
@@ -146,9 +149,9 @@ class Launch:
     """One function in ``world`` processes of one group, each with its own arguments, as a launcher would start them."""
 
     def __init__(self, world: int, function: Callable[..., Any], args: Sequence[Sequence[Any]]) -> None:
-        port, context = _free_port(), _processes()
+        self._store, context = _open_store(), _processes()
         self._processes = [
-            context.Process(target=_run, args=(rank, world, port, function, args[rank]), daemon=True)
+            context.Process(target=_run, args=(rank, world, self._store.port, function, args[rank]), daemon=True)
             for rank in range(world)
         ]
         for process in self._processes:

@@ -26,8 +26,8 @@ from itop.update_report import UpdateReport
 class Stepper:
     """Keeps zeros zero and the topology moving while an optimiser steps.
 
-    An optimiser that leaves zeros at zero needs masked gradients only; all others, and every step after somebody else
-    wrote to the weights, are masked after the step.
+    An optimiser that leaves zeros at zero needs masked gradients only; all others, those that zeros slow down, and every
+    step after somebody else wrote to the weights, are masked after the step.
 
     Args:
         context: What the method acts on.
@@ -175,7 +175,9 @@ class Stepper:
                 self._gradients.set_dense_aside()
             self.topology.apply_to_gradients()
             self._gradients.note_masked()
-        elif state.zero_stays_zero and not (update_due and self._method.needs_gradient):
+        elif (
+            state.zero_stays_zero and not state.is_slowed_by_zeros and not (update_due and self._method.needs_gradient)
+        ):
             self._needs_full_mask |= self._was_changed_by_others()
             self._masks_gradients = self.topology.apply_to_gradients()
             self._gradients.note_masked()

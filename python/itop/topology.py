@@ -598,6 +598,8 @@ class Topology:
 
     def whole(self, layer: int, part: Tensor) -> Tensor:
         """A tensor of the part of a layer held here, gathered from all ranks into the layer's shape."""
+        if part.dtype == torch.int16 and self.start(layer) is not None:  # nothing carries it between processes
+            return self.whole(layer, part.int()).to(torch.int16)
         tensor = like_parameter(part, self.layers[layer].parameter)
         return tensor.full_tensor() if is_sharded(tensor) else tensor
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+import shutil
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from itop import SparseEngine
 from itop.methods import METHODS, Fixed, Method, RigL, RigLITOP
+from optimizers_of_others import Lars, ScheduleFree, Shampoo
 
 
 def make_model(seed: int = 0) -> nn.Sequential:
@@ -227,71 +228,6 @@ def test_muon_for_matrices_and_adamw_for_the_rest() -> None:
 # --- optimisers of other people -----------------------------------------------------------------------------------------
 
 
-def with_gradients(group: dict[str, Any]) -> list[Any]:
-    """As every optimiser of torch: a parameter without gradient is passed over."""
-    return [p for p in group["params"] if p.grad is not None]
-
-
-class Lars(Optimizer):
-    """Layer-wise rates from norms: every weight's step depends on all others of its layer."""
-
-    def __init__(self, params: Iterable[Tensor], lr: float = 1.0) -> None:
-        super().__init__(params, {"lr": lr})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            for p in with_gradients(group):
-                rate = group["lr"] * 0.01 * p.norm() / (p.grad.norm() + 1e-8)
-                buffer = self.state[p].setdefault("velocity", torch.zeros_like(p))
-                buffer.mul_(0.9).add_(p.grad + 1e-4 * p, alpha=float(rate))
-                p.sub_(buffer)
-
-
-class Shampoo(Optimizer):
-    """Preconditions rows and columns: zero gradients do not stay zero."""
-
-    def __init__(self, params: Iterable[Tensor], lr: float = 0.05) -> None:
-        super().__init__(params, {"lr": lr})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            for p in with_gradients(group):
-                if p.dim() < 2:
-                    p.sub_(p.grad, alpha=group["lr"])
-                    continue
-                state = self.state[p]
-                if not state:
-                    state["left"], state["right"] = torch.eye(p.size(0)) * 1e-2, torch.eye(p.size(1)) * 1e-2
-                    state["average"] = [{"of steps": torch.zeros_like(p)}]  # the weight's shape, hidden away
-                state["left"] += p.grad @ p.grad.T
-                state["right"] += p.grad.T @ p.grad
-                roots = [torch.linalg.eigh(side) for side in (state["left"], state["right"])]
-                left, right = (v @ torch.diag(e.clamp_min(1e-6) ** -0.25) @ v.T for e, v in roots)
-                step = left @ p.grad @ right
-                state["average"][0]["of steps"].mul_(0.9).add_(step)
-                p.sub_(step, alpha=group["lr"])
-
-
-class ScheduleFree(Optimizer):
-    """The weights are an interpolation of two sequences kept as state; between steps they may be switched."""
-
-    def __init__(self, params: Iterable[Tensor], lr: float = 0.1, beta: float = 0.9) -> None:
-        super().__init__(params, {"lr": lr, "beta": beta, "k": 0})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            group["k"] += 1
-            for p in with_gradients(group):
-                z = self.state[p].setdefault("z", p.detach().clone())
-                average = self.state[p].setdefault("x", p.detach().clone())
-                z.sub_(p.grad, alpha=group["lr"])
-                average.lerp_(z, 1.0 / group["k"])
-                p.copy_(z.lerp(average, group["beta"]))
-
-
 @pytest.mark.parametrize("kind", [Lars, Shampoo, ScheduleFree])
 @pytest.mark.parametrize("method", ["set-itop", "rigl-itop", "rigl"])
 def test_optimisers_that_mix_weights_or_keep_odd_state_stay_exact(kind: Any, method: str) -> None:
@@ -342,6 +278,33 @@ def test_compiled_model_and_compiled_step_train_as_eager_ones_do() -> None:
         results.append((engine.topology.digest(), model[2].weight.detach().clone()))
     assert results[0][0] == results[1][0]
     assert torch.equal(results[0][1], results[1][1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler, g++ is not installed")
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_a_step_compiled_to_native_code_is_masked_and_moves_the_masks(kind: type[Optimizer]) -> None:
+    torch._dynamo.reset()
+    model, twin = make_model(), make_model()
+    optimizer, its_optimizer = kind(model.parameters(), lr=0.01), kind(twin.parameters(), lr=0.01)
+    engine = attach(model, optimizer, "rigl")
+    attach(twin, its_optimizer, "rigl")
+    step_once = torch.compile(optimizer.step)
+    digests = {engine.topology.digest()}
+    for step in range(6):
+        optimizer.zero_grad()
+        loss_of(model, step).backward()
+        step_once()
+        assert_exact(engine)
+        digests.add(engine.topology.digest())
+        if step == 0:
+            loss_of(twin, step).backward()
+            its_optimizer.step()
+            for mine, its in zip(model.parameters(), twin.parameters(), strict=True):
+                torch.testing.assert_close(mine, its)  # compiled arithmetic rounds otherwise
+    assert engine.steps == 6
+    assert engine.num_updates == 3
+    assert len(digests) == 4
 
 
 def test_a_compiled_part_of_a_model_has_the_layers_names_of_an_eager_one() -> None:

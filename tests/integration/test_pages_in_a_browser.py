@@ -42,7 +42,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def charts(document: str) -> dict[str, dict[str, Any]]:
     """What pointers read off each chart, by the chart's caption."""
     found = re.findall(
-        r'<figcaption>(.*?)</figcaption>(?:(?!<figure).)*?class="chart-data">(.*?)</script>', document, re.S
+        r'<figcaption>((?:(?!</figcaption>).)*)</figcaption>(?:(?!<figure).)*?class="chart-data">(.*?)</script>',
+        document,
+        re.S,
     )
     return {html.unescape(re.sub("<[^>]*>", "", title)): json.loads(data) for title, data in found}
 

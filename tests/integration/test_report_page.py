@@ -1,7 +1,8 @@
-"""The report of real runs: its numbers are the runs'."""
+"""The report of real runs, its tables and its printed figures: their numbers are the runs'."""
 
 from __future__ import annotations
 
+import csv
 import html
 import json
 import re
@@ -15,7 +16,8 @@ from itop.training.experiment import plan_experiment, run_experiment
 from itop.training.interruption import StopRequest
 from itop.training.recipes import RECIPES
 from itop.training.records import UpdateRecord, read_metrics
-from itop.training.report import write_report
+from itop.training.report import write_report, write_report_figures
+from itop.training.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,11 @@ def plain(text: str) -> str:
 
 def charts(page: str) -> dict[str, dict[str, Any]]:
     """Each line chart's data by its caption."""
-    found = re.findall(r'<figcaption>(.*?)</figcaption>(?:(?!<figure).)*?class="chart-data">(.*?)</script>', page, re.S)
+    found = re.findall(
+        r'<figcaption>((?:(?!</figcaption>).)*)</figcaption>(?:(?!<figure).)*?class="chart-data">(.*?)</script>',
+        page,
+        re.S,
+    )
     return {plain(title): json.loads(data) for title, data in found}
 
 
@@ -117,3 +123,116 @@ def test_a_damaged_summary_is_named(root: Path, tmp_path: Path) -> None:
     (tmp_path / "copy" / "static" / "seed-0" / "summary.json").write_text("{")
     with pytest.raises(ValueError, match=r"seed-0/summary\.json"):
         write_report(tmp_path / "copy")
+
+
+NUMBERS = ("sparsity", "exploration_rate", "reliable_rate", "num_updates", "steps", "train_flops_ratio")
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_run_is_a_line_of_the_table_with_the_numbers_of_its_summary(root: Path) -> None:
+    rows = rows_of(root / "cells.csv")
+    assert [(row["method"], row["seed"]) for row in rows] == [
+        (method, seed) for method in ("static", "set-itop") for seed in "01"
+    ]
+    for row in rows:
+        summary = json.loads((root / row["folder"] / "summary.json").read_text())
+        for name in ("test_accuracy", "test_loss", "train_accuracy"):
+            assert float(row[name]) == summary[name]["mean"]
+        for name in NUMBERS:
+            assert float(row[name]) == summary[name]
+        if row["method"] == "set-itop":
+            assert float(row["predicted_exploration_rate"]) == summary["predicted_exploration"]["rate"]
+        else:
+            assert row["predicted_exploration_rate"] == ""
+
+
+def test_points_are_means_and_deviations_over_seeds_in_csv_and_latex(root: Path) -> None:
+    latex = (root / "points.tex").read_text()
+    points = rows_of(root / "points.csv")
+    assert len(points) == 2
+    for point in points:
+        summary = json.loads((root / point["method"] / "summary.json").read_text())
+        accuracy = summary["test_accuracy"]
+        assert point["runs"] == "2"
+        assert float(point["test_accuracy"]) == accuracy["mean"]
+        assert float(point["test_accuracy_std"]) == accuracy["std"]
+        line = next(line for line in latex.splitlines() if line.startswith(point["method"]))
+        cells = [cell.strip() for cell in line.removesuffix("\\\\").split("&")]
+        assert cells[1] == f"{accuracy['mean'] * 100:.2f} $\\pm$ {accuracy['std'] * 100:.2f}"
+        assert cells[2] == f"{summary['exploration_rate']:.3f}"
+        assert cells[5] == f"{summary['num_updates']:g}"
+    page = html.unescape(page_of(root))
+    assert latex.strip() in page
+    assert (root / "cells.csv").read_text().strip() in page
+
+
+def test_every_chart_of_the_page_is_printed_with_the_numbers_of_the_page(root: Path) -> None:
+    written = write_report_figures(root)
+    assert {path.parent for path in written} == {root / "figures"}
+    names = {path.stem for path in written}
+    assert {path.name for path in written} == {f"{name}.{kind}" for name in names for kind in ("svg", "pdf", "csv")}
+    drawn = charts(page_of(root))
+    assert len(names) == len(drawn) + 2, "those with lines, and the two heat maps of the method that explores"
+    titles = {
+        "loss": "Loss",
+        "accuracy": "Validation accuracy",
+        "exploration-set-itop": "set-itop: exploration against theory",
+        "survival": "Survival of grown weights",
+    }
+    for name, title in titles.items():
+        rows = rows_of(root / "figures" / f"{name}.csv")
+        for line in drawn[title]["series"]:
+            of_line = [row for row in rows if row["series"] == line["label"]]
+            assert [float(row["x"]) for row in of_line] == pytest.approx(line["x"])
+            assert [float(row["y"]) for row in of_line] == pytest.approx(line["y"], rel=1e-5)
+
+
+def test_printed_numbers_are_exactly_the_records(root: Path) -> None:
+    write_report_figures(root, ["csv"])
+    updates = [
+        record
+        for record in read_metrics(root / "set-itop" / "seed-0" / "metrics.jsonl")
+        if isinstance(record, UpdateRecord)
+    ]
+    rows = rows_of(root / "figures" / "density-set-itop.csv")
+    for row in rows:
+        for update in updates:
+            assert float(row[f"update {update.update}"]) == update.layers[row["row"]].density
+    survival = json.loads((root / "set-itop" / "seed-0" / "analysis.json").read_text())["survival"]
+    printed = [row for row in rows_of(root / "figures" / "survival.csv") if row["series"] == "set-itop"]
+    assert [float(row["y"]) for row in printed[1:]] == survival["survival"]
+
+
+def test_the_folder_of_a_single_run_is_reported_like_one_of_many(tmp_path: Path) -> None:
+    base = RECIPES["digits"].config.replace(epochs=2, model="mlp:32")
+    experiment = plan_experiment(base, methods=["set-itop"], seeds=[3], options={"update_every": 20})
+    run_experiment(experiment, tmp_path / "run")
+    write_report(tmp_path / "run")
+    (row,) = rows_of(tmp_path / "run" / "cells.csv")
+    assert (row["seed"], row["folder"], row["status"]) == ("3", ".", "complete")
+    (point,) = rows_of(tmp_path / "run" / "points.csv")
+    assert float(point["test_accuracy_std"]) == 0.0
+    assert "pm" not in (tmp_path / "run" / "points.tex").read_text()
+    assert (tmp_path / "run" / "figures" / "accuracy.svg") in write_report_figures(tmp_path / "run", ["svg"])
+
+
+def test_runs_that_failed_or_never_began_are_told_apart(root: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy)
+    for seed in (0, 1):
+        (copy / "static" / f"seed-{seed}" / "summary.json").unlink()
+    RunFolder(copy / "static" / "seed-0").record_failure("the training loss is nan\nat step 3", kind="ValueError")
+    shutil.rmtree(copy / "set-itop" / "seed-1")
+    write_report(copy)
+    page = page_of(copy)
+    assert "1 run failed" in page
+    assert "the training loss is nan at step 3" in page
+    assert [row["status"] for row in rows_of(copy / "cells.csv")] == ["failed", "open", "complete", "open"]
+    (static, _) = rows_of(copy / "points.csv")
+    assert (static["runs"], static["test_accuracy"]) == ("0", "")
+    assert "<td>1/2</td>" in page
+    assert write_report_figures(copy, ["csv"])

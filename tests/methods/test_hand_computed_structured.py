@@ -34,6 +34,21 @@ def test_top_kast_pulls_the_rest_of_b_harder_by_one_over_the_density() -> None:
     assert hidden[0].tolist() == pytest.approx([3.6, 2.7, 1.6, 1.0])
 
 
+@pins("top-kast")
+def test_top_kast_lets_neither_momentum_nor_decay_reach_what_lies_outside_b() -> None:
+    method = preset("top-kast", update_every=2, extra_density=0.25, penalty=0.0)
+    run = ByHand(method, [[4.0, 3.0, 2.0, 1.0]], lr=1.0, settings={"momentum": 0.5, "weight_decay": 0.5})
+    run.step([[0.0, 0.0, 1.2, 0.0]])
+    # Decayed by half: 2, 1.5, and 2 - 1 - 1.2 = -0.2 on B; 1 outside. No step for it, though the optimiser decays it too.
+    (hidden,) = run.state["hidden weights"]
+    assert hidden[0].tolist() == pytest.approx([2.0, 1.5, -0.2, 1.0])
+    run.step([[0.0, 1.25, 0.0, 0.0]])
+    # Momenta 2, 1.5 and 2.2 halved, and half of each again: 2 - 1 - 1, 1.5 - 0.75 - 0.75 - 1.25, -0.2 - 1.1 + 0.1. Now the
+    # largest two are -1.25 and -1.2, and the one that rested comes third.
+    assert run.state["hidden weights"][0][0].tolist() == pytest.approx([0.0, -1.25, -1.2, 1.0])
+    assert run.active() == [[0, 1, 1, 0]]
+
+
 @pins("swat")
 def test_swat_runs_with_the_largest_weights_and_trains_all() -> None:
     run = ByHand(preset("swat"), [[4.0, 3.0, 2.5, 1.0]], lr=1.0)

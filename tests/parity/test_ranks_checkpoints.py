@@ -15,6 +15,7 @@ from torch import nn
 
 from itop import SparseEngine
 from itop.distributed.checkpoint import ModelAndOptimizer, latest, load, save
+from itop.methods import METHODS
 from rank_models import LAYOUTS, attach, data_parallel, fsdp, make_model, masks, train
 from rank_pool import RankPool
 
@@ -27,23 +28,24 @@ def pools() -> Iterator[dict[int, RankPool]]:
         pool.stop()
 
 
-def build(layout: str | None) -> tuple[nn.Module, SparseEngine, int]:
+def build(layout: str | None, method: str = "rigl") -> tuple[nn.Module, SparseEngine, int]:
     model: nn.Module = make_model()
     parts = 1
     if layout is not None:
         wrap, _, parts = LAYOUTS[layout]
         model = wrap(model)
-    return model, attach(model, "rigl"), parts
+    options = {"momentum": 0.5} if method == "snfs" else {}  # a decay that does not round
+    return model, attach(model, METHODS[method](update_every=1, **options)), parts
 
 
-def train_and_save(layout: str | None, steps: int, folder: str) -> None:
-    model, engine, parts = build(layout)
+def train_and_save(layout: str | None, steps: int, folder: str, method: str = "rigl") -> None:
+    model, engine, parts = build(layout, method)
     train(model, engine, steps, parts)
     save(folder, engine.steps, {"training": ModelAndOptimizer(model, engine.optimizer), "engine": engine})
 
 
-def load_and_train(layout: str | None, steps: int, folder: str) -> dict[str, Any]:
-    model, engine, parts = build(layout)
+def load_and_train(layout: str | None, steps: int, folder: str, method: str = "rigl") -> dict[str, Any]:
+    model, engine, parts = build(layout, method)
     newest = latest(folder)
     assert newest is not None
     load(newest, {"training": ModelAndOptimizer(model, engine.optimizer), "engine": engine})
@@ -51,8 +53,8 @@ def load_and_train(layout: str | None, steps: int, folder: str) -> dict[str, Any
     return {"masks": masks(engine), "layers": engine.layers, "steps": engine.steps, "updates": engine.num_updates}
 
 
-def never_stopped(steps: int) -> dict[str, Any]:
-    model, engine, _ = build(None)
+def never_stopped(steps: int, method: str = "rigl") -> dict[str, Any]:
+    model, engine, _ = build(None, method)
     train(model, engine, steps)
     return {"masks": masks(engine), "layers": engine.layers, "steps": engine.steps, "updates": engine.num_updates}
 
@@ -79,6 +81,18 @@ def test_one_process_continues_as_two_by_two(pools: dict[int, RankPool], tmp_pat
     train_and_save(None, 3, str(tmp_path))
     expected = never_stopped(6)
     for result in pools[4].run(load_and_train, "FSDP2 x tensor parallel 2x2", 3, str(tmp_path)):
+        assert_same(result, expected)
+
+
+@pytest.mark.parametrize("method", ["snfs", "dst-ee", "set-itop", "granet"])
+def test_what_a_method_remembers_of_each_weight_is_cut_anew_too(
+    pools: dict[int, RankPool], method: str, tmp_path: Path
+) -> None:
+    expected = never_stopped(6, method)
+    pools[2].run(train_and_save, "tensor parallel on 2", 3, str(tmp_path), method)
+    for result in pools[4].run(load_and_train, "HSDP 2x2", 3, str(tmp_path), method):
+        assert_same(result, expected)
+    for result in pools[4].run(load_and_train, "FSDP2 on 4", 3, str(tmp_path), method):
         assert_same(result, expected)
 
 

@@ -21,7 +21,7 @@ from rank_pool import Launch
 
 LAYOUTS = ["DDP on 2", "FSDP2 on 2"]
 SIGKILLED = -signal.SIGKILL
-NO_HANG = 60.0  # seconds; who outlives a peer finds out at its next meeting
+NO_HANG = 150.0  # seconds, on a machine with much else to do; who outlives a peer finds out at its next meeting
 
 
 def launch(folder: Path, layout: str, moment: str | None = None, on: tuple[int, ...] = ()) -> Launch:
@@ -96,10 +96,11 @@ def torchrun(folder: Path, rank_to_kill: int, *options: str) -> subprocess.Compl
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *options]
     return subprocess.run(
         [*command, str(killed_training.__file__), str(folder), "FSDP2 on 2", "before the step", str(rank_to_kill)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # torchrun's one store for all attempts would show the new gloo where the old one listened.
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=300,
         check=False,
     )
 

@@ -36,7 +36,9 @@ def pools() -> Iterator[dict[int, RankPool]]:
         pool.stop()
 
 
-def train_layout(layout: str | None, method: str, steps: int, hidden: tuple[int, int] = (28, 24)) -> dict[str, Any]:
+def train_layout(
+    layout: str | None, method: str, steps: int, hidden: tuple[int, int] | None = (28, 24)
+) -> dict[str, Any]:
     model = make_model(hidden)
     parts = 1
     if layout is not None:
@@ -118,6 +120,22 @@ def test_uneven_and_empty_shards_have_the_masks_of_one_process(
     for result in results:
         assert_same(result, alone)
     assert any(0 in result["local weights"] for result in results) or min(hidden) >= 2
+
+
+def train_convolutions(layout: str | None) -> dict[str, dict[str, Any]]:
+    return {method: train_layout(layout, method, 12, hidden=None) for method in METHODS_TO_COMPARE}
+
+
+@pytest.mark.parametrize("layout", ["DDP on 2", "FSDP2 on 2", "FSDP2 on 4", "HSDP 2x2"])
+def test_convolutions_of_odd_sizes_and_tied_weights_have_the_masks_of_one_process(
+    pools: dict[int, RankPool], layout: str
+) -> None:
+    alone = train_convolutions(None)
+    assert len(alone["set"]["masks"]) == 4  # the tied weight is one layer
+    for of_rank in pools[LAYOUTS[layout][1]].run(train_convolutions, layout, timeout=200):
+        for method, result in of_rank.items():
+            assert_same(result, alone[method], method)
+            assert result["outside"] == 0
 
 
 def test_a_rank_keeps_three_bits_for_each_weight_it_holds(pools: dict[int, RankPool]) -> None:

@@ -47,8 +47,8 @@ def test_a_plain_model_beside_a_sharded_one_is_refused_on_both_ranks(
     assert time.monotonic() - started < 30.0  # long before the process group's timeout
     assert first == second
     assert first == (
-        f"ranks disagree about how the model is shared: rank {rank} has one that 2 ranks share, rank {1 - rank} has a "
-        "model of its own; wrap or shard the model alike on every rank"
+        f"ranks disagree about how the model is shared: rank {1 - rank} has a model of its own, others one that 2 ranks "
+        "share; wrap or shard the model alike on every rank"
     )
 
 
@@ -153,6 +153,6 @@ def test_an_engine_that_others_do_not_make_is_refused_after_the_groups_timeout(r
     finally:
         pool.stop()
     assert outcomes[rank].error == (
-        "not all of the 2 ranks that share the model made an engine within 6 s: 1 did; make it on every rank"
+        f"no engine was made on rank {1 - rank} within 6 s, where 2 ranks share the model; make it on every rank"
     )
     assert outcomes[1 - rank].error is None

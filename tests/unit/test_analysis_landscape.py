@@ -93,3 +93,17 @@ def test_tickets_that_do_not_fit_are_named() -> None:
     odd = {"odd": torch.ones(1, dtype=torch.bool)}
     with pytest.raises(ValueError, match="masks must name weights of the tickets, got odd"):
         loss_between_tickets(model, ticket(1, 2), ticket(1, 2), lambda _: 0.0, masks=(odd, odd))
+
+
+def test_a_ticket_may_be_the_state_of_the_model_itself() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        model.weight.fill_(3.0)
+    path = loss_between_tickets(
+        model,
+        ticket(1.0),
+        model.state_dict(),
+        evaluate=lambda network: float(network.weight.detach()),  # type: ignore[operator, union-attr, arg-type]
+        positions=(0.0, 0.5, 1.0),
+    )
+    assert path.losses == (1.0, 2.0, 3.0)

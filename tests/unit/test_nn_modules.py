@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from itop.nn import SparseConv2d, SparseLinear
+from itop.nn import SparseConv2d, SparseLinear, densify, sparsify
 
 
 def linear(**options: object) -> SparseLinear:
@@ -255,3 +255,18 @@ def test_indices_are_buffers_that_never_train() -> None:
     layer = linear()
     assert {name for name, _ in layer.named_buffers()} == {"row_pointers", "columns"}
     assert {name for name, _ in layer.named_parameters()} == {"values", "bias"}
+
+
+def test_a_sparse_network_becomes_the_dense_one_it_stands_for() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(36, 5))
+    masks = {name: torch.rand_like(weight) < 0.4 for name, weight in model.named_parameters() if weight.dim() > 1}
+    wanted = {name: value * masks.get(name, 1) for name, value in model.state_dict().items()}
+    sparsify(model, masks, memory_demands_it=True)
+    images = torch.randn(3, 2, 3, 3)
+    outputs = model(images)
+    densify(model)
+    assert [type(module) for module in model] == [nn.Conv2d, nn.ReLU, nn.Flatten, nn.Linear]
+    assert all(torch.equal(value, wanted[name]) for name, value in model.state_dict().items())
+    # The kernels sum in another order than torch does.
+    assert torch.allclose(model(images), outputs, atol=1e-6)

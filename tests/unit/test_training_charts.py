@@ -9,12 +9,17 @@ from xml.etree import ElementTree
 
 import pytest
 
-from itop.training.charts import Axis, HeatMap, Series, heat_map, line_chart
-from itop.training.ranking import ranking
+from itop.training.charts import Axis, HeatMap, LineChart, RankedRow, Ranking, Series, Spacing
+from itop.training.drawing import draw
+from itop.training.scales import Scale
 
 
 def chart(*series: Series, y_axis: Axis | None = None) -> str:
-    return line_chart(series, title="T", x_axis=Axis("step"), y_axis=y_axis or Axis("y"))
+    return draw(LineChart("t", "T", series, Axis("step"), y_axis or Axis("y")))
+
+
+def heat_map(*values: float) -> str:
+    return draw(HeatMap("t", "T", ["fc1"], [f"u{index}" for index in range(1, len(values) + 1)], [values]))
 
 
 def test_a_figure_is_well_formed_and_has_a_line_and_a_legend_entry_each() -> None:
@@ -37,7 +42,8 @@ def test_points_with_a_deviation_get_a_bar_each() -> None:
         Series("a", "a", 0, [0, 5], [0.25, 0.5], [0.0, 0.25], has_dots=True), y_axis=Axis("y", low=0, high=1)
     )
     bars = re.findall(r'<line x1="([\d.]+)" x2="\1" y1="([\d.]+)" y2="([\d.]+)"/>', figure)
-    assert bars == [("58.0", "195.0", "195.0"), ("546.0", "195.0", "73.0")]
+    # Marks have room: the axis reaches 4 % beyond the first and the last.
+    assert bars == [("76.1", "195.0", "195.0"), ("527.9", "195.0", "73.0")]
     assert "<polygon" not in figure
 
 
@@ -55,7 +61,8 @@ def test_a_difference_of_fractions_may_be_negative() -> None:
 
 
 def test_a_ranking_has_the_best_on_top_and_all_its_runs() -> None:
-    figure = ranking([("low", 0, [0.5, 0.6]), ("high", 1, [0.9])], title="T", axis=Axis("accuracy", percent=True))
+    rows = [RankedRow("low", 0, [0.5, 0.6]), RankedRow("high", 1, [0.9])]
+    figure = draw(Ranking("t", "T", rows, Axis("accuracy", percent=True)))
     assert figure.index("high") < figure.index("low")
     assert figure.count("<circle") == 3
     assert "55.00 %" in figure
@@ -67,6 +74,26 @@ def test_the_ends_of_a_line_lie_on_the_ends_of_the_axes() -> None:
     assert points == "58.0,256.0 546.0,12.0"
 
 
+def test_sparsities_are_as_far_apart_as_the_logarithms_of_what_is_left() -> None:
+    axis = Axis("sparsity", percent=True, spacing=Spacing.COMPLEMENT)
+    scale = Scale.over([0.9, 0.99, 0.999], axis, 0.0, 100.0)
+    places = [scale(value) for value in (0.9, 0.99, 0.999)]
+    assert places[1] - places[0] == pytest.approx(places[2] - places[1])
+    assert [axis.format(tick, scale.step) for tick in scale.ticks()] == ["90 %", "97 %", "99 %", "99.7 %", "99.9 %"]
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [([1, 1000], [1, 10, 100, 1000]), ([21, 5280], [30, 100, 300, 1000, 3000]), ([0.95, 1.1], [0.95, 1.0, 1.05])],
+)
+def test_logarithmic_ticks_are_round_and_where_ratios_are_small_evenly_apart(
+    values: list[float], ticks: list[float]
+) -> None:
+    found = Scale.over(values, Axis("x", spacing=Spacing.LOGARITHMIC), 0.0, 1.0).ticks()
+    assert found[: len(ticks)] == pytest.approx(ticks)
+    assert len(found) >= 3
+
+
 def test_what_a_pointer_reads_are_the_values_drawn() -> None:
     figure = chart(Series("a", "a", 0, [0, 5], [0.25, 0.5], [0.0, 0.125]))
     (data,) = re.findall(r'class="chart-data">(.*?)</script>', figure)
@@ -76,22 +103,22 @@ def test_what_a_pointer_reads_are_the_values_drawn() -> None:
 
 def test_text_in_names_cannot_become_markup() -> None:
     hostile = "</script><script>alert(1)</script>\"'&"
-    figure = line_chart(
-        [Series(hostile, hostile, 0, [0, 1], [0, 1])], title=hostile, x_axis=Axis(hostile), y_axis=Axis("y")
-    )
-    figure += heat_map(HeatMap([hostile], [hostile], [[0.5]]), title=hostile)
+    line = Series(hostile, hostile, 0, [0, 1], [0, 1])
+    figure = draw(LineChart("t", hostile, [line], Axis(hostile), Axis("y")))
+    figure += draw(HeatMap("t", hostile, [hostile], [hostile], [[0.5]]))
+    figure += draw(Ranking("t", hostile, [RankedRow(hostile, 0, [0.5])], Axis(hostile)))
     assert "<script>" not in figure
     assert figure.count("</script>") == 1
 
 
 def test_many_points_are_thinned_but_the_last_stays() -> None:
-    line = Series("a", "a", 0, list(range(5001)), [float(value) for value in range(5001)]).thinned()
+    line = Series("a", "a", 0, list(range(5001)), [float(value) for value in range(5001)]).finite(400)
     assert len(line.x) <= 402
     assert line.x[-1] == 5000
 
 
 def test_points_that_are_no_numbers_are_left_out() -> None:
-    line = Series("a", "a", 0, [0, 1, 2], [0.0, float("nan"), 2.0]).thinned()
+    line = Series("a", "a", 0, [0, 1, 2], [0.0, float("nan"), 2.0]).finite()
     assert list(line.x) == [0, 2]
 
 
@@ -113,10 +140,10 @@ def test_a_settled_axis_follows_the_end_of_the_lines() -> None:
 
 
 def test_equal_neighbours_of_a_heat_map_are_one_cell() -> None:
-    figure = heat_map(HeatMap(["fc1"], ["u1", "u2", "u3"], [[0.1, 0.1, 0.9]]), title="T")
+    figure = heat_map(0.1, 0.1, 0.9)
     assert re.findall(r"<title>(.*?)</title>", figure) == ["fc1, u1 to u2: 10.0 %", "fc1, u3: 90.0 %"]
 
 
 def test_a_full_cell_has_the_last_colour_and_an_empty_one_the_first() -> None:
-    figure = heat_map(HeatMap(["fc1"], ["u1", "u2"], [[0.0, 1.0]]), title="T")
+    figure = heat_map(0.0, 1.0)
     assert re.findall(r'class="heat-(\d+)"', figure) == ["0", "31"]

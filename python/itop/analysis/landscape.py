@@ -109,6 +109,8 @@ def loss_between_tickets(
         raise ValueError(f"positions must ascend from 0 to 1, got {points}")
     check_same_layers(first, second)
     density = None
+    # A ticket may be the state of the model itself, which is written to from here on.
+    first, second = ({name: value.clone() for name, value in ticket.items()} for ticket in (first, second))
     if masks is not None:
         first, second = _masked(first, masks[0]), _masked(second, masks[1])
         union = union_masks(*masks)

@@ -52,7 +52,14 @@ def run(options: argparse.Namespace) -> int:
     from itop.analysis import Advice, DropFractionChoice
     from itop.analysis.advise import advise
 
+    _check(options)
     layers, training = _setting(options)
+    density = sum(layer.num_active for layer in layers) / sum(layer.numel for layer in layers)
+    if not density < options.rate <= 1.0:
+        raise UsageError(
+            f"--rate must be at most 1 and above {density:g}, the density, which a topology that never moves explores, "
+            f"got {options.rate:g}"
+        )
     choice = DropFractionChoice(
         preferred=options.drop_fraction,
         largest=max(0.9, options.drop_fraction),
@@ -64,6 +71,15 @@ def run(options: argparse.Namespace) -> int:
         return 0
     _print_refusal(answer, as_json=options.json)
     return 1
+
+
+def _check(options: argparse.Namespace) -> None:
+    for name in ("samples", "epochs", "steps", "batch_size", "min_interval"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    if not 0.0 < options.drop_fraction <= 1.0:
+        raise UsageError(f"--drop-fraction must be in (0, 1], got {options.drop_fraction:g}")
 
 
 def _setting(options: argparse.Namespace) -> tuple[list[Layer], Training]:
@@ -134,13 +150,21 @@ def _print_advice(advice: Advice, command: str, *, as_json: bool) -> None:
         print(json.dumps(values, indent=2))
         return
     print(
-        f"An update every {advice.update_every:,} of {advice.total_steps:,} steps, {advice.num_updates:,} in all, with "
-        f"drop fraction {advice.drop_fraction:g} annealed to {advice.final_drop_fraction:g}"
+        f"Update interval (dT)  {_steps(advice.update_every)} of {advice.total_steps:,}: {_updates(advice.num_updates)}\n"
+        f"Drop fraction (P)     {advice.drop_fraction:g}, annealed to {advice.final_drop_fraction:g}\n"
+        f"Predicted R_s         {advice.exploration_rate * 100:.2f} %, ± {advice.standard_error * 100:.2g} points from "
+        "run to run\n"
+        "For random growth; growth by gradient explores less.\n\n"
+        f"  {command}"
     )
-    print(
-        f"explores {advice.exploration_rate * 100:.2f} % of the weights, ± {advice.standard_error * 100:.2g} in one run."
-    )
-    print(f"  {command}")
+
+
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count:,} steps"
+
+
+def _updates(count: int) -> str:
+    return "1 update" if count == 1 else f"{count:,} updates"
 
 
 def _print_refusal(refusal: Refusal, *, as_json: bool) -> None:
@@ -153,4 +177,13 @@ def _print_refusal(refusal: Refusal, *, as_json: bool) -> None:
         }
         print(json.dumps(values, indent=2))
         return
-    print(refusal.message[0].upper() + refusal.message[1:] + ".")
+    fraction = f"{refusal.drop_fraction:g}"
+    print(
+        f"R_s of {refusal.wanted_rate * 100:g} % with at least {_steps(refusal.min_update_every)} between updates cannot be "
+        f"reached.\nWhat can be, with a drop fraction of {fraction}:\n"
+        f"  {refusal.largest_rate * 100:.2f} % as it is"
+    )
+    if refusal.epochs_needed is not None:
+        print(f"  the wanted rate in {refusal.epochs_needed:,} epochs")
+    if refusal.longest_update_every is not None:
+        print(f"  the wanted rate with {_steps(refusal.longest_update_every)} between updates")

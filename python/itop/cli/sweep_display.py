@@ -16,10 +16,11 @@ from rich.text import Text
 
 from itop.cli.text import plain_text
 from itop.studies.cell import Cell
-from itop.studies.results import PointResult, StudyResults, in_words
+from itop.studies.results import StudyResults, in_words
 from itop.studies.study import Study
 from itop.studies.sweep import SweepObserver
 from itop.studies.worker import Progress
+from itop.training.outcomes import Point, label_of
 from itop.training.summary import Spread
 
 __all__ = ["SweepDisplay", "hypothesis_lines", "print_cells", "print_results"]
@@ -62,7 +63,7 @@ class SweepDisplay(SweepObserver):
         self._began = time.monotonic()
         if not self._quiet:
             resumed = f", {num_complete} of them complete from before" if num_complete else ""
-            self._console.print(f"[bold]{study.title}[/]: {len(study.cells)} runs{resumed}", highlight=False)
+            self._console.print(f"[bold]{study.title}[/]: {_runs(len(study.cells))}{resumed}", highlight=False)
 
     def cell_started(self, cell: Cell) -> None:
         self._running[cell.identity] = None
@@ -105,7 +106,7 @@ class SweepDisplay(SweepObserver):
             running = [cell for cell in cells if cell.identity in self._running]
             accuracies = [summary["test_accuracy"]["mean"] for summary in summaries]
             table.add_row(
-                PointResult(cells[0].axes, False, ()).label,
+                label_of(cells[0].axes),
                 f"{len(summaries)}/{len(cells)}",
                 _percent(accuracies),
                 _percent([summary["exploration_rate"] for summary in summaries], 1),
@@ -141,18 +142,20 @@ def print_results(results: StudyResults, report: Path) -> None:
     console = Console()
     if not console.is_terminal:  # a file has no edge
         console = Console(width=_FILE_WIDTH)
+    is_wide = console.width >= _WIDE
+    explored = "R_s: weights explored" + (", beside what theory predicts of random growth" if is_wide else "")
     table = Table(
         title=results.study.title,
         title_justify="left",
         title_style="bold",
         header_style="bold",
-        caption="R_s: weights explored, beside what theory predicts of random growth; R_r: explored reliably.",
+        caption=f"{explored}; R_r: explored reliably.",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
     headings = ("Runs", "Test accuracy", "R_s", "predicted", "R_r", "Updates", "Training FLOPs")
-    shown = headings if console.width >= _WIDE else ("Test accuracy", "R_s", "R_r")
+    shown = headings if is_wide else ("Test accuracy", "R_s", "R_r")
     table.add_column("Point")
     for heading in shown:
         table.add_column(heading, justify="right", no_wrap=True)
@@ -162,14 +165,14 @@ def print_results(results: StudyResults, report: Path) -> None:
     console.print()
     console.print(table)
     for line in hypothesis_lines(results):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False)
     for failed in results.failures:
         reason = plain_text(failed.failure, length=300)
-        console.print(Text.assemble(("failed", "red"), f"  {failed.cell.label}: {reason}"))
+        console.print(Text.assemble(("failed", "red"), f"  {failed.label}: {reason}"))
     console.print(f"Report: {report}", soft_wrap=True, highlight=False, markup=False)
 
 
-def _cells(point: PointResult) -> tuple[str, ...]:
+def _cells(point: Point) -> tuple[str, ...]:
     accuracy = point.spread("test_accuracy")
     updates, flops = point.mean("num_updates"), point.mean("train_flops_ratio")
     return (
@@ -200,6 +203,10 @@ def hypothesis_lines(results: StudyResults) -> list[str]:
             + in_words(what, correlation, results.confounders)
         )
     return lines
+
+
+def _runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count} runs"
 
 
 def _percent(values: Sequence[float], decimals: int = 2) -> str:

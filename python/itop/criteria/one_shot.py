@@ -182,6 +182,7 @@ class GraspMasks(DataMasks):
                 loss = data.loss(_call(context, weights, inputs) / self.temperature, targets)
                 for average, gradient in zip(averages, torch.autograd.grad(loss, weights), strict=True):
                     average += gradient / self.num_batches
+            averages = [context.ranks.average(average) for average in averages]
             for inputs, targets in data.first(self.num_batches):
                 loss = data.loss(_call(context, weights, inputs) / self.temperature, targets)
                 gradients = torch.autograd.grad(loss, weights, create_graph=True)
@@ -193,6 +194,7 @@ class GraspMasks(DataMasks):
                 for total, product in zip(totals, products, strict=True):
                     if product is not None:
                         total += product / self.num_batches
+        totals = [context.ranks.average(total) for total in totals]
         return Scores([weight.detach() * product for weight, product in zip(weights, totals, strict=True)], signed=True)
 
 

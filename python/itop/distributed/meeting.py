@@ -1,8 +1,10 @@
 """Where the engines of a process group find each other before their first collective, which would wait for who never comes.
 
 The meeting place is the group's store. Ranks that share a model wait there for one another, at most as long as the process
-group would. The first to come looks out for ranks that make an engine of the same layers in another way. A rank whose model
-is its own says so and goes on.
+group would. The lowest of them looks out for others that make an engine of the same layers in another way, the others look
+at the lowest. A rank whose model is its own says so and goes on.
+
+What processes of an earlier attempt left in the store may let a rank pass too early; then the collective waits as it would.
 """
 
 from __future__ import annotations
@@ -57,8 +59,8 @@ class Announcement:
             return f"rank {peer.rank} refused: {peer.problem}"
         if peer.layers == self.layers:
             return (
-                f"ranks disagree about how the model is shared: rank {self.rank} has {_shared(self.peers)}, rank "
-                f"{peer.rank} has {_shared(peer.peers)}; wrap or shard the model alike on every rank"
+                f"ranks disagree about how the model is shared: rank {peer.rank} has {_shared(peer.peers)}, others "
+                f"{_shared(self.peers)}; wrap or shard the model alike on every rank"
             )
         return None
 
@@ -143,33 +145,33 @@ class Meeting:
     # --- a model that is shared -----------------------------------------------------------------------------------------
 
     def _wait_for_peers(self) -> str:
-        store, num_peers = self._store, len(self._mine.peers)
-        room = f"room/{','.join(map(str, self._mine.peers))}"
-        meeting = f"{room}/{store.add(f'{room}/closed', 0)}"
-        is_first = store.add(f"{meeting}/arrived", 1) == 1
-        if is_first:
-            for peer in self._mine.peers:
-                store.set(self._call_to(peer), self._mine.to_text())
+        mine, store = self._mine, self._store
+        room = f"room/{','.join(map(str, mine.peers))}"
+        generation = int(store.get(f"{room}/generation")) if store.check([f"{room}/generation"]) else 0
+        verdict_key, here = f"{room}/{generation}/verdict", f"{room}/{generation}/here"
+        leads = mine.rank == mine.peers[0]
+        watched = [peer for peer in (mine.peers if leads else mine.peers[:1]) if peer != mine.rank]
+        for peer in watched:
+            store.set(self._call_to(peer), mine.to_text())
+        store.set(f"{here}/{mine.rank}", "")
         self._count()
-        others = _Others(self._mine, store, self._place)
+        others = _Others(mine, store, self._place, watched)
+        verdict: str | None = None
         for waited in _moments(store.timeout.total_seconds()):
-            if store.check([f"{meeting}/verdict"]):
-                return str(store.get(f"{meeting}/verdict").decode())
-            if not is_first:
-                continue
-            have_come = store.add(f"{meeting}/arrived", 0) == num_peers
+            if store.check([verdict_key]):
+                return str(store.get(verdict_key).decode())
+            have_come = leads and store.check([f"{here}/{peer}" for peer in mine.peers])
             verdict = "" if have_come else others.objection(waited)
             if verdict is not None:
-                store.add(f"{room}/closed", 1)
-                store.set(f"{meeting}/verdict", verdict)
-        limit = f"{store.timeout.total_seconds():.0f} s"
-        verdict = (
-            f"not all of the {num_peers} ranks that share the model made an engine within {limit}: "
-            f"{store.add(f'{meeting}/arrived', 0)} did; make it on every rank"
-        )
-        if is_first:
-            store.add(f"{room}/closed", 1)
-            store.set(f"{meeting}/verdict", verdict)
+                break
+        if verdict is None:
+            missing = [str(peer) for peer in mine.peers if not store.check([f"{here}/{peer}"])]
+            verdict = (
+                f"no engine was made on rank {', '.join(missing)} within {store.timeout.total_seconds():.0f} s, where "
+                f"{len(mine.peers)} ranks share the model; make it on every rank"
+            )
+        store.set(f"{room}/generation", str(generation + 1))
+        store.set(verdict_key, verdict)
         return verdict
 
     def _call_to(self, rank: int) -> str:
@@ -184,11 +186,11 @@ class Meeting:
 class _Others:
     """What peers announced in the place of the engine that waits for them."""
 
-    def __init__(self, mine: Announcement, store: Any, place: str) -> None:
+    def __init__(self, mine: Announcement, store: Any, place: str, watched: Sequence[int]) -> None:
         self._mine = mine
         self._store = store
         self._place = place
-        self._silent = [peer for peer in mine.peers if peer != mine.rank]
+        self._silent = list(watched)
         self._objection: str | None = None
         self._since = 0.0
 

@@ -24,6 +24,8 @@ _BACKWARD = "backward sets"
 class TopKAST(ChosenMasks):
     """Forward with the D largest weights of each layer (set A), backward into the D + M largest (set B).
 
+    Only B is updated: what lies outside stays as it is, until others have shrunk below it.
+
     The penalty is L2 on A and L2 / D on the rest of B (the density D of the layer), so that newcomers have to earn
     their place. The number of active weights of each layer is exact at every step.
 
@@ -71,6 +73,14 @@ class TopKAST(ChosenMasks):
         extra = [b - a for a, b in zip(context.target_counts, self.backward_counts(context), strict=True)]
         context.state[_BACKWARD] = (forward | topology.select(~forward, extra, scores)).to_tensors()
         return forward.to_tensors()
+
+    def after_step(self, context: Context) -> None:
+        if self.hides_weights(context):
+            # Outside B nothing moves: neither momentum nor weight decay.
+            hidden, sets = self.hidden_weights(context), context.state[_BACKWARD]
+            for weight, before, backward in zip(context.topology.weights(), hidden, sets, strict=True):
+                weight.copy_(torch.where(backward, weight, before))
+        ChosenMasks.after_step(self, context)
 
     def gradient_masks(self, context: Context, layer: int) -> Tensor | None:
         sets: list[Tensor] = context.state[_BACKWARD]

@@ -12,7 +12,7 @@ from itop.nn.kernels import ConvolutionGeometry
 from itop.nn.layouts import forget_layouts
 from itop.nn.modules import SparseConv2d, SparseLayer, SparseLinear
 from itop.nn.pattern import PatternUpdate, SparsePattern, TieKeys
-from itop.nn.replacement import Replacement, sparsify
+from itop.nn.replacement import Replacement, densify, sparsify
 
 __all__ = [
     "ConvolutionGeometry",
@@ -23,6 +23,7 @@ __all__ = [
     "SparseLinear",
     "SparsePattern",
     "TieKeys",
+    "densify",
     "forget_layouts",
     "grow_candidates_by_gradient",
     "grow_convolution_candidates_by_gradient",

@@ -1,4 +1,4 @@
-"""Replaces a model's modules by truly sparse ones where that is measured to be faster."""
+"""Replaces a model's modules by truly sparse ones where that is measured to be faster, and those by dense ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from itop.nn.modules import SparseConv2d, SparseLayer, SparseLinear
 
-__all__ = ["Replacement", "sparsify"]
+__all__ = ["Replacement", "densify", "sparsify"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,16 @@ def sparsify(
         if sparse is not None:
             _replace(model, module, sparse)
     return tuple(decisions)
+
+
+def densify(model: nn.Module) -> None:
+    """Replaces every truly sparse module in place by its dense form, with zeros in the place of inactive weights.
+
+    Parameters become other tensors, as with :func:`sparsify`: ``fc1.values`` becomes ``fc1.weight``.
+    """
+    for module in list(model.modules()):
+        if isinstance(module, (SparseLinear, SparseConv2d)):
+            _replace(model, module, module.to_dense())
 
 
 def _decide(

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, final
 
 from itop.training.config import JsonValue, RunConfig
+from itop.training.outcomes import label_of
 from itop.training.run_folder import RunFolder
 
-__all__ = ["Cell", "identity_of", "label_of"]
+__all__ = ["Cell", "identity_of"]
 
 _DEFAULTS = RunConfig().to_dict()
 
@@ -26,20 +27,6 @@ def identity_of(config: RunConfig) -> str:
     told = {name: value for name, value in config.to_dict().items() if value != _DEFAULTS[name]}
     text = json.dumps(told, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
-
-
-def label_of(axes: Mapping[str, JsonValue]) -> str:
-    """For people: ``rigl-itop, unexplored first, update every 100``; what is switched off is not told."""
-    parts = []
-    for name, value in axes.items():
-        words = name.replace("_", " ")
-        if name == "method":
-            parts.append(str(value))
-        elif value is True:
-            parts.append(words)
-        elif value is not False:
-            parts.append(f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}")
-    return ", ".join(parts) or "all runs"
 
 
 @final
@@ -75,10 +62,6 @@ class Cell:
     def folder(self, root: Path) -> RunFolder:
         """Its run folder under the study's folder `root`."""
         return RunFolder(root / "cells" / f"{self.config.method}-seed-{self.config.seed}-{self.identity}")
-
-    def failure(self, root: Path) -> Path:
-        """Holds why the cell failed, if it did."""
-        return self.folder(root).path / "failure.json"
 
     def is_complete(self, root: Path) -> bool:
         """Whether it has been trained to its end; the summary is the last file a run writes."""

@@ -127,10 +127,12 @@ def plan_grid(
     varying = [axis for axis, values in axes.items() if len(values) > 1]
     if x is not None and x not in axes:
         raise ValueError(unknown_name("axis to draw along", x, axes))
+    if x is not None and not all(_is_number(value) for value in axes[x]):
+        raise ValueError(f"the axis to draw along must have numbers as values, {x!r} has {list(axes[x])!r}")
     if x is None:
         numeric = [axis for axis in varying if all(_is_number(value) for value in axes[axis])]
         x = max(numeric, key=lambda axis: len(axes[axis]), default=None)
-    described = ", ".join(varying) or "one point"
+    described = ", ".join(axis.replace("_", " ") for axis in varying) or "one point"
     return Study(
         name,
         title or f"{base.model} on {base.data}: {described}",

@@ -199,8 +199,10 @@ def _methods(setting: Setting) -> tuple[Cell, ...]:
         return setting.cells({"method": list(setting.methods)})
     random = setting.cells({"method": ["set-itop"]}, update_every=setting.interval(_PAPER_UPDATES))
     gradient = setting.cells({"method": ["rigl-itop"]}, update_every=setting.interval(_PAPER_GRADIENT_UPDATES))
-    others = setting.cells({"method": ["dense", "static", "snip", "grasp", "synflow", "gmp", "lth"]})
-    return random + gradient + others
+    others = setting.cells({"method": ["dense", "static", "snip", "grasp", "synflow"]})
+    # Pruning on the way keeps its own interval where there is room for as many updates as the others make.
+    gradual = setting.cells({"method": ["gmp"]}, update_every=min(100, setting.interval(_PAPER_UPDATES)))
+    return random + gradient + others + gradual + setting.cells({"method": ["lth"]})
 
 
 def _overfitting(setting: Setting) -> tuple[Cell, ...]:

@@ -11,26 +11,39 @@ from typing import Any, final
 
 from itop.analysis.correlation import Correlation
 from itop.studies.landscape import read_landscape
-from itop.studies.results import CellResult, PointResult, StudyResults, in_words, read_results
+from itop.studies.results import StudyResults, in_words, read_results
 from itop.studies.series import Line, lines_of, number_axis, rates_over_axis
-from itop.studies.tables import cells_csv, points_latex, write_tables
 from itop.training.analysis_charts import (
     Subject,
-    analysis_figures,
+    analysis_charts,
     ensembles_of,
     ensembles_section,
     pictures_section,
 )
-from itop.training.charts import COLOURS, THEORY_COLOUR, Axis, LineStyle, Series, line_chart, typeset
+from itop.training.charts import (
+    COLOURS,
+    THEORY_COLOUR,
+    Axis,
+    Chart,
+    LineChart,
+    LineStyle,
+    RankedRow,
+    Ranking,
+    Series,
+)
 from itop.training.config import shared_fields
+from itop.training.drawing import draw, typeset
 from itop.training.files import write_text
-from itop.training.page import environment_list, fill, page, selection, table
-from itop.training.ranking import ranking
+from itop.training.layer_table import layer_table
+from itop.training.outcomes import Outcome, Point
+from itop.training.page import environment_list, failures_card, fill, page, selection, table
+from itop.training.printing import FORMATS, write_figures
 from itop.training.run_view import RunView, read_run
 from itop.training.summary import Spread
+from itop.training.tables import cells_csv, points_latex, write_tables
 from itop.training.theory import expected_exploration_of
 
-__all__ = ["write_study_report"]
+__all__ = ["write_study_figures", "write_study_report"]
 
 _MOST_POINTS = 8
 _ACCURACY = Axis("test accuracy", percent=True)
@@ -39,11 +52,12 @@ _SHARE = Axis("part of all weights", percent=True, low=0, high=1)
 
 @final
 @dataclass(frozen=True, slots=True)
-class _Point:
-    """A point with the run that stands for it inside the page."""
+class _Charts:
+    """Everything that is drawn of a study: along its axis, inside its runs, between its tickets."""
 
-    result: PointResult
-    subject: Subject
+    main: tuple[Chart, ...]
+    inside: tuple[Chart, ...]
+    landscape: tuple[Chart, ...]
 
 
 def write_study_report(root: Path) -> Path:
@@ -57,40 +71,62 @@ def write_study_report(root: Path) -> Path:
         ValueError: If a file in it is damaged; the message names it.
     """
     results = read_results(root)
-    write_tables(results, root)
+    write_tables(results.cells, root, results.study.title)
     path = root / "report.html"
     write_text(path, _page(results))
     return path
 
 
+def write_study_figures(root: Path, formats: Sequence[str] = FORMATS) -> tuple[Path, ...]:
+    """Writes every chart of a study's page as a paper prints it into its folder ``figures``; returns the paths.
+
+    Args:
+        root: The study's folder, complete or not.
+        formats: As of :func:`itop.training.printing.write_figures`.
+
+    Raises:
+        FileNotFoundError: If `root` is no study's folder.
+        ValueError: If a file in it is damaged; the message names it.
+    """
+    results = read_results(root)
+    charts = _charts(results, _subjects(results))
+    return write_figures([*charts.main, *charts.inside, *charts.landscape], root / "figures", formats)
+
+
+def _charts(results: StudyResults, subjects: Sequence[Subject]) -> _Charts:
+    return _Charts(
+        _main_charts(results, lines_of(results)),
+        (*_exploration_charts(subjects), *analysis_charts(subjects)),
+        _landscape_charts(results),
+    )
+
+
 def _page(results: StudyResults) -> str:
     study = results.study
-    lines = lines_of(results)
-    points = _points(results)
+    subjects = _subjects(results)
+    charts = _charts(results, subjects)
     environment: Mapping[str, Any] = next(
-        (result.summary["environment"] for result in results.complete if result.summary is not None), {}
+        (run.summary["environment"] for run in results.complete if run.summary is not None), {}
     )
     sections = {
         "title": escape(study.title),
         "subtitle": escape(_subtitle(results)),
         "question": escape(study.question),
-        "failures": _failures(results),
+        "failures": failures_card(results.cells),
         "hypothesis": _hypothesis(results),
-        "selection": selection([(line.label, line.colour) for line in lines]),
-        "main": _main_charts(results, lines),
+        "selection": selection([(line.label, line.colour) for line in lines_of(results)]),
+        "main": "".join(draw(chart) for chart in charts.main),
         "table": _table(results),
-        "seed": str(study.cells[0].config.seed),
-        "point_selection": selection([(point.subject.label, point.subject.colour) for point in points]),
-        "inside": "".join(_exploration_charts(points)) + analysis_figures([point.subject for point in points]),
-        "pictures": _pictures(points),
+        "inside": _inside(subjects, charts.inside),
+        "pictures": _pictures(subjects),
         "ensembles": _ensembles(results),
-        "landscape": _landscape(results),
-        "layers": "".join(_layer_table(point) for point in points),
+        "landscape": _landscape(results, charts.landscape),
+        "layers": _layers(subjects),
         "command": escape(str(environment.get("command", ""))),
         "environment": environment_list(environment),
         "configuration": escape(json.dumps(shared_fields([cell.config for cell in results.study.cells]), indent=2)),
-        "latex": escape(points_latex(results)),
-        "csv": escape(cells_csv(results)),
+        "latex": escape(points_latex(results.cells, study.title)),
+        "csv": escape(cells_csv(results.cells, results.root)),
     }
     return page(study.title, fill("study_template.html", sections, "itop.studies"))
 
@@ -112,16 +148,6 @@ def _subtitle(results: StudyResults) -> str:
     complete, total = len(results.complete), len(results.cells)
     parts.append(f"{total} runs" if complete == total else f"{complete} of {total} runs complete")
     return " · ".join(parts)
-
-
-def _failures(results: StudyResults) -> str:
-    if not results.failures:
-        return ""
-    entries = "".join(
-        f"<li><strong>{escape(result.cell.label)}</strong>: {escape(str(result.failure))}</li>"
-        for result in results.failures
-    )
-    return f'<div class="card failures"><p>{len(results.failures)} runs failed:</p><ul>{entries}</ul></div>'
 
 
 def _hypothesis(results: StudyResults) -> str:
@@ -172,59 +198,47 @@ def _fisher(correlation: Correlation) -> str:
 # --- results --------------------------------------------------------------------------------------------------------
 
 
-def _main_charts(results: StudyResults, lines: Sequence[Line]) -> str:
-    charts = []
+def _main_charts(results: StudyResults, lines: Sequence[Line]) -> tuple[Chart, ...]:
     axis = results.study.axis
+    moving = [line for line in lines if line.moves]
+    scattered = (
+        _scatter("explored", "R_s", "exploration_rate", Axis("explored, R_s", percent=True), lines),
+        _scatter("reliable", "R_r", "reliable_rate", Axis("explored reliably, R_r", percent=True), moving),
+        _scatter("flops", "training FLOPs", "train_flops_ratio", Axis("training FLOPs, × dense", low=0), lines),
+    )
     if axis is None:
-        charts.append(
-            ranking(
-                [
-                    (line.label, line.colour, spread.values)
-                    for line in lines
-                    for point in line.points
-                    if (spread := point.spread("test_accuracy")) is not None
-                ],
-                title="Test accuracy, every run and the mean",
-                axis=_ACCURACY,
-            )
-        )
-    else:
-        x_axis = number_axis(axis)
-        charts.append(
-            line_chart(
-                [line.over_axis("accuracy", "test_accuracy") for line in lines],
-                title=f"Test accuracy against {axis.label}",
-                x_axis=x_axis,
-                y_axis=_ACCURACY,
-            )
-        )
-        charts.append(
-            line_chart(
-                rates_over_axis(lines), title=f"Explored weights against {axis.label}", x_axis=x_axis, y_axis=_SHARE
-            )
-        )
-    share = Axis("explored, R_s", percent=True)
-    reliable = Axis("explored reliably, R_r", percent=True)
-    flops = Axis("training FLOPs, × dense", low=0)
-    for title, name, x_axis, chosen in (
-        ("Every run: accuracy against R_s", "exploration_rate", share, lines),
-        ("Every run: accuracy against R_r", "reliable_rate", reliable, [line for line in lines if line.moves]),
-        ("Every run: accuracy against training FLOPs", "train_flops_ratio", flops, lines),
-    ):
-        charts.append(
-            line_chart([line.scattered(name) for line in chosen], title=title, x_axis=x_axis, y_axis=_ACCURACY)
-        )
+        rows = [
+            RankedRow(line.label, line.colour, spread.values)
+            for line in lines
+            for point in line.points
+            if (spread := point.spread("test_accuracy")) is not None
+        ]
+        return (Ranking("accuracy", "Test accuracy, every run and the mean", rows, _ACCURACY), *scattered)
+    x_axis = number_axis(axis)
     gap = Axis("training minus test accuracy", percent=True, is_difference=True)
-    if axis is not None:
-        charts.append(
-            line_chart(
-                [line.gap_over_axis() for line in lines],
-                title=f"Train-test gap against {axis.label}",
-                x_axis=number_axis(axis),
-                y_axis=gap,
-            )
-        )
-    return "".join(charts)
+    return (
+        LineChart(
+            "accuracy",
+            f"Test accuracy against {axis.label}",
+            [line.over_axis("accuracy", "test_accuracy") for line in lines],
+            x_axis,
+            _ACCURACY,
+        ),
+        LineChart("exploration", f"Explored weights against {axis.label}", rates_over_axis(lines), x_axis, _SHARE),
+        *scattered,
+        LineChart(
+            "train-test-gap",
+            f"Train-test gap against {axis.label}",
+            [line.gap_over_axis() for line in lines],
+            x_axis,
+            gap,
+        ),
+    )
+
+
+def _scatter(name: str, what: str, number: str, x_axis: Axis, lines: Sequence[Line]) -> LineChart:
+    series = [line.scattered(number) for line in lines]
+    return LineChart(f"accuracy-{name}", f"Every run: accuracy against {what}", series, x_axis, _ACCURACY)
 
 
 def _table(results: StudyResults) -> str:
@@ -243,15 +257,15 @@ def _table(results: StudyResults) -> str:
     return table(head, [_row(point) for point in results.points], kind="results")
 
 
-def _row(point: PointResult) -> tuple[str, ...]:
+def _row(point: Point) -> tuple[str, ...]:
     gap, deviations = point.generalisation_gap, point.prediction_deviations
     updates, train, test = (point.mean(name) for name in ("num_updates", "train_flops_ratio", "test_flops_ratio"))
     kind = ' <span class="kind">baseline</span>' if point.is_baseline else ""
     return (
         escape(point.label) + kind,
-        f"{len(point.complete)}/{len(point.cells)}",
+        f"{len(point.complete)}/{len(point.runs)}",
         f"<strong>{_spread(point.spread('test_accuracy'))}</strong>",
-        "–" if gap is None else f"{gap.mean * 100:.2f}",
+        "–" if gap is None else f"{round(gap.mean * 100, 2) + 0.0:.2f}",  # no negative zero
         _rate(point.mean("exploration_rate")),
         _rate(point.mean("predicted_exploration")) + (f", {max(deviations, key=abs):+.1f} σ" if deviations else ""),
         _rate(point.mean("reliable_rate")) if updates else "–",
@@ -264,33 +278,31 @@ def _row(point: PointResult) -> tuple[str, ...]:
 # --- inside the runs --------------------------------------------------------------------------------------------------
 
 
-def _points(results: StudyResults) -> list[_Point]:
-    """The moving points that have a complete run, spread over the study where there are more than there are colours."""
-    found: list[tuple[PointResult, RunView]] = []
+def _subjects(results: StudyResults) -> list[Subject]:
+    """The moving points, one run of each, spread over the study where there are more than there are colours."""
+    found: list[tuple[Point, RunView]] = []
     for point in results.points:
-        run = next(iter(_runs(results, point.complete)), None)
+        run = next(iter(_runs(point.complete)), None)
         if run is not None and run.updates and not point.is_baseline:
             found.append((point, run))
     stride = max(1, -(-len(found) // _MOST_POINTS))
     own = {line.label: line.colour for line in lines_of(results)}  # where a point is a line, they look alike
     return [
-        _Point(point, Subject(point.label, own.get(point.label, COLOURS[index % len(COLOURS)]), run))
+        Subject(point.label, own.get(point.label, COLOURS[index % len(COLOURS)]), run)
         for index, (point, run) in enumerate(found[::stride])
     ]
 
 
-def _runs(results: StudyResults, cells: Iterable[CellResult]) -> list[RunView]:
-    runs = [read_run(result.cell.folder(results.root), result.cell.config) for result in cells]
-    return [run for run in runs if run is not None]
+def _runs(runs: Iterable[Outcome]) -> list[RunView]:
+    read = [read_run(run.folder, run.config) for run in runs]
+    return [run for run in read if run is not None]
 
 
-def _exploration_charts(points: Sequence[_Point]) -> list[str]:
+def _exploration_charts(subjects: Sequence[Subject]) -> tuple[Chart, ...]:
     """R_s(t) with theory and bound, and R_r(t)."""
-    if not points:
-        return []
     explored, reliable, bounds = [], [], []
-    for point in points:
-        subject, updates = point.subject, point.subject.run.updates
+    for subject in subjects:
+        updates = subject.run.updates
         steps = [update.step for update in updates]
         explored.append(subject.line("R_s", steps, [update.exploration_rate for update in updates]))
         reliable.append(subject.line("R_r", steps, [update.reliable_rate for update in updates]))
@@ -310,86 +322,82 @@ def _exploration_charts(points: Sequence[_Point]) -> list[str]:
             )
             bounds.append(subject.line("bound", expected.steps, expected.bound, style=LineStyle.DOTTED))
     steps_axis = Axis("optimiser step", low=0)
-    return [
-        line_chart(explored, title="R_s over time, with theory", x_axis=steps_axis, y_axis=_SHARE),
-        line_chart(
-            reliable,
-            title="R_r over time",
-            x_axis=steps_axis,
-            y_axis=Axis("part of all weights", percent=True, low=0),
-        ),
-        line_chart(bounds, title="What no growth rule exceeds", x_axis=steps_axis, y_axis=_SHARE) if bounds else "",
-    ]
+    share_from_zero = Axis("part of all weights", percent=True, low=0)
+    charts = (
+        LineChart("explored-over-time", "R_s over time, with theory", explored, steps_axis, _SHARE),
+        LineChart("reliable-over-time", "R_r over time", reliable, steps_axis, share_from_zero),
+        LineChart("bound-over-time", "What no growth rule exceeds", bounds, steps_axis, _SHARE),
+    )
+    return tuple(chart for chart in charts if not chart.is_empty)
 
 
-def _pictures(points: Sequence[_Point]) -> str:
-    subjects = [point.subject for point in points]
+def _inside(subjects: Sequence[Subject], charts: Sequence[Chart]) -> str:
+    if not charts:
+        return ""
+    return (
+        f'<h2>Inside the runs</h2><p class="note">{_of_which(subjects)}. Theory is what the same schedule gives with random '
+        f"growth.</p>{selection([(subject.label, subject.colour) for subject in subjects])}"
+        f'<div class="grid-2">{"".join(draw(chart) for chart in charts)}</div>'
+    )
+
+
+def _layers(subjects: Sequence[Subject]) -> str:
+    if not subjects:
+        return ""
+    tables = "".join(layer_table(subject.label, subject.run) for subject in subjects)
+    return (
+        f'<h2>Layers at the end</h2><p class="note">{_of_which(subjects)}: measured beside the expectation and the bound that '
+        f"the numbers of dropped and grown weights imply.</p>{tables}"
+    )
+
+
+def _of_which(subjects: Sequence[Subject]) -> str:
+    seeds = {subject.run.config.seed for subject in subjects}
+    return f"One run of each point, seed {seeds.pop()}" if len(seeds) == 1 else "The first complete run of each point"
+
+
+def _pictures(subjects: Sequence[Subject]) -> str:
     shown = subjects if len(subjects) <= 3 else [subjects[0], subjects[len(subjects) // 2], subjects[-1]]
     return pictures_section(shown, subjects)
 
 
 def _ensembles(results: StudyResults) -> str:
-    points = results.points
     return ensembles_section(
-        [row for point in points for row in ensembles_of(point.label, _runs(results, point.complete))]
+        [row for point in results.points for row in ensembles_of(point.label, _runs(point.complete))]
     )
 
 
-def _landscape(results: StudyResults) -> str:
+def _landscape_charts(results: StudyResults) -> tuple[Chart, ...]:
     paths = read_landscape(results.root)
-    labels = [point.label for point in results.points if point.label in paths]
-    if not labels:
-        return ""
     lines = [
         Series(label, f"{label} path", COLOURS[index % len(COLOURS)], paths[label]["positions"], paths[label]["losses"])
-        for index, label in enumerate(labels)
+        for index, label in enumerate(point.label for point in results.points if point.label in paths)
     ]
-    chart = line_chart(
-        lines,
-        title="Loss between two seeds' tickets",
-        x_axis=Axis("position on the line", low=0, high=1),
-        y_axis=Axis("cross-entropy on test images"),
-    )
+    position, loss = Axis("position on the line", low=0, high=1), Axis("cross-entropy on test images")
+    return (LineChart("landscape", "Loss between two seeds' tickets", lines, position, loss),) if lines else ()
+
+
+def _landscape(results: StudyResults, charts: Sequence[Chart]) -> str:
+    if not charts:
+        return ""
+    paths = read_landscape(results.root)
     rows = [
         (
-            escape(label),
-            f"{paths[label]['barrier']:.3f}",
-            f"{paths[label]['distance']:.3f}" if paths[label]["distance"] is not None else "–",
-            f"{paths[label]['union_density'] * 100:.1f} %",
+            escape(point.label),
+            f"{path['barrier']:.3f}",
+            f"{path['distance']:.3f}" if path["distance"] is not None else "–",
+            f"{path['union_density'] * 100:.1f} %",
         )
-        for label in labels
+        for point in results.points
+        if (path := paths.get(point.label)) is not None
     ]
     head = ("Tickets", "Barrier", "NNSTD", "Density of both together")
     return (
         "<h2>Between two tickets</h2>"
         '<p class="note">Along the straight line from the network of one seed to that of the next: where the loss '
         "rises in between, the two lie in different basins.</p>"
-        f'<div class="grid-2">{chart}<div class="card">{table(head, rows)}</div></div>'
+        f'<div class="grid-2">{"".join(draw(chart) for chart in charts)}<div class="card">{table(head, rows)}</div></div>'
     )
-
-
-def _layer_table(point: _Point) -> str:
-    run = point.subject.run
-    if run.summary is None:
-        return ""
-    expected = expected_exploration_of(run.updates)
-    rows = []
-    for layer in run.summary["layers"]:
-        theory = None if expected is None else expected.layers.get(layer["name"])
-        rows.append(
-            (
-                f"<code>{escape(layer['name'])}</code>",
-                escape(" × ".join(str(size) for size in layer["shape"])),
-                f"{layer['num_active']:,}",
-                _rate(layer["density"]),
-                _rate(layer["exploration_rate"]),
-                "–" if theory is None else _rate(theory[0]),
-                "–" if theory is None else _rate(theory[1]),
-                _rate(layer["reliable_rate"]),
-            )
-        )
-    head = ("Layer", "Shape", "Active weights", "Density", "R<sub>s</sub>", "random growth", "bound", "R<sub>r</sub>")
-    return f"<details><summary>{escape(point.subject.label)}</summary>{table(head, rows)}</details>"
 
 
 def _spread(value: Spread | None) -> str:

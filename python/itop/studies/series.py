@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import final
 
 from itop.methods import PRESETS, Family
-from itop.studies.cell import label_of
-from itop.studies.results import PointResult, StudyResults
+from itop.studies.results import StudyResults
 from itop.studies.study import Axis as StudyAxis
-from itop.training.charts import COLOURS, REFERENCE_COLOURS, THEORY_COLOUR, Axis, LineStyle, Series
+from itop.training.charts import COLOURS, REFERENCE_COLOURS, THEORY_COLOUR, Axis, LineStyle, Series, Spacing
+from itop.training.outcomes import Point, label_of
 from itop.training.summary import Spread
 
 __all__ = ["Line", "lines_of", "number_axis", "rates_over_axis"]
@@ -35,12 +35,12 @@ class Line:
     label: str
     colour: int
     axis: str | None
-    points: tuple[PointResult, ...]
+    points: tuple[Point, ...]
     reach: tuple[float, float]
 
     @property
     def is_level(self) -> bool:
-        return self.axis is None or any(self.axis not in point.axes for point in self.points)
+        return any(_place(point, self.axis) is None for point in self.points)
 
     @property
     def moves(self) -> bool:
@@ -83,7 +83,7 @@ class Line:
         self,
         what: str,
         label: str,
-        spread_of: Callable[[PointResult], Spread | None],
+        spread_of: Callable[[Point], Spread | None],
         colour: int | None,
         style: LineStyle,
     ) -> Series:
@@ -94,7 +94,7 @@ class Line:
             known = known * len(x)
             style = LineStyle.DASHED if style is LineStyle.SOLID else style
         else:
-            x = [float(point.axes[str(self.axis)]) for point, _ in known]
+            x = [place for point, _ in known if (place := _place(point, self.axis)) is not None]
         several = any(len(spread.values) > 1 for _, spread in known)
         return Series(
             label,
@@ -111,11 +111,11 @@ class Line:
 def lines_of(results: StudyResults) -> tuple[Line, ...]:
     """The lines of a study's figures, the studied ones before the baselines."""
     axis = None if results.study.axis is None else results.study.axis.name
-    groups: dict[str, list[PointResult]] = {}
+    groups: dict[str, list[Point]] = {}
     for point in sorted(results.points, key=lambda point: point.is_baseline):
         told = {name: value for name, value in point.axes.items() if name != axis}
         groups.setdefault(label_of(told), []).append(point)
-    values = [float(point.axes[axis]) for point in results.points if axis is not None and axis in point.axes]
+    values = [place for point in results.points if (place := _place(point, axis)) is not None]
     reach = (min(values), max(values)) if values else (0.0, 0.0)
     colours, references = itertools.cycle(COLOURS), itertools.cycle(REFERENCE_COLOURS)
     return tuple(
@@ -135,7 +135,7 @@ def rates_over_axis(lines: Sequence[Line]) -> list[Series]:
     ]
 
 
-def _is_reference(points: Sequence[PointResult]) -> bool:
+def _is_reference(points: Sequence[Point]) -> bool:
     families = [
         PRESETS[str(point.axes.get("method"))].family for point in points if point.axes.get("method") in PRESETS
     ]
@@ -145,11 +145,22 @@ def _is_reference(points: Sequence[PointResult]) -> bool:
 
 
 def number_axis(axis: StudyAxis) -> Axis:
-    """The study's axis as a chart draws it."""
-    return Axis(axis.label, percent=axis.name in _PERCENT, is_logarithmic=axis.is_logarithmic)
+    """The study's axis as a chart draws it; sparsities so that what is left of the weights can be told apart."""
+    spacing = Spacing.LOGARITHMIC if axis.is_logarithmic else Spacing.LINEAR
+    if axis.name == "sparsity":
+        spacing = Spacing.COMPLEMENT
+    return Axis(axis.label, percent=axis.name in _PERCENT, spacing=spacing)
 
 
-def _sorted(points: Sequence[PointResult], axis: str | None) -> list[PointResult]:
-    if axis is None or any(axis not in point.axes for point in points):
+def _sorted(points: Sequence[Point], axis: str | None) -> list[Point]:
+    """In ascending order along the axis; as they are where one has no place on it."""
+    places = [_place(point, axis) for point in points]
+    if any(place is None for place in places):
         return list(points)
-    return sorted(points, key=lambda point: float(point.axes[axis]))
+    return [point for _, point in sorted(zip(places, points, strict=True), key=lambda pair: pair[0] or 0.0)]
+
+
+def _place(point: Point, axis: str | None) -> float | None:
+    """Where a point stands on the axis; None where it has no number there."""
+    value = None if axis is None else point.axes.get(axis)
+    return float(value) if isinstance(value, (int, float)) else None

@@ -12,7 +12,7 @@ from typing import Any, final
 from itop.studies.cell import Cell
 from itop.studies.study import Study, is_study_folder, same_cells
 from itop.studies.worker import Done, Failed, Job, Message, Progress, Stopped, work
-from itop.training.files import read_json, write_json
+from itop.training.files import read_json
 from itop.training.interruption import StopRequest
 
 __all__ = ["SweepObserver", "SweepResult", "run_sweep"]
@@ -162,7 +162,7 @@ class _Sweep:
             cell = waiting.pop(0)
             idle.cell = cell
             self.observer.cell_started(cell)
-            _send(idle, Job(cell.config, cell.folder(self.root).path, cell.failure(self.root)))
+            _send(idle, Job(cell.config, cell.folder(self.root).path))
 
     def _listen(self) -> None:
         by_connection = {worker.connection: worker for worker in self.workers if worker.cell is not None}
@@ -194,10 +194,11 @@ class _Sweep:
         worker.process.join()
         cell = worker.cell
         assert cell is not None, "only workers with a cell are listened to"
+        if self.stop.is_set:  # what stopped the sweep may have been sent to its workers too
+            return
         code = worker.process.exitcode
         reason = f"its process was killed by signal {-code}" if code < 0 else f"its process ended with code {code}"
-        write_json(cell.failure(self.root), {"reason": reason, "kind": "process"})
-        self._failed(cell, reason)
+        self._failed(cell, cell.folder(self.root).record_failure(reason, kind="process"))
 
     def _completed(self, cell: Cell, summary: Mapping[str, Any]) -> None:
         self.summaries[cell.identity] = summary
@@ -210,7 +211,7 @@ class _Sweep:
     def _close(self) -> None:
         for worker in self.workers:
             if worker.cell is not None:  # only after an error of our own
-                worker.process.terminate()
+                worker.process.kill()
             _send(worker, None)
             worker.connection.close()
         for worker in self.workers:

@@ -5,6 +5,7 @@ Processes rather than threads: a cell that runs out of memory or crashes takes n
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -18,7 +19,6 @@ from typing import Any, TypeAlias, final
 
 from itop.training.config import RunConfig
 from itop.training.data_source import DataSource
-from itop.training.files import write_json
 from itop.training.interruption import Interrupted, StopRequest
 from itop.training.loop import train_session
 from itop.training.observers import TrainingObserver
@@ -29,16 +29,17 @@ from itop.training.session import Session
 __all__ = ["Done", "Failed", "Job", "Message", "Progress", "Stopped", "work"]
 
 _SECONDS_BETWEEN_MESSAGES = 0.25
+_PR_SET_PDEATHSIG = 1
+"""Of Linux' ``prctl``."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A cell to train: its configuration, its folder, and where to say why it failed."""
+    """A cell to train: its configuration and its folder."""
 
     config: RunConfig
     folder: Path
-    failure: Path
 
 
 @final
@@ -84,12 +85,27 @@ def work(connection: Connection) -> None:
     Whatever else arrives while a job runs asks it to stop. Where the parent is gone the worker ends at once: nobody else
     is to train the same cell beside it.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interruption means
+    for interruption in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group: the parent decides what they mean
+        signal.signal(interruption, signal.SIG_IGN)
+    _end_with_parent()
     inbox = _Inbox(connection)
     source = DataSource()
     while (job := inbox.next_job()) is not None:
         inbox.stop.is_set = False
         _send(connection, _train(job, source, connection, inbox.stop))
+
+
+def _end_with_parent() -> None:
+    """Has the system kill this process with its parent, where it can: also while it hangs, or has been stopped."""
+    try:
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    except (ImportError, OSError, AttributeError):
+        return  # not Linux: the pipe tells
+    parent = multiprocessing.parent_process()
+    if parent is not None and os.getppid() != parent.pid:  # it died before it was asked about
+        os._exit(1)
 
 
 def _send(connection: Connection, message: Message) -> None:
@@ -132,16 +148,14 @@ def _train(job: Job, source: DataSource, connection: Connection, stop: StopReque
     folder = RunFolder(job.folder)
     try:
         with _alone(job.folder):
-            job.failure.unlink(missing_ok=True)
+            folder.failure.unlink(missing_ok=True)
             session = Session.build(job.config, source)
             observer = _Reporter(connection, session.total_steps)
             return Done(train_session(session, folder.path, observer=observer, stop=stop, resume=True))
     except Interrupted:
         return Stopped()
     except Exception as error:  # whatever it is, it belongs to this cell
-        reason = " ".join(str(error).split()) or type(error).__name__
-        write_json(job.failure, {"reason": reason, "kind": type(error).__name__})
-        return Failed(reason)
+        return Failed(folder.record_failure(error, kind=type(error).__name__))
 
 
 @contextmanager

@@ -11,14 +11,14 @@ from typing import Any, final
 import torch
 
 from itop.analysis.ensembles import EnsembleReport, ensemble_report
-from itop.training.charts import Axis, LineStyle, Series, line_chart
+from itop.training.charts import Axis, LineChart, LineStyle, Series, Spacing
 from itop.training.instruments import read_snapshots
 from itop.training.page import table
 from itop.training.pictures import mask_picture, strength_picture
 from itop.training.predictions import read_predictions
 from itop.training.run_view import RunView
 
-__all__ = ["Subject", "analysis_figures", "ensembles_of", "ensembles_section", "pictures_section"]
+__all__ = ["Subject", "analysis_charts", "ensembles_of", "ensembles_section", "pictures_section"]
 
 _STEPS = Axis("optimiser step", low=0)
 _MOST_PICTURES = 5
@@ -43,41 +43,44 @@ class Subject:
         return Series(self.label, f"{self.label} {what}", self.colour, x, y, **style)
 
 
-def analysis_figures(subjects: Sequence[Subject]) -> str:
+def analysis_charts(subjects: Sequence[Subject]) -> tuple[LineChart, ...]:
     """A chart of each instrument that has seen something."""
-    charts = [
-        _chart(subjects, _survival, "Survival of grown weights", Axis("age in optimiser steps", low=0), _SHARE),
+    age, exchanged = Axis("age in optimiser steps", low=0), Axis("share exchanged", percent=True, low=0)
+    ratio = Axis("ratio", spacing=Spacing.LOGARITHMIC)
+    nnstd = "Topology distance (NNSTD) from the start"
+    charts = (
+        _chart("survival", "Survival of grown weights", subjects, _survival, age, _SHARE),
+        _chart("churn", "Churn of each update", subjects, _churn, _STEPS, exchanged),
+        _chart("topology-distance", nnstd, subjects, _distance, _STEPS, Axis("distance", low=0, high=1)),
         _chart(
+            "gradient-flow",
+            "Gradient flow: after an update over before",
             subjects,
-            _churn,
-            "Churn of each update",
+            _gradient_flow,
             _STEPS,
-            Axis("changed, of the weights before and after", percent=True, low=0),
+            ratio,
         ),
-        _chart(
-            subjects, _distance, "Topology distance (NNSTD) from the start", _STEPS, Axis("distance", low=0, high=1)
-        ),
-        _chart(subjects, _gradient_flow, "Gradient flow: after an update over before", _STEPS, Axis("ratio")),
-    ]
-    return "".join(chart for chart in charts if chart)
+    )
+    return tuple(chart for chart in charts if not chart.is_empty)
 
 
 _SHARE = Axis("part that lives longer", percent=True, low=0, high=1)
 
 
 def _chart(
+    name: str,
+    title: str,
     subjects: Sequence[Subject],
     line_of: Callable[[Subject, Mapping[str, Any]], Series | None],
-    title: str,
     x_axis: Axis,
     y_axis: Axis,
-) -> str:
+) -> LineChart:
     lines = [
         line
         for subject in subjects
         if subject.run.analysis is not None and (line := line_of(subject, subject.run.analysis)) is not None
     ]
-    return line_chart(lines, title=title, x_axis=x_axis, y_axis=y_axis) if lines else ""
+    return LineChart(name, title, lines, x_axis, y_axis)
 
 
 def _survival(subject: Subject, analysis: Mapping[str, Any]) -> Series | None:
@@ -110,7 +113,7 @@ def _distance(subject: Subject, analysis: Mapping[str, Any]) -> Series | None:
 
 
 def _gradient_flow(subject: Subject, analysis: Mapping[str, Any]) -> Series | None:
-    flows = [flow for flow in analysis["gradient_flow"] if flow["before"] > 0]
+    flows = [flow for flow in analysis["gradient_flow"] if flow["before"] > 0 and flow["after"] > 0]
     if not flows:
         return None
     ratios = [flow["after"] / flow["before"] for flow in flows]

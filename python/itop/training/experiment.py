@@ -159,6 +159,7 @@ def run_experiment(
     summaries: dict[str, list[Mapping[str, Any]]] = {}
     failures: dict[str, str] = {}
     skipped: dict[str, str] = {}
+    refused: dict[RunFolder, Exception] = {}
     for run in experiment.runs:
         if run.method in skipped:
             continue
@@ -168,6 +169,7 @@ def run_experiment(
             observer.run_ended(run, summary)
         else:
             try:
+                folder.failure.unlink(missing_ok=True)
                 session = Session.build(run, source)
                 if len(experiment.runs) > 1:
                     experiment.save(root)
@@ -179,6 +181,10 @@ def run_experiment(
                 observer.method_skipped(run.method, str(error))
                 continue
             except (ValueError, RuntimeError, OSError) as error:
+                if folder.config.exists():
+                    folder.record_failure(error, kind=type(error).__name__)
+                else:  # it never began: where nothing does, no folder is to be left behind
+                    refused[folder] = error
                 if len(experiment.runs) == 1:
                     raise
                 failures[f"{run.method}, seed {run.seed}"] = str(error)
@@ -189,6 +195,8 @@ def run_experiment(
             _write_summaries(experiment, root, summaries, skipped)
     if not summaries:
         raise ValueError(f"no run could be completed: {next(iter({**failures, **skipped}.values()))}")
+    for folder, reason in refused.items():
+        folder.record_failure(reason, kind=type(reason).__name__)
     methods = [summarise_method(summaries[name]) for name in _ordered(experiment, summaries)]
     return ExperimentResult(tuple(methods), failures, skipped)
 

@@ -249,6 +249,11 @@ class _Loop:
         session = self._session
         self._save_checkpoint()
         last, train = self._test(), self._score_training_samples()
+        if not math.isfinite(last.loss):
+            raise DivergedError(
+                f"the test loss of the finished network is {last.loss}; a lower learning rate than "
+                f"{session.config.learning_rate:g} may help"
+            )
         session.instruments.write(self._folder, session.data.input_shape)
         if session.config.probes and self._predictions_fit(1):
             write_predictions(self._folder.predictions, *self._predict())

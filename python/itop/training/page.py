@@ -8,9 +8,10 @@ from html import escape
 from importlib import resources
 from typing import Any
 
-from itop.training.charts import HEAT_LEVELS
+from itop.training.drawing import HEAT_LEVELS
+from itop.training.outcomes import Outcome
 
-__all__ = ["environment_list", "fill", "page", "selection", "table"]
+__all__ = ["environment_list", "failures_card", "fill", "page", "selection", "table"]
 
 _LIGHT_HEAT = ((238, 243, 250), (96, 150, 210), (12, 45, 99))
 _DARK_HEAT = ((30, 37, 48), (43, 98, 160), (163, 212, 255))
@@ -62,6 +63,16 @@ def selection(names: Sequence[tuple[str, int]]) -> str:
         for name, colour in names
     )
     return f'<div class="selection" hidden><span>Show</span>{buttons}</div>' if len(names) > 1 else ""
+
+
+def failures_card(runs: Sequence[Outcome]) -> str:
+    """Which runs failed and why; empty where none did."""
+    failed = [run for run in runs if run.status == "failed"]
+    if not failed:
+        return ""
+    entries = "".join(f"<li><strong>{escape(run.label)}</strong>: {escape(str(run.failure))}</li>" for run in failed)
+    said = "1 run failed:" if len(failed) == 1 else f"{len(failed)} runs failed:"
+    return f'<div class="card failures"><p>{said}</p><ul>{entries}</ul></div>'
 
 
 def environment_list(environment: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""``report.html``: an experiment on one self-contained page, built from what its run folders hold."""
+"""``report.html`` of runs: one self-contained page, with their tables as CSV and LaTeX beside it."""
 
 from __future__ import annotations
 
@@ -13,39 +13,47 @@ from typing import Any, final
 
 from itop.training.analysis_charts import (
     Subject,
-    analysis_figures,
+    analysis_charts,
     ensembles_of,
     ensembles_section,
     pictures_section,
 )
-from itop.training.charts import THEORY_COLOUR, Axis, HeatMap, LineStyle, Series, heat_map, line_chart
+from itop.training.charts import THEORY_COLOUR, Axis, Chart, HeatMap, LineChart, LineStyle, Series, file_name
 from itop.training.config import shared_fields
+from itop.training.drawing import draw
 from itop.training.experiment import Experiment
 from itop.training.files import write_text
-from itop.training.page import environment_list, fill, page, selection
+from itop.training.layer_table import layer_table
+from itop.training.outcomes import Outcome, points_of, read_outcome
+from itop.training.page import environment_list, failures_card, fill, page, selection, table
+from itop.training.printing import FORMATS, write_figures
 from itop.training.records import EpochRecord, UpdateRecord
 from itop.training.run_folder import RunFolder
 from itop.training.run_view import RunView, read_run
 from itop.training.summary import spread_of, summarise_method
+from itop.training.tables import cells_csv, points_latex, write_tables
 from itop.training.theory import expected_exploration_of
 
-__all__ = ["write_report"]
+__all__ = ["write_report", "write_report_figures"]
 
+_STEPS = Axis("optimiser step", low=0)
+_SHARE = Axis("part of all weights", percent=True, low=0, high=1)
 _METHOD_COLOURS = (0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11)
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class _MethodRuns:
-    """All seeds of one method; those not begun yet are left out."""
+    """All seeds of one method: what came of each, and what those that have begun wrote."""
 
     name: str
     colour: int
+    outcomes: tuple[Outcome, ...]
     runs: tuple[RunView, ...]
 
     @property
     def summary(self) -> Mapping[str, Any] | None:
-        complete = [run.summary for run in self.runs if run.summary is not None]
+        complete = [outcome.summary for outcome in self.outcomes if outcome.summary is not None]
         return summarise_method(complete) if complete else None
 
     @property
@@ -53,8 +61,24 @@ class _MethodRuns:
         return next((run for run in self.runs if run.updates), None)
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class _Charts:
+    """Everything that is drawn of an experiment, by the page's headings."""
+
+    curves: tuple[Chart, ...]
+    exploration: tuple[Chart, ...]
+    heat_maps: tuple[Chart, ...]
+    instruments: tuple[Chart, ...]
+
+
 def write_report(root: Path) -> Path:
-    """Writes ``report.html`` into a run or experiment folder and returns its path; complete or not.
+    """Writes ``report.html``, ``cells.csv``, ``points.csv`` and ``points.tex`` into a run or experiment folder.
+
+    Complete or not.
+
+    Returns:
+        The path of the page.
 
     Raises:
         FileNotFoundError: If `root` is no such folder.
@@ -62,56 +86,113 @@ def write_report(root: Path) -> Path:
     """
     experiment = Experiment.load(root)
     methods = _read(experiment, root)
+    write_tables(_outcomes(methods), root, _title(experiment))
     path = root / "report.html"
-    write_text(path, _page(experiment, methods))
+    write_text(path, _page(experiment, methods, root))
     return path
 
 
+def write_report_figures(root: Path, formats: Sequence[str] = FORMATS) -> tuple[Path, ...]:
+    """Writes every chart of a run's page as a paper prints it into its folder ``figures``; returns the paths.
+
+    Args:
+        root: The run's or the experiment's folder, complete or not.
+        formats: As of :func:`itop.training.printing.write_figures`.
+
+    Raises:
+        FileNotFoundError: If `root` is no such folder.
+        ValueError: If a file in it is damaged; the message names it.
+    """
+    methods = _read(Experiment.load(root), root)
+    charts = _charts(methods, _subjects(methods))
+    every = [*charts.curves, *charts.exploration, *charts.heat_maps, *charts.instruments]
+    return write_figures(every, root / "figures", formats)
+
+
 def _read(experiment: Experiment, root: Path) -> list[_MethodRuns]:
-    by_method: dict[str, list[RunView]] = {name: [] for name in experiment.methods}
-    for config in experiment.runs:
-        run = read_run(RunFolder(experiment.folder_of(config, root)), config)
-        if run is not None:
-            by_method[config.method].append(run)
+    outcomes = [
+        read_outcome(config, {"method": config.method}, RunFolder(experiment.folder_of(config, root)))
+        for config in experiment.runs
+    ]
     return [
-        _MethodRuns(name, _METHOD_COLOURS[index % len(_METHOD_COLOURS)], tuple(runs))
-        for index, (name, runs) in enumerate(by_method.items())
+        _MethodRuns(
+            str(point.axes["method"]),
+            _METHOD_COLOURS[index % len(_METHOD_COLOURS)],
+            point.runs,
+            tuple(run for outcome in point.runs if (run := read_run(outcome.folder, outcome.config)) is not None),
+        )
+        for index, point in enumerate(points_of(outcomes))
     ]
 
 
-def _page(experiment: Experiment, methods: Sequence[_MethodRuns]) -> str:
+def _outcomes(methods: Sequence[_MethodRuns]) -> list[Outcome]:
+    return [outcome for method in methods for outcome in method.outcomes]
+
+
+def _title(experiment: Experiment) -> str:
     config = experiment.runs[0]
-    updating = [method for method in methods if method.first_updating is not None]
-    environment: Mapping[str, Any] = next((m.summary["environment"] for m in methods if m.summary is not None), {})
-    title = f"{config.model} on {config.data}"
-    subjects = [
+    return f"{config.model} on {config.data}"
+
+
+def _subjects(methods: Sequence[_MethodRuns]) -> list[Subject]:
+    """The first run of each method that has looked inside itself."""
+    return [
         Subject(method.name, method.colour, run)
         for method in methods
         if (run := next((run for run in method.runs if run.analysis is not None), None)) is not None
     ]
+
+
+def _charts(methods: Sequence[_MethodRuns], subjects: Sequence[Subject]) -> _Charts:
+    updating = [method for method in methods if method.first_updating is not None]
+    return _Charts(
+        (_accuracy_chart(methods), _loss_chart(methods)),
+        (_overview_chart(methods), *(_exploration_chart(method) for method in updating)),
+        tuple(chart for method in updating for chart in _heat_maps(method)),
+        analysis_charts(subjects),
+    )
+
+
+def _page(experiment: Experiment, methods: Sequence[_MethodRuns], root: Path) -> str:
+    outcomes, subjects = _outcomes(methods), _subjects(methods)
+    charts = _charts(methods, subjects)
+    environment: Mapping[str, Any] = next((m.summary["environment"] for m in methods if m.summary is not None), {})
+    title = _title(experiment)
     sections = {
         "title": escape(title),
         "subtitle": escape(_subtitle(experiment)),
         "finding": _finding(methods),
+        "failures": failures_card(outcomes),
         "table": _table(methods),
-        "curves": _accuracy_chart(methods) + _loss_chart(methods),
-        "exploration": _overview_chart(methods) + "".join(_exploration_chart(method) for method in updating),
-        "heat_maps": "".join(_heat_maps(method) for method in updating),
-        "layers": "".join(_layer_table(method) for method in methods),
+        "curves": "".join(draw(chart) for chart in charts.curves),
+        "exploration": "".join(draw(chart) for chart in charts.exploration),
+        "heat_maps": _heat_maps_section(charts.heat_maps),
+        "layers": _layers(methods),
         "selection": selection([(method.name, method.colour) for method in methods]),
-        "instruments": _instruments(subjects),
+        "instruments": _instruments(charts.instruments),
         "pictures": pictures_section(subjects, [subject for subject in subjects if _is_sparse(subject.run)]),
         "ensembles": ensembles_section([row for method in methods for row in ensembles_of(method.name, method.runs)]),
         "configuration": escape(json.dumps(shared_fields(experiment.runs), indent=2)),
         "command": escape(str(environment.get("command", ""))),
         "environment": environment_list(environment),
+        "latex": escape(points_latex(outcomes, title)),
+        "csv": escape(cells_csv(outcomes, root)),
     }
     return page(title, fill("report_template.html", sections))
 
 
-def _instruments(subjects: Sequence[Subject]) -> str:
-    figures = analysis_figures(subjects)
-    if not figures:
+def _heat_maps_section(charts: Sequence[Chart]) -> str:
+    if not charts:
+        return ""
+    return (
+        "<h2>Layers over updates</h2>"
+        '<p class="note">One column a topology update, one row a layer; point at a cell for its value.</p>'
+        f'<div class="grid-2">{"".join(draw(chart) for chart in charts)}</div>'
+    )
+
+
+def _instruments(charts: Sequence[Chart]) -> str:
+    if not charts:
         return ""
     return (
         "<h2>How the topology moves</h2>"
@@ -119,7 +200,7 @@ def _instruments(subjects: Sequence[Subject]) -> str:
         "its standard error; churn counts a weight dropped for one grown as one exchange; NNSTD compares the wiring "
         "with that of the start whatever the order of neurons (0 the same, 1 disjoint); gradient flow is the norm of "
         "the gradient over active weights on the batch of the update's step.</p>"
-        f'<div class="grid-2">{figures}</div>'
+        f'<div class="grid-2">{"".join(draw(chart) for chart in charts)}</div>'
     )
 
 
@@ -171,6 +252,7 @@ def _table(methods: Sequence[_MethodRuns]) -> str:
         "Test accuracy",
         "at best epoch",
         "R<sub>s</sub>",
+        "predicted",
         "R<sub>r</sub>",
         "Updates",
         "Training FLOPs",
@@ -178,67 +260,65 @@ def _table(methods: Sequence[_MethodRuns]) -> str:
         "Time",
         "Seeds",
     )
-    rows = []
-    for method in methods:
-        name = f'<i class="swatch series-{method.colour}"></i>{escape(method.name)}'
-        summary = method.summary
-        if summary is None:
-            state = "running" if method.runs else "no result"
-            rows.append(f'<tr><th scope="row">{name}</th><td colspan="{len(head) - 1}">{state}</td></tr>')
-            continue
-        cells = (
-            _percent(summary["sparsity"]),
-            f"<strong>{_spread(summary['test_accuracy'])}</strong>",
-            _spread(summary["test_accuracy_of_best"]),
-            _percent(summary["exploration_rate"]),
-            _percent(summary["reliable_rate"]) if summary["num_updates"] else "–",  # nothing was ever put to the test
-            f"{summary['num_updates']:g}",
-            _ratio(summary["train_flops_ratio"]),
-            _ratio(summary["test_flops_ratio"]),
-            f"{summary['seconds']:.1f} s",
-            str(len(summary["seeds"])),
-        )
-        rows.append(f'<tr><th scope="row">{name}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    header = "".join(f'<th scope="col">{label}</th>' for label in head)
-    return f'<table class="results"><thead><tr>{header}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    return table(head, [_row(method) for method in methods], kind="results")
 
 
-def _accuracy_chart(methods: Sequence[_MethodRuns]) -> str:
+def _row(method: _MethodRuns) -> tuple[str, ...]:
+    name = f'<i class="swatch series-{method.colour}"></i>{escape(method.name)}'
+    summary, num_runs = method.summary, len(method.outcomes)
+    if summary is None:
+        failed = any(outcome.status == "failed" for outcome in method.outcomes)
+        state = "failed" if failed else "running" if method.runs else "not begun"
+        return (name, "–", f'<span class="kind">{state}</span>', *("–",) * 8, f"0/{num_runs}")
+    predicted = [rate for outcome in method.outcomes if (rate := outcome.number("predicted_exploration")) is not None]
+    return (
+        name,
+        _percent(summary["sparsity"]),
+        f"<strong>{_spread(summary['test_accuracy'])}</strong>",
+        _spread(summary["test_accuracy_of_best"]),
+        _percent(summary["exploration_rate"]),
+        _percent(statistics.fmean(predicted)) if predicted else "–",
+        _percent(summary["reliable_rate"]) if summary["num_updates"] else "–",  # nothing was ever put to the test
+        f"{summary['num_updates']:g}",
+        _ratio(summary["train_flops_ratio"]),
+        _ratio(summary["test_flops_ratio"]),
+        f"{summary['seconds']:.1f} s",
+        f"{len(summary['seeds'])}/{num_runs}",
+    )
+
+
+def _accuracy_chart(methods: Sequence[_MethodRuns]) -> Chart:
     validated = any(epoch.validation_accuracy is not None for epoch in _all_epochs(methods))
     series = [
         _over_seeds(method, method.name, lambda e: e.validation_accuracy if validated else e.train_accuracy)
         for method in methods
     ]
     title = "Validation accuracy" if validated else "Training accuracy"
-    return line_chart(series, title=title, x_axis=Axis("epoch"), y_axis=Axis("accuracy", percent=True, settled=True))
+    return LineChart("accuracy", title, series, Axis("epoch"), Axis("accuracy", percent=True, settled=True))
 
 
-def _loss_chart(methods: Sequence[_MethodRuns]) -> str:
+def _loss_chart(methods: Sequence[_MethodRuns]) -> Chart:
     series = [_over_seeds(method, f"{method.name}, training", lambda e: e.train_loss) for method in methods]
     if any(epoch.validation_loss is not None for epoch in _all_epochs(methods)):
         series += [
             _over_seeds(method, f"{method.name}, validation", lambda e: e.validation_loss, LineStyle.DASHED)
             for method in methods
         ]
-    return line_chart(series, title="Loss", x_axis=Axis("epoch"), y_axis=Axis("cross-entropy", low=0, settled=True))
+    return LineChart("loss", "Loss", series, Axis("epoch"), Axis("cross-entropy", low=0, settled=True))
 
 
-def _overview_chart(methods: Sequence[_MethodRuns]) -> str:
+def _overview_chart(methods: Sequence[_MethodRuns]) -> Chart:
     series = []
     for method in methods:
         series.append(_over_seeds(method, f"{method.name} R_s", lambda e: e.exploration_rate, x=_step))
         if method.first_updating is not None:  # reliable is what survived a round of dropping
             reliable = _over_seeds(method, f"{method.name} R_r", lambda e: e.reliable_rate, LineStyle.DASHED, x=_step)
             series.append(reliable)
-    return line_chart(
-        series,
-        title="Explored (R_s) and reliably explored (R_r) weights",
-        x_axis=Axis("optimiser step", low=0),
-        y_axis=Axis("part of all weights", percent=True, low=0, high=1),
-    )
+    title = "Explored (R_s) and reliably explored (R_r) weights"
+    return LineChart("exploration", title, series, _STEPS, _SHARE)
 
 
-def _exploration_chart(method: _MethodRuns) -> str:
+def _exploration_chart(method: _MethodRuns) -> Chart:
     """R_s and R_r after every update of one method, with what theory expects of the same updates."""
     measured = [
         _over_updates(method, "R_s measured", lambda u: u.exploration_rate),
@@ -256,48 +336,38 @@ def _exploration_chart(method: _MethodRuns) -> str:
             Series("R_s of random growth, theory", f"{group} mean", grey, steps, random, style=dashed),
             Series("upper bound of R_s", f"{group} bound", grey, steps, bound, style=dotted),
         ]
-    return line_chart(
-        [*measured, *theory],
-        title=f"{method.name}: exploration against theory",
-        x_axis=Axis("optimiser step", low=0),
-        y_axis=Axis("part of all weights", percent=True, low=0, high=1),
-    )
+    title = f"{method.name}: exploration against theory"
+    return LineChart(f"exploration-{file_name(method.name)}", title, [*measured, *theory], _STEPS, _SHARE)
 
 
-def _heat_maps(method: _MethodRuns) -> str:
+def _heat_maps(method: _MethodRuns) -> tuple[Chart, ...]:
     run = method.first_updating
     if run is None:
-        return ""
+        return ()
     names = list(run.updates[0].layers)
     columns = [f"update {update.update}" for update in run.updates]
+    label = f"{method.name}, seed {run.config.seed}" if len(method.runs) > 1 else method.name
 
-    def grid(value: Callable[[str, UpdateRecord], float]) -> HeatMap:
-        return HeatMap(names, columns, [[value(name, update) for update in run.updates] for name in names])
+    def grid(what: str, title: str, value: Callable[[str, UpdateRecord], float]) -> HeatMap:
+        values = [[value(name, update) for update in run.updates] for name in names]
+        return HeatMap(f"{what}-{file_name(method.name)}", f"{label}: {title}", names, columns, values)
 
-    seed = f", seed {run.config.seed}" if len(method.runs) > 1 else ""
-    density = grid(lambda name, update: update.layers[name].density)
-    explored = grid(lambda name, update: update.layers[name].exploration_rate)
-    return heat_map(density, title=f"{method.name}{seed}: density of each layer") + heat_map(
-        explored, title=f"{method.name}{seed}: explored part of each layer"
-    )
-
-
-def _layer_table(method: _MethodRuns) -> str:
-    run = next((run for run in method.runs if run.summary is not None), None)
-    if run is None or run.summary is None:
-        return ""
-    rows = "".join(
-        f'<tr><th scope="row"><code>{escape(layer["name"])}</code></th>'
-        f"<td>{escape(' × '.join(str(size) for size in layer['shape']))}</td><td>{layer['num_active']:,}</td>"
-        f"<td>{_percent(layer['density'])}</td><td>{_percent(layer['exploration_rate'])}</td>"
-        f"<td>{_percent(layer['reliable_rate'])}</td></tr>"
-        for layer in run.summary["layers"]
-    )
     return (
-        f"<details><summary>{escape(method.name)}, seed {run.config.seed}</summary><table><thead><tr>"
-        '<th scope="col">Layer</th><th scope="col">Shape</th><th scope="col">Active weights</th>'
-        '<th scope="col">Density</th><th scope="col">R<sub>s</sub></th><th scope="col">R<sub>r</sub></th>'
-        f"</tr></thead><tbody>{rows}</tbody></table></details>"
+        grid("density", "density of each layer", lambda name, update: update.layers[name].density),
+        grid("explored", "explored part of each layer", lambda name, update: update.layers[name].exploration_rate),
+    )
+
+
+def _layers(methods: Sequence[_MethodRuns]) -> str:
+    runs = [
+        run for method in methods if (run := next((r for r in method.runs if r.summary is not None), None)) is not None
+    ]
+    if not runs:
+        return ""
+    tables = "".join(layer_table(f"{run.config.method}, seed {run.config.seed}", run) for run in runs)
+    return (
+        '<h2>Layers at the end</h2><p class="note">Measured beside the expectation and the bound that the numbers of dropped '
+        f"and grown weights imply.</p>{tables}"
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import final
 
 from itop.training.config import RunConfig
-from itop.training.files import write_json
+from itop.training.files import read_json, write_json
 
 __all__ = ["RunFolder", "checkpoint_at"]
 
@@ -60,6 +60,11 @@ class RunFolder:
         return self.path / "tickets.npz"
 
     @property
+    def failure(self) -> Path:
+        """Why the run could not be completed, if it could not."""
+        return self.path / "failure.json"
+
+    @property
     def is_complete(self) -> bool:
         """Whether the run has been trained to its end; the summary is the last file a run writes."""
         return self.summary.exists()
@@ -68,6 +73,23 @@ class RunFolder:
         """Makes the folder and writes the configuration into it."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.config, config.to_dict())
+
+    def record_failure(self, reason: object, *, kind: str) -> str:
+        """Writes why the run could not be completed; returns it as one line."""
+        line = " ".join(str(reason).split()) or kind
+        write_json(self.failure, {"reason": line, "kind": kind})
+        return line
+
+    def read_failure(self) -> str | None:
+        """Why the run could not be completed; None where nothing says so.
+
+        Raises:
+            ValueError: If the record is damaged; the message names it.
+        """
+        if not self.failure.exists():
+            return None
+        content = read_json(self.failure)
+        return str(content.get("reason", "unknown") if isinstance(content, dict) else content)
 
     def check_config(self, config: RunConfig) -> None:
         """Makes sure that what is in the folder came from `config`.
