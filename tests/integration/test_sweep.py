@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -335,3 +336,27 @@ def test_there_is_nothing_between_the_tickets_of_one_seed(tmp_path: Path, capsys
 def test_what_is_drawn_along_must_be_numbers() -> None:
     with pytest.raises(ValueError, match=r"must have numbers as values, 'method' has \['set', 'rigl'\]"):
         plan_grid(BASE, {"method": ["set", "rigl"]}, seeds=[0], x="method")
+
+
+def test_a_study_is_reported_at_any_stage_with_what_there_is(tmp_path: Path) -> None:
+    root = tmp_path / "study"
+    study = plan_grid(
+        BASE.replace(epochs=1), {"method": ["set-itop", "dense"]}, seeds=[0, 1], options={"update_every": 10}
+    )
+    study.save(root)
+    assert main(["report", str(root), "--figures"]) == 0
+    page = (root / "report.html").read_text(encoding="utf-8")
+    assert "0 of 4 runs complete" in page
+    assert "Inside the runs" not in page
+    assert not (root / "figures").exists()
+    assert {row["status"] for row in table_of(root)} == {"open"}
+    run_sweep(study, root)
+    first = study.cells[0].folder(root)
+    first.summary.unlink()
+    first.record_failure("the training loss of epoch 1 is nan", kind="DivergedError")
+    assert main(["report", str(root), "--figures"]) == 0
+    page = (root / "report.html").read_text(encoding="utf-8")
+    assert "1 run failed" in page
+    assert "One run of each point, seed 1" in page, "seed 0 did not end"
+    assert (root / "figures" / "explored-over-time.svg").exists()
+    assert "nan" not in re.sub(r"<[^>]*>", "", page).replace("epoch 1 is nan", "")

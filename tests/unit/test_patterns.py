@@ -143,3 +143,18 @@ def test_sums_of_magnitudes_are_rounded_once_whatever_the_type() -> None:
     expected = topology.sums(value[mask].abs() for value, mask in zip(values, among.to_tensors(), strict=True))
     assert topology.sums_of_magnitudes(Scores(values), among) == expected
     assert topology.sums_of_magnitudes(Scores([value.double() for value in values]), among) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_layers_may_have_limits_of_their_own_and_the_smallest_of_a_set_is_found(dtype: torch.dtype) -> None:
+    topology = topology_of((37, 53), (300, 900), (8, 3, 3, 3))
+    values = [torch.randn(layer.shape).to(dtype) for layer in topology.layers]
+    limits = [0.25, 1.5, float("inf")]
+    found = topology.where(values, limit=limits, greater=True, magnitude=True)
+    for mask, value, limit in zip(found.to_tensors(), values, limits, strict=True):
+        assert torch.equal(mask, value.abs() > limit)
+    among = some(topology, 0.1) - topology.only([2])
+    smallest = topology.smallest_magnitudes(values, among)
+    for mask, value, least in zip(among.to_tensors()[:2], values, smallest, strict=False):
+        assert least == float(value[mask].abs().min())
+    assert smallest[2] == float("inf")

@@ -59,7 +59,8 @@ def run(options: argparse.Namespace) -> int:
     print(write_page(options.folder))
     if formats:
         written = write_figures(options.folder, formats)
-        print(f"{options.folder / 'figures'}: {len(written) // len(formats)} figures as {', '.join(formats)}")
+        said = f"{len(written) // len(formats)} figures as {', '.join(formats)}" if written else "nothing to draw yet"
+        print(f"{options.folder / 'figures'}: {said}")
     return 0
 
 

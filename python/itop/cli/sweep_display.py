@@ -63,7 +63,7 @@ class SweepDisplay(SweepObserver):
         self._began = time.monotonic()
         if not self._quiet:
             resumed = f", {num_complete} of them complete from before" if num_complete else ""
-            self._console.print(f"[bold]{study.title}[/]: {len(study.cells)} runs{resumed}", highlight=False)
+            self._console.print(f"[bold]{study.title}[/]: {_runs(len(study.cells))}{resumed}", highlight=False)
 
     def cell_started(self, cell: Cell) -> None:
         self._running[cell.identity] = None
@@ -142,18 +142,20 @@ def print_results(results: StudyResults, report: Path) -> None:
     console = Console()
     if not console.is_terminal:  # a file has no edge
         console = Console(width=_FILE_WIDTH)
+    is_wide = console.width >= _WIDE
+    explored = "R_s: weights explored" + (", beside what theory predicts of random growth" if is_wide else "")
     table = Table(
         title=results.study.title,
         title_justify="left",
         title_style="bold",
         header_style="bold",
-        caption="R_s: weights explored, beside what theory predicts of random growth; R_r: explored reliably.",
+        caption=f"{explored}; R_r: explored reliably.",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
     headings = ("Runs", "Test accuracy", "R_s", "predicted", "R_r", "Updates", "Training FLOPs")
-    shown = headings if console.width >= _WIDE else ("Test accuracy", "R_s", "R_r")
+    shown = headings if is_wide else ("Test accuracy", "R_s", "R_r")
     table.add_column("Point")
     for heading in shown:
         table.add_column(heading, justify="right", no_wrap=True)
@@ -163,7 +165,7 @@ def print_results(results: StudyResults, report: Path) -> None:
     console.print()
     console.print(table)
     for line in hypothesis_lines(results):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False)
     for failed in results.failures:
         reason = plain_text(failed.failure, length=300)
         console.print(Text.assemble(("failed", "red"), f"  {failed.label}: {reason}"))
@@ -201,6 +203,10 @@ def hypothesis_lines(results: StudyResults) -> list[str]:
             + in_words(what, correlation, results.confounders)
         )
     return lines
+
+
+def _runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count} runs"
 
 
 def _percent(values: Sequence[float], decimals: int = 2) -> str:

@@ -63,6 +63,10 @@ def with_pattern(method: DropAndGrow, pattern: str | Pattern | None) -> DropAndG
 
 def with_ramp(method: DropAndGrow, initial_density: float | None, until: float = 0.75) -> DropAndGrow:
     """The method with a density that goes from an initial one to that aimed at; itself where there is none."""
+    if initial_density is not None and (
+        isinstance(initial_density, bool) or not isinstance(initial_density, (int, float))
+    ):
+        raise ValueError(f"initial_density must be a number in (0, 1], got {initial_density!r}")
     ramp = DensityRamp(1.0 if initial_density is None else initial_density, 0.0, until)
     if initial_density is None:
         return method

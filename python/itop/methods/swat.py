@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -129,15 +128,20 @@ class SWAT(ChosenMasks):
     def hooks(self, context: Context) -> Iterable[RemovableHandle]:
         handles: list[RemovableHandle] = []
         for i, layer in enumerate(context.topology.layers):
-            sparsifier = _SavedActivations(layer.parameter, functools.partial(self._kept_activations, context, i))
+            sparsifier = _SavedActivations(layer.parameter, self._kept_activations(context, i))
             handles.append(layer.module.register_forward_pre_hook(sparsifier.enter))
             handles.append(layer.module.register_forward_hook(sparsifier.leave, always_call=True))
         return handles
 
-    def _kept_activations(self, context: Context, layer: int) -> float:
-        if self.activation_density is not None:
-            return self.activation_density
-        return self.layer_counts(context)[layer] / context.topology.layers[layer].numel
+    def _kept_activations(self, context: Context, layer: int) -> Callable[[], float]:
+        """The share of a layer's activations that is kept now: a function, which a copy of the model shares."""
+
+        def share() -> float:
+            if self.activation_density is not None:
+                return self.activation_density
+            return self.layer_counts(context)[layer] / context.topology.layers[layer].numel
+
+        return share
 
     def training_flops(self, sparse: float, dense: float) -> TrainingFlops:
         # Forward and input gradient skip weights, the weights' gradient skips activations.

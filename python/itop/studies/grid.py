@@ -132,7 +132,7 @@ def plan_grid(
     if x is None:
         numeric = [axis for axis in varying if all(_is_number(value) for value in axes[axis])]
         x = max(numeric, key=lambda axis: len(axes[axis]), default=None)
-    described = ", ".join(varying) or "one point"
+    described = ", ".join(axis.replace("_", " ") for axis in varying) or "one point"
     return Study(
         name,
         title or f"{base.model} on {base.data}: {described}",

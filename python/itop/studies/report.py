@@ -117,13 +117,11 @@ def _page(results: StudyResults) -> str:
         "selection": selection([(line.label, line.colour) for line in lines_of(results)]),
         "main": "".join(draw(chart) for chart in charts.main),
         "table": _table(results),
-        "seed": str(study.cells[0].config.seed),
-        "point_selection": selection([(subject.label, subject.colour) for subject in subjects]),
-        "inside": "".join(draw(chart) for chart in charts.inside),
+        "inside": _inside(subjects, charts.inside),
         "pictures": _pictures(subjects),
         "ensembles": _ensembles(results),
         "landscape": _landscape(results, charts.landscape),
-        "layers": "".join(layer_table(subject.label, subject.run) for subject in subjects),
+        "layers": _layers(subjects),
         "command": escape(str(environment.get("command", ""))),
         "environment": environment_list(environment),
         "configuration": escape(json.dumps(shared_fields([cell.config for cell in results.study.cells]), indent=2)),
@@ -331,6 +329,31 @@ def _exploration_charts(subjects: Sequence[Subject]) -> tuple[Chart, ...]:
         LineChart("bound-over-time", "What no growth rule exceeds", bounds, steps_axis, _SHARE),
     )
     return tuple(chart for chart in charts if not chart.is_empty)
+
+
+def _inside(subjects: Sequence[Subject], charts: Sequence[Chart]) -> str:
+    if not charts:
+        return ""
+    return (
+        f'<h2>Inside the runs</h2><p class="note">{_of_which(subjects)}. Theory is what the same schedule gives with random '
+        f"growth.</p>{selection([(subject.label, subject.colour) for subject in subjects])}"
+        f'<div class="grid-2">{"".join(draw(chart) for chart in charts)}</div>'
+    )
+
+
+def _layers(subjects: Sequence[Subject]) -> str:
+    if not subjects:
+        return ""
+    tables = "".join(layer_table(subject.label, subject.run) for subject in subjects)
+    return (
+        f'<h2>Layers at the end</h2><p class="note">{_of_which(subjects)}: measured beside the expectation and the bound that '
+        f"the numbers of dropped and grown weights imply.</p>{tables}"
+    )
+
+
+def _of_which(subjects: Sequence[Subject]) -> str:
+    seeds = {subject.run.config.seed for subject in subjects}
+    return f"One run of each point, seed {seeds.pop()}" if len(seeds) == 1 else "The first complete run of each point"
 
 
 def _pictures(subjects: Sequence[Subject]) -> str:

@@ -167,7 +167,7 @@ def _page(experiment: Experiment, methods: Sequence[_MethodRuns], root: Path) ->
         "curves": "".join(draw(chart) for chart in charts.curves),
         "exploration": "".join(draw(chart) for chart in charts.exploration),
         "heat_maps": _heat_maps_section(charts.heat_maps),
-        "layers": "".join(_layer_table(method) for method in methods),
+        "layers": _layers(methods),
         "selection": selection([(method.name, method.colour) for method in methods]),
         "instruments": _instruments(charts.instruments),
         "pictures": pictures_section(subjects, [subject for subject in subjects if _is_sparse(subject.run)]),
@@ -358,9 +358,17 @@ def _heat_maps(method: _MethodRuns) -> tuple[Chart, ...]:
     )
 
 
-def _layer_table(method: _MethodRuns) -> str:
-    run = next((run for run in method.runs if run.summary is not None), None)
-    return "" if run is None else layer_table(f"{method.name}, seed {run.config.seed}", run)
+def _layers(methods: Sequence[_MethodRuns]) -> str:
+    runs = [
+        run for method in methods if (run := next((r for r in method.runs if r.summary is not None), None)) is not None
+    ]
+    if not runs:
+        return ""
+    tables = "".join(layer_table(f"{run.config.method}, seed {run.config.seed}", run) for run in runs)
+    return (
+        '<h2>Layers at the end</h2><p class="note">Measured beside the expectation and the bound that the numbers of dropped '
+        f"and grown weights imply.</p>{tables}"
+    )
 
 
 def _over_seeds(

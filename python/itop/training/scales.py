@@ -50,8 +50,9 @@ class Scale:
         if padded:  # whole ticks around the data
             low = math.floor(low / step + 1e-9) * step if axis.low is None else low
             high = math.ceil(high / step - 1e-9) * step if axis.high is None else high
-        low = low - margin * (high - low) if axis.low is None else low
-        high = high + margin * (high - low) if axis.high is None else high
+        room = margin * (high - low)
+        low = low - room if axis.low is None else low
+        high = high + room if axis.high is None else high
         return cls(low, high, step, start, end)
 
     def __call__(self, value: float) -> float:
