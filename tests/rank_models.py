@@ -7,6 +7,7 @@ learning rate is a power of two. What is tested is then the selection, not the r
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -86,10 +87,12 @@ def data_parallel(model: nn.Module) -> nn.Module:
 
 
 def fsdp(model: nn.Module) -> nn.Module:
-    """FSDP2 over all ranks, layer by layer."""
+    """FSDP2 over all ranks, layer by layer; tied ones together with the rest, as it wants them."""
     mesh = init_device_mesh(next(model.parameters()).device.type, (dist.get_world_size(),))
+    holders = Counter(id(parameter) for layer in model.children() for parameter in layer.parameters())
     for layer in model.children():
-        fully_shard(layer, mesh=mesh)
+        if all(holders[id(parameter)] == 1 for parameter in layer.parameters()):
+            fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
     return model
 

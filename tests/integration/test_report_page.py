@@ -14,6 +14,7 @@ import pytest
 
 from itop.training.experiment import plan_experiment, run_experiment
 from itop.training.interruption import StopRequest
+from itop.training.loop import DivergedError
 from itop.training.recipes import RECIPES
 from itop.training.records import UpdateRecord, read_metrics
 from itop.training.report import write_report, write_report_figures
@@ -236,3 +237,19 @@ def test_runs_that_failed_or_never_began_are_told_apart(root: Path, tmp_path: Pa
     assert (static["runs"], static["test_accuracy"]) == ("0", "")
     assert "<td>1/2</td>" in page
     assert write_report_figures(copy, ["csv"])
+
+
+def test_a_run_that_diverged_says_so_in_its_folder_and_on_its_page_until_it_is_resumed(tmp_path: Path) -> None:
+    base = RECIPES["digits"].config.replace(epochs=1, model="mlp:16", learning_rate=1e30)
+    experiment = plan_experiment(base, methods=["static"], seeds=[0], options={})
+    with pytest.raises(DivergedError, match="loss"):
+        run_experiment(experiment, tmp_path / "run")
+    assert "loss" in str(RunFolder(tmp_path / "run").read_failure())
+    write_report(tmp_path / "run")
+    page = page_of(tmp_path / "run")
+    assert "1 run failed" in page
+    assert '<span class="kind">failed</span>' in page
+    assert [row["status"] for row in rows_of(tmp_path / "run" / "cells.csv")] == ["failed"]
+    with pytest.raises(Exception, match="stopped after 1 steps"):
+        run_experiment(experiment, tmp_path / "run", stop=StopRequest(is_set=True), resume=True)
+    assert RunFolder(tmp_path / "run").read_failure() is None

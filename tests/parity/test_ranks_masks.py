@@ -123,10 +123,10 @@ def test_uneven_and_empty_shards_have_the_masks_of_one_process(
 
 
 def train_convolutions(layout: str | None) -> dict[str, dict[str, Any]]:
-    return {method: train_layout(layout, method, 12, hidden=None) for method in METHODS_TO_COMPARE}
+    return {method: train_layout(layout, method, 8, hidden=None) for method in ("set", "rigl", "gmp", "snfs", "snip")}
 
 
-@pytest.mark.parametrize("layout", ["DDP on 2", "FSDP2 on 2", "FSDP2 on 4", "HSDP 2x2"])
+@pytest.mark.parametrize("layout", ["FSDP2 on 4", "HSDP 2x2"])
 def test_convolutions_of_odd_sizes_and_tied_weights_have_the_masks_of_one_process(
     pools: dict[int, RankPool], layout: str
 ) -> None:

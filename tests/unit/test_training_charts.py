@@ -65,6 +65,7 @@ def test_a_ranking_has_the_best_on_top_and_all_its_runs() -> None:
     figure = draw(Ranking("t", "T", rows, Axis("accuracy", percent=True)))
     assert figure.index("high") < figure.index("low")
     assert figure.count("<circle") == 3
+    assert figure.count('data-group="high runs"') == 2, "its dots and its mean are hidden together"
     assert "55.00 %" in figure
 
 

@@ -11,7 +11,8 @@ from torch import nn
 
 from itop.analysis.ensembles import ensemble_report
 from itop.training.execution import resolve_precision
-from itop.training.predictions import predict, read_predictions, write_predictions
+from itop.training.meter import evaluate
+from itop.training.predictions import Predictions, read_predictions, write_predictions
 
 CPU = resolve_precision(None, torch.device("cpu"))
 
@@ -19,7 +20,9 @@ CPU = resolve_precision(None, torch.device("cpu"))
 def kept(path: Path, logits: torch.Tensor) -> torch.Tensor:
     """Probabilities of a model with these logits, after a file."""
     labels = torch.zeros(len(logits), dtype=torch.int64)
-    write_predictions(path, *predict(nn.Identity(), [(logits, labels)], CPU))
+    said = Predictions()
+    said.add(logits, labels)
+    write_predictions(path, *said.tensors())
     return read_predictions(path)[0]
 
 
@@ -52,9 +55,15 @@ def test_a_file_that_holds_none_is_named(tmp_path: Path) -> None:
         read_predictions(tmp_path / "missing.npz")
 
 
-def test_predicting_leaves_the_model_in_its_mode(tmp_path: Path) -> None:
+def test_scoring_hands_on_what_the_model_says_and_leaves_it_in_its_mode() -> None:
     model = nn.Sequential(nn.Dropout(0.9)).train()
-    logits = torch.tensor([[1.0, 2.0]])
-    said, _ = predict(model, [(logits, torch.tensor([1]))], CPU)
-    assert said == pytest.approx(logits.log_softmax(dim=1))
+    logits, labels = torch.tensor([[1.0, 2.0], [3.0, 0.0], [0.0, 1.0]]), torch.tensor([1, 0, 0])
+    said = Predictions()
+    batches = [(logits[:2], labels[:2]), (logits[2:], labels[2:])]
+    score = evaluate(model, batches, nn.functional.cross_entropy, CPU, torch.device("cpu"), seen=said.add)
+    logarithms, targets = said.tensors()
+    assert torch.equal(logarithms, logits.log_softmax(dim=1))
+    assert torch.equal(targets, labels)
+    assert score.accuracy == pytest.approx(2 / 3)
+    assert score.loss == pytest.approx(nn.functional.nll_loss(logarithms, targets).item())
     assert model.training

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
@@ -23,10 +24,10 @@ from itop.training.interruption import Interrupted, StopRequest
 from itop.training.learning_rates import set_learning_rate
 from itop.training.meter import Score, evaluate
 from itop.training.observers import TrainingObserver
-from itop.training.predictions import predict, read_predictions, write_predictions
+from itop.training.predictions import Predictions, read_predictions, write_predictions
 from itop.training.records import EpochRecord, MetricsLog, UpdateRecord
 from itop.training.run_folder import RunFolder
-from itop.training.session import Session
+from itop.training.session import BestModel, Session
 from itop.training.summary import RunResult, summarise_run
 from itop.update_report import UpdateReport
 
@@ -248,21 +249,20 @@ class _Loop:
         """Looks at the test set, writes the last files, the summary as the very last."""
         session = self._session
         self._save_checkpoint()
-        last, train = self._test(), self._score_training_samples()
+        said = Predictions() if session.config.probes and self._predictions_fit(1) else None
+        last, train = self._test(said), self._score_training_samples()
         if not math.isfinite(last.loss):
             raise DivergedError(
                 f"the test loss of the finished network is {last.loss}; a lower learning rate than "
                 f"{session.config.learning_rate:g} may help"
             )
         session.instruments.write(self._folder, session.data.input_shape)
-        if session.config.probes and self._predictions_fit(1):
-            write_predictions(self._folder.predictions, *self._predict())
+        if said is not None:
+            write_predictions(self._folder.predictions, *said.tensors())
         tickets = self._test_tickets()
         best = None
         if session.best is not None:
-            with state_kept(session.model):
-                session.model.load_state_dict(session.best.model)
-                best = self._test()
+            best = last if _holds(session.model, session.best.model) else self._test_best(session.best)
             save_checkpoint(self._folder.best_checkpoint, session.best_checkpoint())
         self._elapsed()
         summary = summarise_run(session, RunResult(last, best, train, tickets))
@@ -288,31 +288,39 @@ class _Loop:
         data = self._session.data
         return num_models * data.num_test * data.num_classes <= _MAX_PREDICTIONS
 
-    def _predict(self) -> tuple[Tensor, Tensor]:
-        """What the present model says of each test sample, for ensembles and calibration."""
-        session, data = self._session, self._session.data
-        loader = data.test(_evaluation_batch(session.config), device=session.device, workers=session.config.workers)
-        return predict(session.model, loader, session.precision)
-
     def _test_tickets(self) -> EnsembleReport | None:
         """The networks that the method has set aside, as one classifier."""
         session = self._session
         tickets = session.engine.tickets()
         if len(tickets) < 2 or not self._predictions_fit(len(tickets)):
             return None
-        said = []
+        said: list[Predictions] = []
         with state_kept(session.model):
             for ticket in tickets:
                 session.model.load_state_dict(ticket)
-                said.append(self._predict())
-        logarithms, labels = torch.stack([logarithms for logarithms, _ in said]), said[0][1]
+                said.append(Predictions())
+                self._test(said[-1])
+        logarithms = torch.stack([of_ticket.tensors()[0] for of_ticket in said])
+        labels = said[0].tensors()[1]
         write_predictions(self._folder.ticket_predictions, logarithms, labels)
         return ensemble_report(*read_predictions(self._folder.ticket_predictions))
 
-    def _test(self) -> Score:
-        config, data, device = self._session.config, self._session.data, self._session.device
-        return self._evaluate(data.test(_evaluation_batch(config), device=device, workers=config.workers))
+    def _test_best(self, best: BestModel) -> Score:
+        with state_kept(self._session.model):
+            self._session.model.load_state_dict(best.model)
+            return self._test()
 
-    def _evaluate(self, loader: BatchLoader) -> Score:
+    def _test(self, said: Predictions | None = None) -> Score:
+        """Scores the present model on the test set; what it says of each sample goes into ``said``."""
+        config, data, device = self._session.config, self._session.data, self._session.device
+        loader = data.test(_evaluation_batch(config), device=device, workers=config.workers)
+        return self._evaluate(loader, said)
+
+    def _evaluate(self, loader: BatchLoader, said: Predictions | None = None) -> Score:
         session = self._session
-        return evaluate(session.model, loader, session.loss, session.precision, session.device)
+        seen = None if said is None else said.add
+        return evaluate(session.model, loader, session.loss, session.precision, session.device, seen=seen)
+
+
+def _holds(model: nn.Module, state: Mapping[str, Tensor]) -> bool:
+    return all(torch.equal(value, state[name]) for name, value in model.state_dict().items())

@@ -73,8 +73,14 @@ def evaluate(
     loss: Callable[[Tensor, Tensor], Tensor],
     precision: Precision,
     device: torch.device,
+    *,
+    seen: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Score:
-    """Scores `model` in evaluation mode; it is left in the mode it was in."""
+    """Scores `model` in evaluation mode; it is left in the mode it was in.
+
+    Args:
+        seen: Called with each batch's outputs and labels.
+    """
     was_training = model.training
     model.eval()
     meter = Meter(device)
@@ -83,6 +89,8 @@ def evaluate(
             for images, labels in batches:
                 outputs = model(images)
                 meter.add(loss(outputs, labels), outputs, labels)
+                if seen is not None:
+                    seen(outputs, labels)
     finally:
         model.train(was_training)
     return meter.score()

@@ -2,40 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from itop.training.execution import Precision
 from itop.training.files import write_atomically
-from itop.training.meter import Batch
 
-__all__ = ["predict", "read_predictions", "write_predictions"]
+__all__ = ["Predictions", "read_predictions", "write_predictions"]
 
 
-@torch.no_grad()
-def predict(model: nn.Module, batches: Iterable[Batch], precision: Precision) -> tuple[Tensor, Tensor]:
-    """Logarithms of class probabilities, float32 [samples, classes], and labels int64 [samples], on the CPU.
+@final
+class Predictions:
+    """What a model says of the samples of some batches."""
 
-    The model is in evaluation mode meanwhile. A logarithm says how unlikely a class is where its probability would be
-    rounded to zero, and a divergence from it to infinity.
-    """
-    was_training = model.training
-    model.eval()
-    logarithms, targets = [], []
-    try:
-        for images, labels in batches:
-            with precision.autocast():
-                outputs = model(images)
-            logarithms.append(outputs.float().log_softmax(dim=1).cpu())
-            targets.append(labels.cpu())
-    finally:
-        model.train(was_training)
-    return torch.cat(logarithms), torch.cat(targets)
+    def __init__(self) -> None:
+        self._logarithms: list[Tensor] = []
+        self._labels: list[Tensor] = []
+
+    def add(self, outputs: Tensor, labels: Tensor) -> None:
+        """A batch of outputs [batch, classes] and labels [batch]."""
+        self._logarithms.append(outputs.detach().float().log_softmax(dim=1).cpu())
+        self._labels.append(labels.cpu())
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """Logarithms of class probabilities, float32 [samples, classes], and labels int64 [samples], on the CPU.
+
+        A logarithm says how unlikely a class is where its probability would be rounded to zero, and a divergence from it
+        to infinity.
+        """
+        return torch.cat(self._logarithms), torch.cat(self._labels)
 
 
 def write_predictions(path: Path, log_probabilities: Tensor, labels: Tensor) -> None:
