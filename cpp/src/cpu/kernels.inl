@@ -209,8 +209,8 @@ constexpr int kListedAtOnce = 2;
   return end + num_bits;
 }
 
-/// Places of a range that a pass reads side by side. The hardware fetches ahead within each, so that several keep
-/// memory busier than one.
+/// Places of a range that a pass goes through side by side. The hardware fetches ahead within each, so that several
+/// keep memory busier than one.
 constexpr int kReadStreams = 4;
 
 /// Calls `body(word)` for the words of a range, `list()` after every `kNotedWords` at most; in the order of storage
@@ -529,17 +529,18 @@ void commit_bits(const LayerCommit& layer, const CommitOptions& options, const W
 
 template <class Element>
 void zero_where_of(Element* data, const Word* where, const WordRange& range) {
-  for (std::int64_t word = range.begin_word; word < range.end_word; ++word) {
+  const auto zero_word = [&](std::int64_t word) __attribute__((always_inline)) {
     Word zeros = where[word - range.begin_word];
-    if (zeros == 0) continue;
+    if (zeros == 0) return;
     Element* first = data + word * kWordBits;
     const bool whole = range.numel - word * kWordBits >= kWordBits;
     if (whole && std::popcount(zeros) > 6) {
       zero_lanes(first, zeros);
-      continue;
+      return;
     }
     for (; zeros != 0; zeros &= zeros - 1) first[std::countr_zero(zeros)] = 0;
-  }
+  };
+  in_streams<kReadStreams>(range.begin_word, range.end_word, zero_word, [] {});
 }
 
 template <class Body>
