@@ -160,3 +160,15 @@ def test_lists_of_methods_fit_the_terminal_and_break_no_name_or_cost(
 def test_no_escape_sequence_of_a_file_reaches_the_terminal() -> None:
     assert plain_text("fc\x1b[2J\n\u202e1") == "fc?[2J??1"
     assert len(plain_text("x" * 10_000)) == 120
+
+
+def test_several_processes_of_a_launcher_are_refused_before_they_share_a_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "any")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["train", "--out", str(tmp_path / "run")]) == 2
+    assert "torchrun started 2 processes, but the commands run in one" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert main(["methods", "set"]) == 0

@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         options = _parser().parse_args(arguments)
+        _refuse_ranks()
         code: int = options.run(options)
         return code
     except UsageError as error:
@@ -45,6 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("itop: interrupted", file=sys.stderr)
         return 130
+
+
+def _refuse_ranks() -> None:
+    """Several processes of one launcher would write to the same files."""
+    ranks = os.environ.get("WORLD_SIZE", "1")
+    if "TORCHELASTIC_RUN_ID" in os.environ and ranks != "1":
+        raise UsageError(
+            f"torchrun started {ranks} processes, but the commands run in one; train on several with your own loop, which "
+            "SparseEngine works in (docs/loops.md), or several runs side by side with itop sweep --jobs"
+        )
 
 
 def _refuse(error: Exception) -> int:
