@@ -36,7 +36,9 @@ class KeptBlocks {
 
   void keep(const Block& block) {
     std::vector<Block> too_many;
-    {
+    if (block.num_bytes > ScratchMemory::kMaxKeptBytes) {  // it would push out all others, then itself
+      too_many.push_back(block);
+    } else {
       const std::lock_guard lock(mutex_);
       by_age_.push_front({block, {}});
       // Before its equals.

@@ -70,6 +70,17 @@ TEST(ScratchMemory, WhatNobodyTookForLongestMakesRoom) {
   EXPECT_FALSE(ScratchMemory(300'000).is_zero());
 }
 
+TEST(ScratchMemory, ABlockLargerThanTheBoundPushesNothingOut) {
+  ScratchMemory::release_kept();
+  {
+    const ScratchMemory small(300'000);
+  }
+  {
+    const ScratchMemory huge(ScratchMemory::kMaxKeptBytes + 1);
+  }
+  EXPECT_FALSE(ScratchMemory(300'000).is_zero());
+}
+
 TEST(ScratchMemory, WhatIsHeldForLongFitsClosely) {
   ScratchMemory::release_kept();
   {
