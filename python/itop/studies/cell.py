@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, final
 
 from itop.training.config import JsonValue, RunConfig
-from itop.training.outcomes import label_of
+from itop.training.outcomes import OnAxes
 from itop.training.run_folder import RunFolder
 
 __all__ = ["Cell", "identity_of"]
@@ -31,7 +31,7 @@ def identity_of(config: RunConfig) -> str:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(OnAxes):
     """A run of a study.
 
     Args:
@@ -48,16 +48,6 @@ class Cell:
     @property
     def identity(self) -> str:
         return identity_of(self.config)
-
-    @property
-    def point(self) -> str:
-        """The axes as text, equal for the seeds of one point."""
-        return json.dumps(dict(self.axes), sort_keys=True)
-
-    @property
-    def label(self) -> str:
-        """For people: ``update every 100, seed 2``."""
-        return f"{label_of(self.axes)}, seed {self.config.seed}"
 
     def folder(self, root: Path) -> RunFolder:
         """Its run folder under the study's folder `root`."""

@@ -13,7 +13,7 @@ from itop.training.files import read_json
 from itop.training.run_folder import RunFolder
 from itop.training.summary import Spread
 
-__all__ = ["Outcome", "Point", "label_of", "points_of", "read_outcome"]
+__all__ = ["OnAxes", "Outcome", "Point", "label_of", "points_of", "read_outcome"]
 
 
 def label_of(axes: Mapping[str, JsonValue]) -> str:
@@ -30,9 +30,28 @@ def label_of(axes: Mapping[str, JsonValue]) -> str:
     return ", ".join(parts) or "all runs"
 
 
+class OnAxes:
+    """A run that stands somewhere on some axes: its values on them tell its point from the others, its seed does not."""
+
+    __slots__ = ()
+
+    config: RunConfig
+    axes: Mapping[str, JsonValue]
+
+    @property
+    def point(self) -> str:
+        """The axes as text, equal for the seeds of one point."""
+        return json.dumps(dict(self.axes), sort_keys=True)
+
+    @property
+    def label(self) -> str:
+        """For people: ``update every 100, seed 2``."""
+        return f"{label_of(self.axes)}, seed {self.config.seed}"
+
+
 @final
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(OnAxes):
     """A run and, once it is complete, its numbers: fractions in [0, 1].
 
     Args:
@@ -54,16 +73,6 @@ class Outcome:
     @property
     def status(self) -> str:
         return "complete" if self.summary is not None else "failed" if self.failure is not None else "open"
-
-    @property
-    def point(self) -> str:
-        """The axes as text, equal for the seeds of one point."""
-        return json.dumps(dict(self.axes), sort_keys=True)
-
-    @property
-    def label(self) -> str:
-        """For people: ``update every 100, seed 2``."""
-        return f"{label_of(self.axes)}, seed {self.config.seed}"
 
     def number(self, name: str) -> float | None:
         """One of the summary's numbers, of a spread its only value; None where there is none."""
