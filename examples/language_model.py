@@ -5,6 +5,7 @@ Killed at any moment, the same command with --checkpoints goes on where the newe
 
 import argparse
 import os
+import time
 from pathlib import Path
 
 import torch
@@ -112,8 +113,8 @@ def main() -> None:
     if rank == 0:
         print(f"sparsity {engine.sparsity:.3f} after {engine.num_updates} updates")
     if dist.is_initialized():
-        dist.barrier()  # gloo's threads let go of their tensors before the interpreter ends
         dist.destroy_process_group()
+        time.sleep(0.5)  # gloo's threads give their last tensors back to Python, which aborts where it is ending
 
 
 if __name__ == "__main__":

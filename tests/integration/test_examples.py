@@ -36,7 +36,7 @@ def run(command: str, *options: str, folder: Path) -> str:
         timeout=400,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr[-8000:]
     return done.stdout
 
 
