@@ -240,9 +240,9 @@ def test_patterns_that_do_not_go_with_a_method_are_refused_before_anything_happe
         Run(METHODS["snfs"](pattern="n:4"))
     with pytest.raises(ValueError, match=r"pattern must be 'n:M' .* got '2:4'; n follows from the sparsity, write n:4"):
         METHODS["rigl"](pattern="2:4")
-    with pytest.raises(ValueError, match=r"initial density must be in \(0, 1\], got 1.5"):
+    with pytest.raises(ValueError, match=r"initial_density must be in \(0, 1\], got 1.5"):
         METHODS["rigl"](initial_density=1.5)
-    with pytest.raises(ValueError, match=r"initial_density must be a number in \(0, 1\], got 'big'"):
+    with pytest.raises(ValueError, match=r"initial_density must be in \(0, 1\], got 'big'"):
         METHODS["rigl"](initial_density="big")
 
 

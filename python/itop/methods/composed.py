@@ -12,6 +12,7 @@ from typing import Any, Final
 from itop.criteria.initial import RandomMasksOfDensity
 from itop.criteria.patterns import Blocks, ConstantFanIn, NofM, Pattern
 from itop.methods.method import DropAndGrow
+from itop.ranges import POSITIVE_FRACTION
 from itop.schedules import DensityRamp
 
 COMMON_OPTIONS: Final[Mapping[str, str]] = {
@@ -63,10 +64,7 @@ def with_pattern(method: DropAndGrow, pattern: str | Pattern | None) -> DropAndG
 
 def with_ramp(method: DropAndGrow, initial_density: float | None, until: float = 0.75) -> DropAndGrow:
     """The method with a density that goes from an initial one to that aimed at; itself where there is none."""
-    if initial_density is not None and (
-        isinstance(initial_density, bool) or not isinstance(initial_density, (int, float))
-    ):
-        raise ValueError(f"initial_density must be a number in (0, 1], got {initial_density!r}")
+    POSITIVE_FRACTION.require("density_until", until)
     ramp = DensityRamp(1.0 if initial_density is None else initial_density, 0.0, until)
     if initial_density is None:
         return method

@@ -13,6 +13,7 @@ from itop.analysis.training_flops import SparseTraining, TrainingFlops
 from itop.context import Context
 from itop.criteria.initial import DenseMasks
 from itop.methods.method import Method
+from itop.ranges import POSITIVE, require_count
 from itop.schedules import DensityRamp, Every, UpdateSchedule
 from itop.selection import Scores
 from itop.update_report import UpdateReport
@@ -48,10 +49,8 @@ class OBS(Method):
     def __post_init__(self) -> None:
         Every(self.update_every)
         DensityRamp(1.0, self.start, self.end)
-        if isinstance(self.block, bool) or not isinstance(self.block, int) or self.block < 1:
-            raise ValueError(f"block must be a whole number of at least 1, got {self.block!r}")
-        if not self.damping > 0.0:
-            raise ValueError(f"damping must be above 0, got {self.damping!r}")
+        require_count("block", self.block)
+        POSITIVE.require("damping", self.damping)
 
     @property
     def name(self) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from itop.context import Context
 from itop.methods.hidden_weights import HiddenWeights
+from itop.ranges import FINITE, NOT_NEGATIVE
 
 
 @final
@@ -25,6 +26,9 @@ class STR(HiddenWeights):
     """
 
     initial: float = -5.0
+
+    def check_options(self) -> None:
+        FINITE.require("initial", self.initial)
 
     @property
     def name(self) -> str:
@@ -74,6 +78,9 @@ class TrainableThresholds(HiddenWeights):
     """
 
     penalty: float = 1e-4
+
+    def check_options(self) -> None:
+        NOT_NEGATIVE.require("penalty", self.penalty)
 
     @property
     def name(self) -> str:
