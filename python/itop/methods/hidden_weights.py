@@ -226,7 +226,7 @@ class HiddenWeights(Method):
         before = context.topology.from_tensors(context.state[_REPORTED])
         report = context.topology.changes_since(before)
         if self.hides_weights(context):
-            context.state[_REPORTED] = context.topology.active.to_tensors()
+            context.state[_REPORTED] = context.state.get(_LIMIT) or context.topology.active.to_tensors()
         else:
             del context.state[_REPORTED]
         return report

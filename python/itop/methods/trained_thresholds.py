@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from itop.context import Context
@@ -47,6 +48,8 @@ class STR(HiddenWeights):
 
     def effective(self, context: Context, layer: int, weight: Tensor, training: bool) -> Tensor:
         threshold = torch.sigmoid(self.parameter(context, "threshold", layer))
+        if not torch.is_grad_enabled():
+            return F.softshrink(weight, float(threshold))  # the same in one pass
         return torch.sign(weight) * torch.relu(weight.abs() - threshold)
 
 
