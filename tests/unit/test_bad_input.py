@@ -195,7 +195,8 @@ def test_optimisers_that_have_a_parameter_twice_are_refused() -> None:
 def test_an_optimiser_that_cannot_be_hooked_is_refused_where_it_would_have_to_be(attaches: bool) -> None:
     class Wrapper(torch.optim.Optimizer):
         def __init__(self, inner: torch.optim.Optimizer) -> None:  # without super().__init__(), as some do
-            self.inner, self.param_groups, self.state = inner, inner.param_groups, inner.state
+            self.inner, self.defaults = inner, inner.defaults
+            self.param_groups, self.state = inner.param_groups, inner.state
 
         def step(self, closure: Any = None) -> None:  # type: ignore[override]
             self.inner.step()
@@ -211,7 +212,7 @@ def test_an_optimiser_that_cannot_be_hooked_is_refused_where_it_would_have_to_be
         return
     engine = SparseEngine(model, optimizer, "static", attach=False)
     for _ in range(3):
-        optimizer.zero_grad()
+        model.zero_grad()
         backward(model, next(batches()))
         optimizer.step()
         engine.step()
