@@ -22,6 +22,7 @@ LAYERS = {
     "exact_sums": 1,
     "layer_state": 1,
     "layers": 1,
+    "ranges": 1,
     "turns": 1,
     "update_report": 1,
     "allocation": 2,

@@ -23,7 +23,6 @@ from itop.layer_state import LayerState
 from itop.layers import Rules, unwrap
 from itop.methods import Method
 from itop.optim import MaskedOptimizer
-from itop.optimizer_group import OptimizerGroup
 from itop.sparse_topology import make_topology
 from itop.stepper import Stepper
 from itop.training_cost import Flops
@@ -191,6 +190,11 @@ class SparseEngine:
         return self.topology.num_updates
 
     @property
+    def hides_weights(self) -> bool:
+        """Whether the optimiser trains other weights than the model holds, from which the method computes those."""
+        return self.method.hides_weights(self._context)
+
+    @property
     def last_update(self) -> UpdateReport | None:
         """The report of the latest topology update; None before the first."""
         return self._stepper.last_update
@@ -322,7 +326,7 @@ class SparseEngine:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        for member in self.optimizer.members if isinstance(self.optimizer, OptimizerGroup) else (self.optimizer,):
+        for member in self._context.members:
             if isinstance(member, MaskedOptimizer):
                 member.attach_topology(None)
         self._context.release_parameters()

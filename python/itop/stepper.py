@@ -253,6 +253,8 @@ class Stepper:
             self._move_if_needed()
             if self._has_before_step:
                 self._method.before_step(self._context)
+            if self._has_regulariser:
+                self._regularise()
         if not self.is_update_step(self._context.step + 1):
             return
         if self._method.needs_gradient:

@@ -20,9 +20,6 @@ inline void check(cudaError_t error, const char* call) {
   throw CudaError(std::string(call) + " failed: " + describe(error));
 }
 
-/// @throws CudaError if the launch before it was refused
-inline void check_launch(const char* kernel) { check(cudaGetLastError(), kernel); }
-
 inline cudaStream_t stream_of(StreamHandle handle) { return reinterpret_cast<cudaStream_t>(handle); }
 
 /// Makes a device current, and the one before it again at the end of the scope.

@@ -1,6 +1,6 @@
 #include "cuda/mask_kernels.hpp"
 
-#include "cuda/cuda_check.hpp"
+#include "cuda/launch.hpp"
 #include "cuda/launches.hpp"
 
 namespace itop::cuda {
@@ -22,42 +22,34 @@ __global__ void __launch_bounds__(kStreamThreads) complement_kernel(const __grid
   complement_chunk(table);
 }
 
-/// Calls `launch(table, num_blocks)` for tables that hold all rows between them.
-template <class Table, class Entry, class Launch>
-void for_tables(std::span<const Entry> rows, const char* kernel, Launch&& launch) {
+/// Starts `kernel` with tables that hold all rows between them.
+template <class Table, class Entry, class... Parameters>
+void launch_tables(const char* name, void (*kernel)(Table, Parameters...), std::span<const Entry> rows,
+                   cudaStream_t stream, const std::type_identity_t<Parameters>&... arguments) {
   Table table;
   while (!rows.empty()) {
     rows = table.take(rows);
-    if (table.num_rows == 0) continue;
-    launch(table, static_cast<unsigned>(table.num_chunks()));
-    check_launch(kernel);
+    launch(name, kernel, table.num_chunks(), kStreamThreads, stream, table, arguments...);
   }
 }
 
 }  // namespace
 
 void launch_commit(std::span<const CommitEntry> rows, const CommitOptions& options, cudaStream_t stream) {
-  for_tables<CommitTable>(rows, "launch of commit", [&](const CommitTable& table, unsigned num_blocks) {
-    commit_kernel<<<num_blocks, kStreamThreads, 0, stream>>>(table, options);
-  });
+  launch_tables("commit", commit_kernel<CommitTable>, rows, stream, options);
 }
 
 void launch_apply(std::span<const ApplyEntry> rows, cudaStream_t stream) {
-  const auto launch = [&](const auto& table, unsigned num_blocks) {
-    apply_kernel<<<num_blocks, kStreamThreads, 0, stream>>>(table);
-  };
   constexpr std::size_t few = sizeof(ApplyTable::rows) / sizeof(ApplyEntry);
   if (rows.size() <= few) {
-    for_tables<ApplyTable>(rows, "launch of apply", launch);
+    launch_tables("apply", apply_kernel<ApplyTable>, rows, stream);
   } else {
-    for_tables<LargeApplyTable>(rows, "launch of apply", launch);
+    launch_tables("apply", apply_kernel<LargeApplyTable>, rows, stream);
   }
 }
 
 void launch_complement(std::span<const LayerComplement> rows, cudaStream_t stream) {
-  for_tables<ComplementTable>(rows, "launch of complement", [&](const ComplementTable& table, unsigned num_blocks) {
-    complement_kernel<<<num_blocks, kStreamThreads, 0, stream>>>(table);
-  });
+  launch_tables("complement", complement_kernel<ComplementTable>, rows, stream);
 }
 
 }  // namespace itop::cuda

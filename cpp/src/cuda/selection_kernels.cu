@@ -1,8 +1,6 @@
-#include <type_traits>
-
 #include "cuda/bracket_kernels.hpp"
-#include "cuda/cuda_check.hpp"
 #include "cuda/histogram_kernels.hpp"
+#include "cuda/launch.hpp"
 #include "cuda/launches.hpp"
 #include "cuda/resolve_kernels.hpp"
 #include "cuda/split_kernels.hpp"
@@ -10,77 +8,51 @@
 namespace itop::cuda {
 namespace {
 
-// Shared memory comes as it is: no constructor runs.
-static_assert(std::is_trivially_default_constructible_v<BracketShared> &&
-              std::is_trivially_default_constructible_v<NarrowShared> &&
-              std::is_trivially_default_constructible_v<FinishShared> &&
-              std::is_trivially_default_constructible_v<CountShared> &&
-              std::is_trivially_default_constructible_v<HistogramShared>);
-
 __global__ void __launch_bounds__(kStreamThreads) count_and_sample_kernel(SelectionTables tables) {
-  __shared__ CountShared shared;
-  count_and_sample(tables, shared);
+  count_and_sample(tables, simt::shared<CountShared>());
 }
-
 __global__ void __launch_bounds__(kSearchThreads) find_bracket_kernel(SelectionTables tables) {
-  __shared__ BracketShared shared;
-  find_bracket(tables, shared);
+  find_bracket(tables, simt::shared<BracketShared>());
 }
-
 __global__ void __launch_bounds__(kStreamThreads) split_weights_kernel(SelectionTables tables) {
   split_weights(tables);
 }
-
 __global__ void __launch_bounds__(kSearchThreads) narrow_window_kernel(SelectionTables tables) {
-  __shared__ NarrowShared shared;
-  narrow_window(tables, shared);
+  narrow_window(tables, simt::shared<NarrowShared>());
 }
-
 __global__ void __launch_bounds__(kStreamThreads) refine_list_kernel(SelectionTables tables) { refine_list(tables); }
-
 __global__ void __launch_bounds__(kSearchThreads) finish_kernel(SelectionTables tables) {
-  __shared__ FinishShared shared;
-  finish(tables, shared);
+  finish(tables, simt::shared<FinishShared>());
 }
-
 __global__ void __launch_bounds__(kStreamThreads) count_bins_kernel(SelectionTables tables) {
-  __shared__ HistogramShared shared;
-  count_bins(tables, shared);
+  count_bins(tables, simt::shared<HistogramShared>());
 }
-
 __global__ void __launch_bounds__(kStreamThreads) write_chosen_kernel(SelectionTables tables) { write_chosen(tables); }
 
 }  // namespace
 
 void launch_selection(SelectionKernel kernel, std::int64_t num_blocks, const SelectionTables& tables,
                       cudaStream_t stream) {
-  if (num_blocks == 0) return;
-  const auto blocks = static_cast<unsigned>(num_blocks);
+  const auto start = [&](const char* name, void (*body)(SelectionTables), int num_threads) {
+    launch(name, body, num_blocks, num_threads, stream, tables);
+  };
   switch (kernel) {
     case SelectionKernel::kCountAndSample:
-      count_and_sample_kernel<<<blocks, kStreamThreads, 0, stream>>>(tables);
-      return check_launch("launch of count_and_sample");
+      return start("count_and_sample", count_and_sample_kernel, kStreamThreads);
     case SelectionKernel::kFindBracket:
-      find_bracket_kernel<<<blocks, kSearchThreads, 0, stream>>>(tables);
-      return check_launch("launch of find_bracket");
+      return start("find_bracket", find_bracket_kernel, kSearchThreads);
     case SelectionKernel::kSplitWeights:
-      split_weights_kernel<<<blocks, kStreamThreads, 0, stream>>>(tables);
-      return check_launch("launch of split_weights");
+      return start("split_weights", split_weights_kernel, kStreamThreads);
     case SelectionKernel::kNarrowWindow:
-      narrow_window_kernel<<<blocks, kSearchThreads, 0, stream>>>(tables);
-      return check_launch("launch of narrow_window");
+      return start("narrow_window", narrow_window_kernel, kSearchThreads);
     case SelectionKernel::kRefineList:
-      refine_list_kernel<<<blocks, kStreamThreads, 0, stream>>>(tables);
-      return check_launch("launch of refine_list");
+      return start("refine_list", refine_list_kernel, kStreamThreads);
     case SelectionKernel::kFinish:
-      finish_kernel<<<blocks, kSearchThreads, 0, stream>>>(tables);
-      return check_launch("launch of finish");
+      return start("finish", finish_kernel, kSearchThreads);
     case SelectionKernel::kCountBins:
-      count_bins_kernel<<<blocks, kStreamThreads, 0, stream>>>(tables);
-      return check_launch("launch of count_bins");
+      return start("count_bins", count_bins_kernel, kStreamThreads);
     case SelectionKernel::kWriteChosen:
-      write_chosen_kernel<<<blocks, kStreamThreads, 0, stream>>>(tables);
-      return check_launch("launch of write_chosen");
+      return start("write_chosen", write_chosen_kernel, kStreamThreads);
   }
 }
 

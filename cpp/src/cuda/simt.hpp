@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/launch_shape.hpp"
 #include "itop/bitset.hpp"
@@ -9,7 +10,8 @@
 /// so that they compile twice: by nvcc for the device, and by the host compiler against a simulator
 /// (cpp/tests/support), in which every thread of a block is a fiber and the tests run the very code the GPU runs.
 ///
-/// Every warp operation is taken part in by all 32 lanes; there are no partial masks.
+/// Every warp operation is taken part in by all 32 lanes; there are no partial masks. `shared<T>()` is memory that the
+/// threads of a block share; it comes as it is: no constructor runs.
 
 #if defined(__CUDACC__)
 
@@ -25,6 +27,12 @@ ITOP_DEVICE int num_threads() { return static_cast<int>(blockDim.x); }
 ITOP_DEVICE std::int64_t block() { return static_cast<std::int64_t>(blockIdx.x); }
 ITOP_DEVICE std::int64_t num_blocks() { return static_cast<std::int64_t>(gridDim.x); }
 ITOP_DEVICE void sync_block() { __syncthreads(); }
+template <class T>
+ITOP_DEVICE T& shared() {
+  static_assert(std::is_trivially_default_constructible_v<T>);
+  __shared__ T object;
+  return object;
+}
 ITOP_DEVICE std::uint32_t ballot(bool predicate) { return __ballot_sync(kAllLanes, predicate); }
 
 template <class T>

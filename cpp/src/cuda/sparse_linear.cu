@@ -1,8 +1,8 @@
-#include <limits>
 #include <stdexcept>
 
 #include "cuda/cuda_check.hpp"
 #include "cuda/cuda_runtime_info.hpp"
+#include "cuda/launch.hpp"
 #include "cuda/sparse_kernels.hpp"
 
 namespace itop {
@@ -39,13 +39,6 @@ void with_types(ValueType values, ValueType activations, Body&& body) {
   return with_activations(Float32Element{});
 }
 
-unsigned grid_of(std::int64_t num_blocks) {
-  if (num_blocks > std::numeric_limits<std::int32_t>::max()) {
-    throw std::invalid_argument("a sparse product of so many rows and samples does not fit one launch");
-  }
-  return static_cast<unsigned>(num_blocks);
-}
-
 }  // namespace
 }  // namespace cuda
 
@@ -59,12 +52,11 @@ void device_sparse_multiply(int device_index, const DeviceSparseRows& rows, cons
     using Activation = decltype(activation);
     using Weight = typename Value::Stored;
     using Sample = typename Activation::Stored;
-    cuda::multiply_kernel<Value, Activation>
-        <<<cuda::grid_of(cuda::sparse_multiply_blocks(rows.num_rows, in.batch)), cuda::kStreamThreads, 0,
-           cuda::stream_of(stream)>>>(rows, static_cast<const Weight*>(values), static_cast<const Sample*>(in.data),
-                                      in.batch, static_cast<const Weight*>(bias), static_cast<Sample*>(out));
+    cuda::launch("sparse_multiply", cuda::multiply_kernel<Value, Activation>,
+                 cuda::sparse_multiply_blocks(rows.num_rows, in.batch), cuda::kStreamThreads, cuda::stream_of(stream),
+                 rows, static_cast<const Weight*>(values), static_cast<const Sample*>(in.data), in.batch,
+                 static_cast<const Weight*>(bias), static_cast<Sample*>(out));
   });
-  cuda::check_launch("launch of sparse_multiply");
 }
 
 void device_sparse_gradient(int device_index, const DeviceSparseRows& rows, const FeatureView& in,
@@ -76,12 +68,11 @@ void device_sparse_gradient(int device_index, const DeviceSparseRows& rows, cons
     using Value = decltype(value);
     using Activation = decltype(activation);
     using Sample = typename Activation::Stored;
-    cuda::gradient_kernel<Value, Activation><<<cuda::grid_of(cuda::sparse_gradient_blocks(rows.num_entries)),
-                                               cuda::kStreamThreads, 0, cuda::stream_of(stream)>>>(
-        rows, static_cast<const Sample*>(in.data), static_cast<const Sample*>(output_gradient), in.batch,
-        static_cast<typename Value::Stored*>(gradient));
+    cuda::launch("sparse_gradient", cuda::gradient_kernel<Value, Activation>,
+                 cuda::sparse_gradient_blocks(rows.num_entries), cuda::kStreamThreads, cuda::stream_of(stream), rows,
+                 static_cast<const Sample*>(in.data), static_cast<const Sample*>(output_gradient), in.batch,
+                 static_cast<typename Value::Stored*>(gradient));
   });
-  cuda::check_launch("launch of sparse_gradient");
 }
 
 }  // namespace itop

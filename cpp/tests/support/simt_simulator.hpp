@@ -1,5 +1,7 @@
 #pragma once
 
+#include <bit>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -9,11 +11,12 @@
 
 /// A GPU's execution model on the host: what cuda/simt.hpp names, for code that no nvcc compiles. Every thread of a
 /// block is a fiber; a barrier or warp operation suspends it until all have come. A kernel whose threads do not all
-/// come (a divergent barrier, a lane missing from a ballot) never gets on, and that is reported.
+/// come (a divergent barrier, a lane missing from a ballot) never gets on, and that is reported. Blocks run one after
+/// the other.
 namespace itop::cuda::simt {
 
 /// In which order runnable threads, and the blocks of a launch, get their turn. Results must not depend on it.
-enum class Schedule : std::uint8_t { kForward, kBackward };
+enum class Schedule : std::uint8_t { kForward, kBackward, kShuffled };
 
 /// Runs `body` as every thread of every block. One launch at a time: others wait.
 /// @throws std::logic_error if the threads of a block wait for different things
@@ -24,6 +27,14 @@ int num_threads();
 std::int64_t block();
 std::int64_t num_blocks();
 void sync_block();
+
+/// Memory that the threads of a block share, one object a key; garbage when a block begins.
+void* shared_memory(const void* key, std::size_t num_bytes);
+template <class T>
+T& shared() {
+  static const char key = 0;
+  return *static_cast<T*>(shared_memory(&key, sizeof(T)));
+}
 
 enum class WarpOperation : std::uint8_t { kBallot, kShuffle, kShuffleUp, kMatch };
 
