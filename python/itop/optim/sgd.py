@@ -45,19 +45,21 @@ def step_natively(
     """
     rows: list[tuple[int, Tensor, Tensor, Tensor | None, None, bool, float]] = []
     for parameter in parameters:
-        if parameter.grad is None:
+        gradient = parameter.grad
+        if gradient is None:
             continue
+        strides = parameter.stride()
+        if gradient.stride() != strides:
+            gradient = laid_out_like(gradient, parameter)
         buffer, is_first = None, False
         if group["momentum"] != 0:
             state = optimizer.state[parameter]
             buffer = state.get("momentum_buffer")
             is_first = buffer is None
-            buffer = state["momentum_buffer"] = (
-                torch.zeros_like(parameter, memory_format=torch.preserve_format)
-                if buffer is None
-                else laid_out_like(buffer, parameter)
-            )
-        gradient = laid_out_like(parameter.grad, parameter)
+            if buffer is None:
+                buffer = state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+            elif buffer.stride() != strides:
+                buffer = state["momentum_buffer"] = laid_out_like(buffer, parameter)
         rows.append((layer_of.get(id(parameter), -1), parameter, gradient, buffer, None, is_first, 0.0))
     _core.sgd_step(
         store,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from itop.layers import has_same_memory_order
 from itop.optim.masked import is_native_group
 from itop.optim.sgd import step_natively
 
@@ -25,17 +23,27 @@ def can_substitute(optimizer: Optimizer, topology: Topology) -> bool:
     A subclass may do anything, torch's step over lists rounds a rate that is a tensor, and gradients may come in types of
     their own.
     """
-    states = optimizer.state
-    return (
+    if not (
         type(optimizer) is torch.optim.SGD
         and topology.device.type == "cpu"
         and not topology.has_shards
         and len(topology.masked_layer_of_parameter) == len(topology.layers)
         and all(map(_is_plain_group, optimizer.param_groups))
-        and all(
-            _is_plain_parameter(layer.parameter, states.get(layer.parameter, _NO_STATE)) for layer in topology.layers
-        )
-    )
+    ):
+        return False
+    states = optimizer.state
+    for layer in topology.layers:
+        parameter = layer.parameter
+        gradient, momentum = parameter.grad, states.get(parameter, _NO_STATE).get("momentum_buffer")
+        if parameter.dtype is not torch.float32 or type(parameter) is not torch.nn.Parameter:
+            return False
+        if gradient is not None and (type(gradient) is not Tensor or gradient.layout is not torch.strided):
+            return False
+        if momentum is not None and momentum.dtype is not torch.float32:
+            return False
+        if momentum is not None and momentum.stride() != parameter.stride():
+            return False
+    return True
 
 
 @torch.no_grad()
@@ -56,13 +64,3 @@ def step_sparse_layers(optimizer: torch.optim.SGD, topology: Topology) -> list[T
 
 def _is_plain_group(group: dict[str, Any]) -> bool:
     return is_native_group(group) and not group["foreach"] and isinstance(group["lr"], int | float)
-
-
-def _is_plain_parameter(parameter: Tensor, state: Mapping[str, Any]) -> bool:
-    gradient, momentum = parameter.grad, state.get("momentum_buffer")
-    return (
-        parameter.dtype is torch.float32
-        and type(parameter) is torch.nn.Parameter
-        and (gradient is None or (type(gradient) is Tensor and gradient.layout is torch.strided))
-        and (momentum is None or (momentum.dtype is torch.float32 and has_same_memory_order(momentum, parameter)))
-    )
