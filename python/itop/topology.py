@@ -300,7 +300,8 @@ class Topology:
             preferred: Candidates in this set are better than any other.
 
         Raises:
-            ValueError: If scores hold NaN or infinity; names the layer.
+            ValueError: If scores hold NaN or infinity; names the layer. On a GPU, whose scores the host has not seen yet,
+                it is the first look at the set that raises, or the commit, before it changes anything.
         """
         if isinstance(k, Quota):
             return k.select(self, candidates, scores, largest=largest, preferred=preferred)
