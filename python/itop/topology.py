@@ -319,7 +319,11 @@ class Topology:
             tensors = [self.in_storage_order(i, tensor) for i, tensor in enumerate(scores.tensors)]
         order = SelectionOrder(scores is None or not scores.signed, largest, self.next_draw())
         if self.reductions.is_uniform:
-            return self._select(candidates, tensors, k, order, self.reductions.groups[0].reduction)
+            chosen = self._select(candidates, tensors, k, order, self.reductions.groups[0].reduction)
+            if candidates.native is not self.store.active or isinstance(k, int):
+                return chosen
+            have = self.num_active
+            return BitSet(self, chosen.native, [min(max(int(n), 0), most) for n, most in zip(k, have, strict=True)])
         if isinstance(k, int):
             # Each part enters once, whoever holds copies of it. How many a layer got is enough to choose them again,
             # layer by layer: scores and tie keys order the weights of one layer as they order all.

@@ -319,7 +319,8 @@ class DropAndGrow(Method):
         kept = remaining - dropped
         candidates = ~kept
         preferred = None if self.may_regrow else ~topology.active
-        wanted = self.redistribution.grow_counts(context, dropped.counts(), candidates.counts(), kept)
+        room = candidates.counts() if self.redistribution.moves_between_layers else []
+        wanted = self.redistribution.grow_counts(context, dropped.counts(), room, kept)
         counts = [count + more for count, more in zip(wanted, extra, strict=True)]
         quota = self.pattern.grow_quota(context, kept, counts, goals)
         grown = self.grow.grow(context, candidates, quota, preferred)
