@@ -315,7 +315,7 @@ class DropAndGrow(Method):
         fraction = self.drop_fraction(context.step, context.total_steps)
         gone, goals, extra = self._ramped(context)
         remaining = topology.active - gone if gone is not None else topology.active
-        dropped = self.drop.drop(context, fraction, remaining, self.pattern)
+        dropped = self.drop.drop(context, fraction, None if gone is None else remaining, self.pattern)
         kept = remaining - dropped
         candidates = ~kept
         preferred = None if self.may_regrow else ~topology.active
