@@ -5,32 +5,36 @@
 #include <bit>
 #include <cstring>
 #include <iterator>
-#include <span>
 #include <stdexcept>
 #include <string>
 
+#include "cpu/kernels.hpp"
 #include "itop/thread_pool.hpp"
 
 namespace itop {
 namespace {
 
 constexpr std::int64_t kStretch = 65536;
-constexpr std::int64_t kGroupStretches = 1024;
-constexpr std::int64_t kGroup = kStretch * kGroupStretches;
-constexpr int kCountBits = 17;  // a full stretch has 65536 members
+constexpr std::int64_t kMostStretches = 1024;  // of a group
+constexpr std::int64_t kManyGroups = 64;       // enough to share among threads
+constexpr int kCountBits = 17;                 // a full stretch has 65536 members
 constexpr std::uint32_t kCountMask = (1U << kCountBits) - 1;
-constexpr std::size_t kBitmapWords = 4096;  // of 16 bits; also the longest list of offsets
+constexpr std::size_t kBitmapWords = 4096;  // of 16 bits; also the longest list of offsets in saved bytes
+// The longest in memory: the bits take at most twice its room, and to add to them takes a third of the time.
+constexpr std::size_t kMostListed = 2048;
 constexpr std::int64_t kManyMembers = 512;  // new in a stretch: from here on its bits are worth their zeroing
-constexpr int kListedAtOnce = 4;
-constexpr std::int64_t kPieceStretches = 16;  // of a group whose pieces are made by several threads
 
 using StretchBits = std::array<Word, kStretch / kWordBits>;
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-bool is_bitmap(std::uint32_t count) { return count > kBitmapWords; }
+bool is_bitmap(std::uint32_t count) { return count > kMostListed; }
 
 std::size_t num_words(std::uint32_t count) { return is_bitmap(count) ? kBitmapWords : count; }
+
+bool is_saved_as_bitmap(std::uint32_t count) { return count > kBitmapWords; }
+
+std::size_t num_saved_words(std::uint32_t count) { return std::min<std::size_t>(count, kBitmapWords); }
 
 std::uint16_t bit_of(std::uint16_t offset) { return static_cast<std::uint16_t>(1U << (offset % 16)); }
 
@@ -140,50 +144,28 @@ class CompressedSet::Builder {
 
   /// Appends a stretch of bits, if it has any.
   void add(std::int64_t number, const StretchBits& bits) {
-    std::uint32_t count = 0;
-    for (const Word word : bits) count += static_cast<std::uint32_t>(std::popcount(word));
+    const auto count = static_cast<std::uint32_t>(cpu::kernels().count(bits.data(), std::ssize(bits)));
     if (count == 0) return;
     begin(number, count);
     const std::size_t old_size = words_.size();
-    words_.resize(old_size + num_words(count) + kListedAtOnce);
-    std::uint16_t* end = words_.data() + old_size;
+    words_.resize(old_size + num_words(count) + cpu::kListedSlack);
+    std::uint16_t* const end = words_.data() + old_size;
     if (is_bitmap(count)) {
       static_assert(std::endian::native == std::endian::little);
       std::memcpy(end, bits.data(), sizeof(bits));
     } else {
-      for (std::size_t word = 0; word < bits.size(); ++word) {
-        Word left = bits[word];
-        const int num_bits = std::popcount(left);
-        const auto list_one = [&](int i) {
-          end[i] = static_cast<std::uint16_t>(word * kWordBits + static_cast<std::size_t>(std::countr_zero(left)));
-          left &= left - 1;
-        };
-        for (int i = 0; i < kListedAtOnce; ++i)
-          list_one(i);  // wanted or not: how many are left no branch could foresee
-        for (int i = kListedAtOnce; i < num_bits; ++i) list_one(i);
-        end += num_bits;
-      }
+      cpu::kernels().list_offsets(bits.data(), std::ssize(bits), end);
     }
     words_.resize(old_size + num_words(count));
   }
 
-  /// The group that was made in some pieces, in memory of just its size.
-  static Group finish(std::span<const Builder> pieces) {
-    Group whole;
-    std::size_t num_stretches = 0;
-    std::size_t num_words = 0;
-    for (const Builder& piece : pieces) {
-      num_stretches += piece.stretches_.size();
-      num_words += piece.words_.size();
-      whole.count += piece.count_;
-    }
-    whole.stretches.reserve(num_stretches);
-    whole.words.reserve(num_words);
-    for (const Builder& piece : pieces) {
-      whole.stretches.insert(whole.stretches.end(), piece.stretches_.begin(), piece.stretches_.end());
-      whole.words.insert(whole.words.end(), piece.words_.begin(), piece.words_.end());
-    }
-    return whole;
+  /// The group, in memory of just its size.
+  Group finish() const {
+    Group group;
+    group.stretches.assign(stretches_.begin(), stretches_.end());
+    group.words.assign(words_.begin(), words_.end());
+    group.count = count_;
+    return group;
   }
 
  private:
@@ -204,7 +186,9 @@ class CompressedSet::Builder {
 
 CompressedSet::CompressedSet(std::int64_t numel) : numel_(numel) {
   if (numel < 0) throw std::invalid_argument("numel must not be negative, got " + std::to_string(numel));
-  groups_.resize(static_cast<std::size_t>((numel + kGroup - 1) / kGroup));
+  const std::int64_t num_stretches = divide_up(numel, kStretch);
+  group_stretches_ = std::clamp<std::int64_t>(num_stretches / kManyGroups, 1, kMostStretches);
+  groups_.resize(static_cast<std::size_t>(divide_up(num_stretches, group_stretches_)));
 }
 
 std::size_t CompressedSet::num_bytes() const noexcept {
@@ -216,10 +200,11 @@ std::size_t CompressedSet::num_bytes() const noexcept {
 }
 
 /// One by one: memory and time of the members, however few there are.
-void CompressedSet::merge_few(Cursor& old, std::int64_t first, std::int64_t first_stretch, std::int64_t last_stretch,
-                              const PositionList& positions, Builder& builder) {
+void CompressedSet::merge_few(const Group& group, std::int64_t first, const PositionList& positions,
+                              Builder& builder) const {
+  Cursor old(group);
   std::vector<std::uint16_t> offsets;  // of the stretch `current`
-  std::int64_t current = first_stretch;
+  std::int64_t current = 0;
   const auto flush = [&] {
     if (offsets.empty()) return;
     for (; old.is_valid() && old.number() < current; old.advance()) {
@@ -233,25 +218,23 @@ void CompressedSet::merge_few(Cursor& old, std::int64_t first, std::int64_t firs
     }
     offsets.clear();
   };
-  for_each_position(positions, first + first_stretch * kStretch, first + last_stretch * kStretch,
-                    [&](std::int64_t position) {
-                      const std::int64_t number = (position - first) / kStretch;
-                      if (number != current) flush();
-                      current = number;
-                      offsets.push_back(static_cast<std::uint16_t>(position % kStretch));
-                    });
+  for_each_position(positions, first, first + group_stretches_ * kStretch, [&](std::int64_t position) {
+    const std::int64_t number = (position - first) / kStretch;
+    if (number != current) flush();
+    current = number;
+    offsets.push_back(static_cast<std::uint16_t>(position % kStretch));
+  });
   flush();
-  for (; old.is_valid() && old.number() < last_stretch; old.advance()) {
-    builder.copy(old.number(), old.count(), old.words());
-  }
+  for (; old.is_valid(); old.advance()) builder.copy(old.number(), old.count(), old.words());
 }
 
 /// Through a stretch's bits, which lie in the first-level cache.
-void CompressedSet::merge_many(Cursor& old, std::int64_t first, std::int64_t first_stretch, std::int64_t last_stretch,
-                               const PositionList& positions, Builder& builder) {
+void CompressedSet::merge_many(const Group& group, std::int64_t first, const PositionList& positions,
+                               Builder& builder) const {
+  Cursor old(group);
   StretchBits bits;
   const auto set = [&](std::int64_t offset) { bits[offset / kWordBits] |= Word{1} << (offset % kWordBits); };
-  for (std::int64_t number = first_stretch; number < last_stretch; ++number) {
+  for (std::int64_t number = 0; number < group_stretches_; ++number) {
     bits.fill(0);
     if (old.is_valid() && old.number() == number) {
       if (is_bitmap(old.count())) {
@@ -267,52 +250,56 @@ void CompressedSet::merge_many(Cursor& old, std::int64_t first, std::int64_t fir
   }
 }
 
-void CompressedSet::merge(const Group& group, std::int64_t first, std::int64_t first_stretch, std::int64_t last_stretch,
-                          const PositionList& positions, Builder& builder) {
-  Cursor old(group);
-  while (old.is_valid() && old.number() < first_stretch) old.advance();
-  const std::int64_t begin = first + first_stretch * kStretch;
-  const std::int64_t end = first + last_stretch * kStretch;
-  const bool are_many = num_in_rows_of(positions, begin, end) > kManyMembers * (last_stretch - first_stretch);
-  (are_many ? merge_many : merge_few)(old, first, first_stretch, last_stretch, positions, builder);
+/// In place, where every stretch is a bitmap already.
+void CompressedSet::set_bits(Group& group, std::int64_t first, const PositionList& positions) {
+  group.count = 0;
+  for (std::size_t i = 0; i < group.stretches.size(); ++i) {
+    std::uint16_t* const words = group.words.data() + i * kBitmapWords;
+    const std::int64_t start = first + static_cast<std::int64_t>(i) * kStretch;
+    for_each_position(positions, start, start + kStretch, [&](std::int64_t position) {
+      const auto offset = static_cast<std::uint16_t>(position - start);
+      words[offset / 16] |= bit_of(offset);
+    });
+    StretchBits bits;
+    std::memcpy(bits.data(), words, sizeof(bits));
+    const auto count = static_cast<std::uint32_t>(cpu::kernels().count(bits.data(), std::ssize(bits)));
+    group.stretches[i] = (static_cast<std::uint32_t>(i) << kCountBits) | count;
+    group.count += count;
+  }
+}
+
+void CompressedSet::insert_into(Group& group, std::int64_t first, const PositionList& positions) const {
+  const std::int64_t last = std::min(numel_, first + group_stretches_ * kStretch);
+  const std::int64_t at_most = num_in_rows_of(positions, first, last);
+  if (at_most == 0) return;
+  const bool are_bitmaps = std::ssize(group.stretches) == divide_up(last - first, kStretch) &&
+                           std::all_of(group.stretches.begin(), group.stretches.end(),
+                                       [](std::uint32_t stretch) { return is_bitmap(stretch & kCountMask); });
+  if (are_bitmaps) return set_bits(group, first, positions);
+  Builder builder;
+  if (at_most > kManyMembers * group_stretches_) {
+    merge_many(group, first, positions, builder);
+  } else {
+    merge_few(group, first, positions, builder);
+  }
+  group = builder.finish();
 }
 
 std::int64_t CompressedSet::insert(const PositionList& positions, ThreadPool& pool) {
   check_numel(positions, numel_);
-  const auto num_groups = static_cast<std::int64_t>(groups_.size());
-  if (num_groups >= 4 * pool.num_threads()) {
-    pool.parallel_for(num_groups, [&](std::int64_t number) {
-      const std::int64_t first = number * kGroup;
-      if (num_in_rows_of(positions, first, first + kGroup) == 0) return;
-      Group& group = groups_[static_cast<std::size_t>(number)];
-      Builder builder;
-      merge(group, first, 0, kGroupStretches, positions, builder);
-      group = Builder::finish({&builder, 1});
-    });
-  } else {
-    for (std::int64_t number = 0; number < num_groups; ++number) {
-      const std::int64_t first = number * kGroup;
-      Group& group = groups_[static_cast<std::size_t>(number)];
-      const std::int64_t num_stretches = divide_up(std::min(kGroup, numel_ - first), kStretch);
-      std::vector<Builder> pieces(static_cast<std::size_t>(divide_up(num_stretches, kPieceStretches)));
-      pool.parallel_for(static_cast<std::int64_t>(pieces.size()), [&](std::int64_t piece) {
-        const std::int64_t first_stretch = piece * kPieceStretches;
-        merge(group, first, first_stretch, std::min(first_stretch + kPieceStretches, num_stretches), positions,
-              pieces[static_cast<std::size_t>(piece)]);
-      });
-      group = Builder::finish(pieces);
-    }
-  }
+  pool.parallel_for(std::ssize(groups_), [&](std::int64_t number) {
+    insert_into(groups_[static_cast<std::size_t>(number)], number * group_stretches_ * kStretch, positions);
+  });
   const std::int64_t before = count_;
   count_ = 0;
   for (const Group& group : groups_) count_ += group.count;
   return count_ - before;
 }
 
-bool CompressedSet::contains(const Group& group, std::int64_t first, const PositionList& positions) {
+bool CompressedSet::contains(const Group& group, std::int64_t first, const PositionList& positions) const {
   Cursor cursor(group);
   bool all = true;
-  for_each_position(positions, first, first + kGroup, [&](std::int64_t position) {
+  for_each_position(positions, first, first + group_stretches_ * kStretch, [&](std::int64_t position) {
     const std::int64_t number = (position - first) / kStretch;
     while (cursor.is_valid() && cursor.number() < number) cursor.advance();
     if (!cursor.is_valid() || cursor.number() != number) {
@@ -330,7 +317,8 @@ bool CompressedSet::contains(const Group& group, std::int64_t first, const Posit
 bool CompressedSet::contains_all(const PositionList& positions) const {
   check_numel(positions, numel_);
   for (std::size_t number = 0; number < groups_.size(); ++number) {
-    if (!contains(groups_[number], static_cast<std::int64_t>(number) * kGroup, positions)) return false;
+    const std::int64_t first = static_cast<std::int64_t>(number) * group_stretches_ * kStretch;
+    if (!contains(groups_[number], first, positions)) return false;
   }
   return true;
 }
@@ -349,8 +337,8 @@ Positions CompressedSet::to_positions(std::int64_t num_columns, ThreadPool& pool
   }
   // A group writes its members' columns and the pointers of the rows that begin inside it.
   pool.parallel_for(static_cast<std::int64_t>(groups_.size()), [&](std::int64_t number) {
-    const std::int64_t first = number * kGroup;
-    const std::int64_t last = std::min(numel_, first + kGroup);
+    const std::int64_t first = number * group_stretches_ * kStretch;
+    const std::int64_t last = std::min(numel_, first + group_stretches_ * kStretch);
     std::int64_t written = before[static_cast<std::size_t>(number)];
     std::int64_t next_row = (first + num_columns - 1) / num_columns;
     for (Cursor stretch(groups_[static_cast<std::size_t>(number)]); stretch.is_valid(); stretch.advance()) {
@@ -379,7 +367,7 @@ std::vector<std::uint8_t> CompressedSet::to_bytes() const {
   std::size_t num_all_words = 0;
   for (const Group& group : groups_) {
     num_stretches += group.stretches.size();
-    num_all_words += group.words.size();
+    for (const std::uint32_t stretch : group.stretches) num_all_words += num_saved_words(stretch & kCountMask);
   }
   std::vector<std::uint8_t> bytes((1 + num_stretches) * sizeof(std::uint64_t) + num_all_words * sizeof(std::uint16_t));
   std::uint8_t* header = bytes.data();
@@ -389,13 +377,22 @@ std::vector<std::uint8_t> CompressedSet::to_bytes() const {
   };
   write_header(num_stretches);
   std::uint8_t* contents = bytes.data() + (1 + num_stretches) * sizeof(std::uint64_t);
+  std::vector<std::uint16_t> listed;
   for (std::size_t number = 0; number < groups_.size(); ++number) {
-    const Group& group = groups_[number];
-    const std::uint64_t first = static_cast<std::uint64_t>(number) * kGroupStretches << kCountBits;
-    for (const std::uint32_t stretch : group.stretches) write_header(first + stretch);
-    const std::size_t size = group.words.size() * sizeof(std::uint16_t);
-    if (size > 0) std::memcpy(contents, group.words.data(), size);
-    contents += size;
+    const std::uint64_t first = number * static_cast<std::uint64_t>(group_stretches_) << kCountBits;
+    for (Cursor stretch(groups_[number]); stretch.is_valid(); stretch.advance()) {
+      write_header(first + (static_cast<std::uint64_t>(stretch.number()) << kCountBits) + stretch.count());
+      const std::uint16_t* words = stretch.words();
+      if (is_bitmap(stretch.count()) && !is_saved_as_bitmap(stretch.count())) {
+        listed.clear();
+        for_each_offset(words, stretch.count(),
+                        [&](std::int64_t offset) { listed.push_back(static_cast<std::uint16_t>(offset)); });
+        words = listed.data();
+      }
+      const std::size_t size = num_saved_words(stretch.count()) * sizeof(std::uint16_t);
+      std::memcpy(contents, words, size);
+      contents += size;
+    }
   }
   return bytes;
 }
@@ -406,10 +403,10 @@ namespace {
   throw std::invalid_argument(std::string("the bytes are no set of positions: ") + why);
 }
 
-/// Refuses contents that are not `count` members below `length`, in their order.
+/// Refuses saved contents that are not `count` members below `length`, in their order.
 void check_stretch(const std::uint16_t* words, std::uint32_t count, std::int64_t length) {
   std::int64_t last = -1;
-  if (is_bitmap(count)) {
+  if (is_saved_as_bitmap(count)) {
     std::uint32_t num_bits = 0;
     for (std::size_t word = 0; word < kBitmapWords; ++word) {
       num_bits += static_cast<std::uint32_t>(std::popcount(words[word]));
@@ -439,28 +436,33 @@ CompressedSet CompressedSet::from_bytes(std::int64_t numel, const std::uint8_t* 
     return value;
   };
   std::size_t at = (1 + num_stretches) * sizeof(std::uint64_t);
-  std::vector<std::uint16_t> words(kBitmapWords);
+  std::vector<std::uint16_t> words;
   std::uint64_t next = 0;
   for (std::size_t number = 0; number < set.groups_.size() && next < num_stretches; ++number) {
     Builder builder;
     std::int64_t last_stretch = -1;
-    const auto first_stretch = static_cast<std::int64_t>(number) * kGroupStretches;
+    const std::int64_t first_stretch = static_cast<std::int64_t>(number) * set.group_stretches_;
     for (; next < num_stretches; ++next) {
       const auto stretch = static_cast<std::int64_t>(header(next) >> kCountBits);
       const auto count = static_cast<std::uint32_t>(header(next) & kCountMask);
-      if (stretch >= first_stretch + kGroupStretches) break;
+      if (stretch >= first_stretch + set.group_stretches_) break;
       const std::int64_t length = std::min(kStretch, numel - stretch * kStretch);
       if (stretch < first_stretch || stretch <= last_stretch || length <= 0) refuse("stretches do not ascend in range");
       if (count == 0 || count > length) refuse("a count is wrong");
-      const std::size_t size = num_words(count) * sizeof(std::uint16_t);
+      words.resize(num_saved_words(count));
+      const std::size_t size = words.size() * sizeof(std::uint16_t);
       if (num_bytes - at < size) refuse("they are too few");
       std::memcpy(words.data(), bytes + at, size);
       at += size;
       check_stretch(words.data(), count, length);
-      builder.copy(stretch - first_stretch, count, words.data());
+      if (is_saved_as_bitmap(count)) {
+        builder.copy(stretch - first_stretch, count, words.data());
+      } else {
+        builder.add(stretch - first_stretch, words);
+      }
       last_stretch = stretch;
     }
-    set.groups_[number] = Builder::finish({&builder, 1});
+    set.groups_[number] = builder.finish();
     set.count_ += set.groups_[number].count;
   }
   if (next != num_stretches) refuse("stretches do not ascend in range");

@@ -1,7 +1,9 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <iterator>
 #include <limits>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -63,9 +65,13 @@ std::pair<std::int64_t, std::int64_t> sampled_bracket(const void* values, const 
   const auto size = std::min(count, static_cast<std::int64_t>(std::max(kMinSample, root * root)));
   ScratchArray<std::int64_t> sample;
   sample.resize(static_cast<std::size_t>(size));
-  for (std::int64_t i = 0; i < size; ++i) {
-    sample[static_cast<std::size_t>(i)] = ordered_key(values, format, count * i / size);
-  }
+  constexpr std::int64_t kSampledPerChunk = 2048;
+  pool.parallel_for(divide_up(size, kSampledPerChunk), [&](std::int64_t chunk) {
+    const std::int64_t last = std::min(size, (chunk + 1) * kSampledPerChunk);
+    for (std::int64_t i = chunk * kSampledPerChunk; i < last; ++i) {
+      sample[static_cast<std::size_t>(i)] = ordered_key(values, format, count * i / size);
+    }
+  });
   const double spread =
       kDeviations * deviation / std::sqrt(static_cast<double>(size)) + 2.0 / static_cast<double>(size);
   const auto rank = [&](double at) { return static_cast<std::int64_t>(std::floor(at * static_cast<double>(size))); };
@@ -90,20 +96,26 @@ void spread_bits(const Word* words, std::int64_t num_bits, std::uint8_t* is_chos
   for (; bit < num_bits; ++bit) is_chosen[bit] = test_bit(words, bit) ? 1 : 0;
 }
 
+/// Of entries beside a bracket of keys: how many lie below, and those inside by chunk of entries.
 struct BelowAndInside {
   std::int64_t num_below = 0;
-  ScratchArray<cpu::InsideCandidate> inside;
+  std::vector<std::int64_t> first_inside;  ///< [chunks + 1]
+  std::vector<cpu::PassResult> chunks;     ///< positions from the chunk's first entry
+
+  std::int64_t num_inside() const { return first_inside.back(); }
 };
+
+constexpr std::int64_t kEntriesPerChunk = kWordsPerChunk * kWordBits;
 
 /// Marks entries with a key below `low` as chosen, and lists those from `low` to `high`.
 BelowAndInside choose_below(const void* values, const cpu::KeyFormat& format, std::int64_t count, std::int64_t low,
                             std::int64_t high, std::uint8_t* is_chosen, ThreadPool& pool) {
-  constexpr std::int64_t kBitsPerChunk = kWordsPerChunk * kWordBits;
-  const std::int64_t num_chunks = divide_up(count, kBitsPerChunk);
-  std::vector<cpu::PassResult> results(static_cast<std::size_t>(num_chunks));
+  const std::int64_t num_chunks = divide_up(count, kEntriesPerChunk);
+  BelowAndInside found;
+  found.chunks.resize(static_cast<std::size_t>(num_chunks));
   pool.parallel_for(num_chunks, [&](std::int64_t chunk) {
-    const std::int64_t first = chunk * kBitsPerChunk;
-    const std::int64_t num_bits = std::min(kBitsPerChunk, count - first);
+    const std::int64_t first = chunk * kEntriesPerChunk;
+    const std::int64_t num_bits = std::min(kEntriesPerChunk, count - first);
     const std::int64_t num_words = words_for(num_bits);
     Word candidates[kWordsPerChunk];
     Word chosen[kWordsPerChunk];
@@ -117,22 +129,14 @@ BelowAndInside choose_below(const void* values, const cpu::KeyFormat& format, st
     pass.low = low;
     pass.high = high;
     pass.capacity = num_bits;
-    cpu::kernels().score_pass(pass, {0, num_words, num_bits}, results[static_cast<std::size_t>(chunk)]);
+    cpu::kernels().score_pass(pass, {0, num_words, num_bits}, found.chunks[static_cast<std::size_t>(chunk)]);
     spread_bits(chosen, num_bits, is_chosen + first);
   });
-  BelowAndInside found;
-  std::int64_t num_inside = 0;
-  for (const cpu::PassResult& result : results) {
+  found.first_inside.push_back(0);
+  for (const cpu::PassResult& result : found.chunks) {
     if (!result.all_finite) throw NonFiniteError("", "the scores of active weights hold NaN or infinity");
     found.num_below += result.num_below;
-    num_inside += result.num_inside;
-  }
-  found.inside.reserve(static_cast<std::size_t>(num_inside));
-  for (std::int64_t chunk = 0; chunk < num_chunks; ++chunk) {
-    for (cpu::InsideCandidate candidate : results[static_cast<std::size_t>(chunk)].inside) {
-      candidate.position += chunk * kBitsPerChunk;
-      found.inside.push_back(candidate);
-    }
+    found.first_inside.push_back(found.first_inside.back() + result.num_inside);
   }
   return found;
 }
@@ -164,27 +168,38 @@ void select_entries(const PositionList& pattern, const EntryScores& scores, std:
   const cpu::KeyFormat format{scores.type, scores.transform, scores.order, scores.type == DType::kFloat64};
   const auto [low, high] = sampled_bracket(scores.values, format, count, k, pool);
   BelowAndInside found = choose_below(scores.values, format, count, low, high, is_chosen, pool);
-  const auto num_found = [&] { return found.num_below + static_cast<std::int64_t>(found.inside.size()); };
-  if (found.num_below > k || num_found() < k) {  // the sample misled: all are candidates
+  if (found.num_below > k || found.num_below + found.num_inside() < k) {  // the sample misled: all are candidates
     found = choose_below(scores.values, format, count, std::numeric_limits<std::int64_t>::min(),
                          std::numeric_limits<std::int64_t>::max(), is_chosen, pool);
   }
   const std::int64_t wanted = k - found.num_below;
   if (wanted == 0) return;
+  const std::int64_t num_chunks = std::ssize(found.chunks);
   ScratchArray<std::int64_t> keys;
-  keys.resize(found.inside.size());
-  std::transform(found.inside.begin(), found.inside.end(), keys.begin(), [](const auto& each) { return each.key; });
+  keys.resize(static_cast<std::size_t>(found.num_inside()));
+  pool.parallel_for(num_chunks, [&](std::int64_t chunk) {
+    const auto& inside = found.chunks[static_cast<std::size_t>(chunk)].inside;
+    std::transform(inside.begin(), inside.end(), keys.begin() + found.first_inside[static_cast<std::size_t>(chunk)],
+                   [](const auto& each) { return each.key; });
+  });
   const std::int64_t last_key = at_ranks(keys, wanted, wanted, pool).first;
-  std::vector<Tied> tied;
-  std::int64_t left = wanted;
-  for (const cpu::InsideCandidate& candidate : found.inside) {
-    if (candidate.key < last_key) {
-      is_chosen[candidate.position] = 1;
-      --left;
-    } else if (candidate.key == last_key) {
-      tied.push_back(tied_entry(pattern, stream, candidate.position));
+  std::vector<std::vector<Tied>> tied_of(found.chunks.size());
+  std::vector<std::int64_t> num_chosen(found.chunks.size(), 0);
+  pool.parallel_for(num_chunks, [&](std::int64_t number) {
+    const auto chunk = static_cast<std::size_t>(number);
+    const std::int64_t first = number * kEntriesPerChunk;
+    std::int64_t chosen = 0;
+    for (const cpu::InsideCandidate& candidate : found.chunks[chunk].inside) {
+      const bool is_better = candidate.key < last_key;
+      is_chosen[first + candidate.position] = is_better ? 1 : 0;
+      chosen += is_better ? 1 : 0;
+      if (candidate.key == last_key) tied_of[chunk].push_back(tied_entry(pattern, stream, first + candidate.position));
     }
-  }
+    num_chosen[chunk] = chosen;
+  });
+  std::vector<Tied> tied;
+  for (const auto& of_chunk : tied_of) tied.insert(tied.end(), of_chunk.begin(), of_chunk.end());
+  const std::int64_t left = wanted - std::accumulate(num_chosen.begin(), num_chosen.end(), std::int64_t{0});
   std::nth_element(tied.begin(), tied.begin() + (left - 1), tied.end(), [](const Tied& a, const Tied& b) {
     return std::tie(a.key, a.position) < std::tie(b.key, b.position);
   });

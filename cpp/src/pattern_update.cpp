@@ -54,9 +54,8 @@ void merge_rows(const PositionList& pattern, const std::uint8_t* keep, const std
         std::lower_bound(grown + next, grown + range.last_grown, row_start + pattern.num_columns) - grown;
     std::int64_t entry = pattern.row_pointers[row];
     num_regrown += end - entry + last_grown - next;  // less those that come one by one
-    for (; entry < end && next < last_grown; --num_regrown) {
-      const auto new_column = static_cast<std::int32_t>(grown[next] - row_start);
-      const std::int32_t distance = old_columns[entry] - new_column;
+    const auto take_one = [&](std::int32_t old_column, std::int32_t new_column) __attribute__((always_inline)) {
+      const std::int32_t distance = old_column - new_column;
       // All ones where the next old entry, where the next grown position comes first; both where they are one.
       const std::int64_t takes_old = (distance - 1) >> 31;
       const std::int64_t takes_grown = ~(distance >> 31);
@@ -66,6 +65,23 @@ void merge_rows(const PositionList& pattern, const std::uint8_t* keep, const std
       written += (takes_grown | keep[entry]) & 1;
       entry -= takes_old;
       next -= takes_grown;
+      --num_regrown;
+      return std::pair(takes_old, takes_grown);
+    };
+    if (entry < end && next < last_grown) {
+      // Those behind the next two are read before it is known which of these comes first: nothing waits for memory.
+      auto old_column = old_columns[entry];
+      auto new_column = static_cast<std::int32_t>(grown[next] - row_start);
+      while (entry + 1 < end && next + 1 < last_grown) {
+        const std::int32_t old_behind = old_columns[entry + 1];
+        const auto new_behind = static_cast<std::int32_t>(grown[next + 1] - row_start);
+        const auto [takes_old, takes_grown] = take_one(old_column, new_column);
+        old_column ^= (old_column ^ old_behind) & static_cast<std::int32_t>(takes_old);
+        new_column ^= (new_column ^ new_behind) & static_cast<std::int32_t>(takes_grown);
+      }
+    }
+    while (entry < end && next < last_grown) {
+      take_one(old_columns[entry], static_cast<std::int32_t>(grown[next] - row_start));
     }
     num_regrown -= end - entry + last_grown - next;
     for (; next < last_grown; ++next, ++written) {

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "cpu/kernels.hpp"
@@ -110,9 +111,15 @@ ScratchArray<std::int64_t> merged(const std::vector<Drawn>& ranges, const std::v
   }
   pool.parallel_for(static_cast<std::int64_t>(ranges.size()), [&](std::int64_t range) {
     const auto i = static_cast<std::size_t>(range);
-    const auto* const from = decided.data();
-    std::merge(ranges[i].chosen.begin(), ranges[i].chosen.end(), from + first_decided[i], from + first_decided[i + 1],
-               all.begin() + first_chosen[i] + first_decided[i]);
+    const ScratchArray<std::int64_t>& chosen = ranges[i].chosen;
+    const std::int64_t* from = chosen.begin();
+    std::int64_t* to = all.begin() + first_chosen[i] + first_decided[i];
+    for (std::size_t place = first_decided[i]; place < first_decided[i + 1]; ++place) {  // few: runs lie between them
+      const std::int64_t* const end = std::lower_bound(from, chosen.end(), decided[place]);
+      to = std::copy(std::exchange(from, end), end, to);
+      *to++ = decided[place];
+    }
+    std::copy(from, chosen.end(), to);
   });
   return all;
 }

@@ -75,7 +75,8 @@ TEST(CompressedSet, IsTheSameWhateverTheThreadsAndInWhateverOrder) {
 
 TEST(CompressedSet, ComesBackFromItsBytesAndRefusesOthers) {
   ThreadPool pool(2);
-  for (const std::int64_t step : {2, 100}) {
+  // A stretch's members are bits in memory and in the bytes, a list in both, and with a step of 25 bits in memory only.
+  for (const std::int64_t step : {2, 25, 100}) {
     const Positions positions = multiples(600, 500, step);
     CompressedSet set(600 * 500);
     set.insert(positions.list(), pool);
@@ -84,6 +85,9 @@ TEST(CompressedSet, ComesBackFromItsBytesAndRefusesOthers) {
     EXPECT_EQ(back.count(), set.count());
     EXPECT_EQ(indices(back.to_positions(500, pool)), indices(positions));
     EXPECT_EQ(back.to_bytes(), bytes);
+    CompressedSet grown = CompressedSet::from_bytes(600 * 500, bytes.data(), bytes.size());
+    EXPECT_EQ(grown.insert(positions.list(), pool), 0);
+    EXPECT_EQ(grown.to_bytes(), bytes);
     EXPECT_THROW(CompressedSet::from_bytes(600 * 500, bytes.data(), bytes.size() - 1), std::invalid_argument);
     EXPECT_THROW(CompressedSet::from_bytes(600 * 500 - 70000, bytes.data(), bytes.size()), std::invalid_argument);
     // The number of stretches, a count, a stretch's number, the contents of the last stretch.

@@ -400,7 +400,7 @@ class SparseTopology(Topology):
         among: PositionSet, values: Tensor, k: int, keys: TieKeys, *, magnitude: bool, largest: bool
     ) -> PositionSet:
         values = values.float() if values.dtype == torch.float16 else values
-        return among.only(select_entries(among, values, k, keys, magnitude=magnitude, largest=largest))
+        return among.only(select_entries(among, values, k, keys, magnitude=magnitude, largest=largest), k)
 
     def initialise(self, active: BitSet) -> None:
         """As in the masked execution; weights that were not held so far are drawn as the module draws its own."""
@@ -486,14 +486,17 @@ class SparseTopology(Topology):
     ) -> list[int]:
         module, explored, reliable = self._modules[layer], self._explored[layer], self._reliable[layer]
         held = PositionSet.of(module.pattern)
-        keep = dropped.members_among(held).logical_not()
+        kept = held if dropped.count == 0 else held - dropped
         if options["marks_reliable"]:
-            reliable.insert(held if dropped.count == 0 else held - dropped)
+            reliable.insert(kept)
         explored.insert(grown)
         num_regrown = 0
         if dropped.count or grown.count:
             update = module.update_topology(
-                keep, grown.indices(), self._optimizer, regrown_keeps_value=options["regrown_keeps_value"]
+                kept.members_among(held),
+                grown.indices(),
+                self._optimizer,
+                regrown_keeps_value=options["regrown_keeps_value"],
             )
             self._known[layer] = update.pattern
             num_regrown = update.num_regrown

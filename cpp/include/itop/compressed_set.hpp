@@ -15,8 +15,8 @@ class ThreadPool;
 /// explored to 1 % costs two bytes an explored weight, one explored to 50 % a bit a weight, a stretch with a single
 /// member six bytes, an empty one nothing.
 ///
-/// The stretches of 2^26 indices lie one behind the other in memory of their own: a small allocation for every stretch
-/// would cost more than what it holds.
+/// The stretches of a group, up to 2^26 indices, lie one behind the other in memory of their own: a small allocation
+/// for every stretch would cost more than what it holds.
 class CompressedSet {
  public:
   /// @throws std::invalid_argument if numel is negative
@@ -53,16 +53,15 @@ class CompressedSet {
   class Cursor;
   class Builder;
 
-  /// Makes some stretches of a group that begins at index `first`: what it has and the positions that lie in them.
-  static void merge(const Group& group, std::int64_t first, std::int64_t first_stretch, std::int64_t last_stretch,
-                    const PositionList& positions, Builder& builder);
-  static void merge_few(Cursor& old, std::int64_t first, std::int64_t first_stretch, std::int64_t last_stretch,
-                        const PositionList& positions, Builder& builder);
-  static void merge_many(Cursor& old, std::int64_t first, std::int64_t first_stretch, std::int64_t last_stretch,
-                         const PositionList& positions, Builder& builder);
-  static bool contains(const Group& group, std::int64_t first, const PositionList& positions);
+  /// Adds the positions that lie in a group, which begins at index `first`.
+  void insert_into(Group& group, std::int64_t first, const PositionList& positions) const;
+  void merge_few(const Group& group, std::int64_t first, const PositionList& positions, Builder& builder) const;
+  void merge_many(const Group& group, std::int64_t first, const PositionList& positions, Builder& builder) const;
+  static void set_bits(Group& group, std::int64_t first, const PositionList& positions);
+  bool contains(const Group& group, std::int64_t first, const PositionList& positions) const;
 
   std::int64_t numel_;
+  std::int64_t group_stretches_ = 1;
   std::int64_t count_ = 0;
   std::vector<Group> groups_;
 };

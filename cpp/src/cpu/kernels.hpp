@@ -87,7 +87,7 @@ struct HistogramPass {
   std::uint64_t prefix = 0;
 };
 
-inline constexpr int kListedSlack = 4;  ///< elements that list_bits may write behind its last
+inline constexpr int kListedSlack = 4;  ///< elements that a list of bits may write behind its last
 
 /// The loops that run once per weight, one table per instruction set.
 struct Kernels {
@@ -101,6 +101,8 @@ struct Kernels {
   std::int64_t (*count)(const Word* words, std::int64_t num_words);
   /// out[i] = first + the place of the i-th set bit. Up to kListedSlack elements behind them are overwritten.
   void (*list_bits)(const Word* words, std::int64_t num_words, std::int64_t first, std::int64_t* out);
+  /// The same of at most 2^16 bits, from 0.
+  void (*list_offsets)(const Word* words, std::int64_t num_words, std::uint16_t* out);
   /// Changes the bit sets of a layer and counts; `zeros` receives where values become zero, its first word that of the
   /// range.
   void (*commit_bits)(const LayerCommit& layer, const CommitOptions& options, const WordRange& range, Word* zeros,

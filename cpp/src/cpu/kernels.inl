@@ -479,7 +479,8 @@ std::int64_t count(const Word* words, std::int64_t num_words) {
   return total;
 }
 
-void list_bits(const Word* words, std::int64_t num_words, std::int64_t first, std::int64_t* out) {
+template <class Place>
+void list_places(const Word* words, std::int64_t num_words, std::int64_t first, Place* out) {
   for (std::int64_t word = 0; word < num_words; ++word) {
     Word left = words[word];
     const std::int64_t start = first + word * kWordBits;
@@ -489,13 +490,21 @@ void list_bits(const Word* words, std::int64_t num_words, std::int64_t first, st
     int listed = 0;
     do {
       for (int i = 0; i < kListedSlack; ++i) {
-        out[listed + i] = start + std::countr_zero(left | (Word{1} << (kWordBits - 1)));
+        out[listed + i] = static_cast<Place>(start + std::countr_zero(left | (Word{1} << (kWordBits - 1))));
         left &= left - 1;
       }
       listed += kListedSlack;
     } while (listed < num_bits);
     out += num_bits;
   }
+}
+
+void list_bits(const Word* words, std::int64_t num_words, std::int64_t first, std::int64_t* out) {
+  list_places(words, num_words, first, out);
+}
+
+void list_offsets(const Word* words, std::int64_t num_words, std::uint16_t* out) {
+  list_places(words, num_words, 0, out);
 }
 
 void commit_bits(const LayerCommit& layer, const CommitOptions& options, const WordRange& range, Word* zeros,
@@ -561,7 +570,7 @@ void zero_where(void* data, std::size_t element_size, const Word* where, const W
 
 }  // namespace
 
-const Kernels ITOP_KERNELS = {score_pass, append_keys, tie_pass,    histogram_pass,
-                              count,      list_bits,   commit_bits, zero_where};
+const Kernels ITOP_KERNELS = {score_pass, append_keys,  tie_pass,    histogram_pass, count,
+                              list_bits,  list_offsets, commit_bits, zero_where};
 
 }  // namespace itop::cpu

@@ -14,6 +14,44 @@ __all__ = ["CompressedPositions", "PositionSet"]
 
 
 @final
+class _Listing:
+    """Row pointers and columns of positions; those chosen from another listing are made when somebody first looks.
+
+    Args:
+        parts: The two tensors.
+        whole: Or what the positions are chosen from,
+        chosen: which of its entries, bool,
+        count: and how many.
+    """
+
+    __slots__ = ("_parts", "chosen", "count", "rest", "whole")
+
+    def __init__(
+        self,
+        parts: tuple[Tensor, Tensor] | None,
+        *,
+        whole: PositionSet | None = None,
+        chosen: Tensor | None = None,
+        count: int | None = None,
+    ) -> None:
+        self._parts = parts
+        self.whole = whole
+        self.chosen = chosen
+        self.count = int(self.parts[1].numel()) if count is None else count
+        self.rest: PositionSet | None = None
+        """What the whole holds beside these, once somebody has asked: an update asks often."""
+
+    @property
+    def parts(self) -> tuple[Tensor, Tensor]:
+        if self._parts is None:
+            assert self.whole is not None
+            assert self.chosen is not None
+            row_pointers, columns = _core.filter_positions(self.whole.native(), self.chosen.data_ptr())
+            self._parts = torch.from_numpy(row_pointers), torch.from_numpy(columns)
+        return self._parts
+
+
+@final
 class PositionSet:
     """Positions of a matrix: those listed, or the complement of those listed. Immutable.
 
@@ -26,21 +64,15 @@ class PositionSet:
         is_complement: Whether the set is everything that is not listed.
     """
 
-    __slots__ = ("_chosen", "_indices", "_rest", "_whole", "columns", "is_complement", "row_pointers", "shape")
+    __slots__ = ("_indices", "_listing", "is_complement", "shape")
 
     def __init__(
         self, shape: tuple[int, int], row_pointers: Tensor, columns: Tensor, is_complement: bool = False
     ) -> None:
         self.shape = shape
-        self.row_pointers = row_pointers
-        self.columns = columns
+        self._listing = _Listing((row_pointers, columns))
         self.is_complement = is_complement
         self._indices: Tensor | None = None
-        self._whole: PositionSet | None = None
-        """The listed set that this one was chosen from, and of which of its entries it consists: an update asks often."""
-        self._chosen: Tensor | None = None
-        self._rest: list[PositionSet] = []
-        """What the whole holds beside it, once somebody has asked; shared with the complement."""
 
     # --- making -------------------------------------------------------------------------------------------------------
 
@@ -78,8 +110,16 @@ class PositionSet:
     # --- looking ------------------------------------------------------------------------------------------------------
 
     @property
+    def row_pointers(self) -> Tensor:
+        return self._listing.parts[0]
+
+    @property
+    def columns(self) -> Tensor:
+        return self._listing.parts[1]
+
+    @property
     def num_listed(self) -> int:
-        return self.columns.numel()
+        return self._listing.count
 
     @property
     def count(self) -> int:
@@ -124,22 +164,31 @@ class PositionSet:
         _core.find_members(entries.native(), self.native(), found.data_ptr())
         return found.logical_not_() if self.is_complement else found
 
-    def only(self, chosen: Tensor) -> PositionSet:
-        """Of a listed set the members where ``chosen``, bool ``[listed]``, is True."""
-        chosen = chosen.contiguous()
-        result = self._of_parts(self.shape, _core.filter_positions(self.native(), chosen.data_ptr()))
-        result._whole, result._chosen = self, chosen
+    def only(self, chosen: Tensor, count: int | None = None) -> PositionSet:
+        """Of a listed set the members where ``chosen``, bool ``[listed]``, is True.
+
+        Args:
+            chosen: Kept, and not to be written to from now on.
+            count: How many they are, if that is known: they are then not listed before somebody looks.
+        """
+        return self._sharing(_Listing(None, whole=self, chosen=chosen.contiguous(), count=count), False)
+
+    def _sharing(self, listing: _Listing, is_complement: bool) -> PositionSet:
+        result = PositionSet.__new__(PositionSet)
+        result.shape, result.is_complement = self.shape, is_complement
+        result._listing, result._indices = listing, None
         return result
 
     def _chosen_from(self, entries: PositionSet) -> Tensor | None:
         """Which of the entries this set lists, where it was chosen from the very same."""
-        return self._chosen if self._whole is not None and self._whole.columns is entries.columns else None
+        whole = self._listing.whole
+        return self._listing.chosen if whole is not None and whole.columns is entries.columns else None
 
     # --- algebra ------------------------------------------------------------------------------------------------------
 
     def __invert__(self) -> PositionSet:
-        inverse = PositionSet(self.shape, self.row_pointers, self.columns, not self.is_complement)
-        inverse._whole, inverse._chosen, inverse._rest = self._whole, self._chosen, self._rest
+        inverse = self._sharing(self._listing, not self.is_complement)
+        inverse._indices = self._indices
         return inverse
 
     def __and__(self, other: PositionSet) -> PositionSet:
@@ -150,9 +199,10 @@ class PositionSet:
         if other.is_complement:
             known = other._chosen_from(self)
             if known is not None:
-                if not other._rest:
-                    other._rest.append(self.only(known.logical_not()))
-                return other._rest[0]
+                listing = other._listing
+                if listing.rest is None:
+                    listing.rest = self.only(known.logical_not(), self.num_listed - listing.count)
+                return listing.rest
         operation = _core.SetOperation.DIFFERENCE if other.is_complement else _core.SetOperation.INTERSECTION
         return self._combined(other, operation)
 
