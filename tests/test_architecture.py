@@ -43,6 +43,7 @@ LAYERS = {
     "displaced_values": 6,
     "criteria": 7,
     "held_gradients": 6,
+    "held_layers": 6,
     "methods": 8,
     "training_cost": 9,
     "stepper": 10,

@@ -14,11 +14,12 @@ from itop.analysis.flops import count_macs, forward_flops
 from itop.context import Context, TrainingData
 from itop.displaced_values import DisplacedValues
 from itop.distributed.agreement import Ranks, check_same, check_same_topology
-from itop.distributed.shards import is_sharded, like_parameter, local_part
+from itop.distributed.shards import is_sharded
 from itop.engine_plan import THE_LAYERS, EnginePlan, fingerprint, plan_engine, starting_anew
 from itop.engine_state import STATE_VERSION, check_state, pack_method_state, unpack_method_state
 from itop.example_input import ExampleInput, record_example
 from itop.grown_state import GrownState, YoungWeights, ZeroState
+from itop.held_layers import HeldLayers
 from itop.layer_state import LayerState
 from itop.layers import Rules, unwrap
 from itop.methods import Method
@@ -122,6 +123,7 @@ class SparseEngine:
         if self._young is not None:
             self.topology.on_grown = self._young.add
         self._is_verified = not self._ranks.is_collective
+        self._held = HeldLayers(self._context.model, self.topology.layers)
         self._stepper = Stepper(self._context, self.method, plan.members, self._young, self._before_any_step)
         self._example: ExampleInput | None = None
         self._attach(model, plan.members, attach, sparse_gradients)
@@ -235,6 +237,7 @@ class SparseEngine:
         self._is_verified = True
 
     def _before_any_step(self) -> None:
+        self._held.check()
         self._displaced = None
         self._ranks.look()
         if not self._is_verified:
@@ -307,6 +310,7 @@ class SparseEngine:
             ValueError: If weights or gradients hold NaN or infinity; nothing has been changed then.
             RuntimeError: If gradients are needed, and there are none or masked ones.
         """
+        self._held.check()
         self._displaced = None
         return self._stepper.update_now()
 
@@ -330,6 +334,7 @@ class SparseEngine:
             if isinstance(member, MaskedOptimizer):
                 member.attach_topology(None)
         self._context.release_parameters()
+        self._held.release()
         self._hooks_steps = False
 
     def _looks_at_gradients(self) -> bool:
@@ -337,6 +342,12 @@ class SparseEngine:
         return self.method.needs_gradient_every_step or self._stepper.is_update_step(self.steps + 1)
 
     # --- saving --------------------------------------------------------------------------------------------------------
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        raise TypeError(
+            "a SparseEngine can be neither copied nor pickled, it is hooked to its optimiser; save state_dict(), and load it "
+            "into an engine made of the other model and optimiser"
+        )
 
     def state_dict(self, *, full: bool = False) -> dict[str, Any]:
         """Everything that continues the run bit for bit; loads with ``torch.load(..., weights_only=True)``.
@@ -362,16 +373,7 @@ class SparseEngine:
             **self._stepper.density_record.state_dict(),
             "method_state": pack_method_state(self._context.state, topology),
             "method_parameters": {name: value.detach() for name, value in self._context.parameters.items()},
-            **({} if self._young is None else {"ages": self._ages(self._young, full)}),
-        }
-
-    def _ages(self, young: YoungWeights, full: bool) -> dict[str, Tensor]:
-        """Of each layer int32: 0 for old weights, steps since growth + 1 for young ones."""
-        topology = self.topology
-        ages = [like_parameter(young.to_tensor(i), layer.parameter) for i, layer in enumerate(topology.layers)]
-        return {
-            layer.name: tensor.full_tensor() if full and is_sharded(tensor) else tensor
-            for layer, tensor in zip(topology.layers, ages, strict=True)
+            **({} if self._young is None else {"ages": self._young.state_dict(full)}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -401,11 +403,6 @@ class SparseEngine:
         self._context.step = state["steps"]
         self._stepper.density_record.load(state, self.steps)
         if self._young is not None and isinstance(ages := state.get("ages"), Mapping):
-            self._young.load(
-                local_part(ages[layer.name])
-                if is_sharded(ages[layer.name])
-                else self.topology.part(i, ages[layer.name])
-                for i, layer in enumerate(self.topology.layers)
-            )
+            self._young.load_state_dict(ages)
         self._stepper.forget()
         self._is_verified = not self._ranks.is_collective

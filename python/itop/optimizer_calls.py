@@ -18,6 +18,11 @@ def in_eager_mode(hook: Callable[..., Any]) -> Callable[..., Any]:
     return disabled
 
 
+def can_be_hooked(optimizer: Optimizer) -> bool:
+    """Whether ``optimizer.step`` calls hooks: some that wrap others leave out ``Optimizer.__init__``, which sees to it."""
+    return hasattr(optimizer, "_optimizer_step_pre_hooks") and bool(getattr(type(optimizer).step, "hooked", False))
+
+
 def owner_of(hook: Callable[..., Any] | None) -> object:
     """The object whose method a hook is, also behind :func:`in_eager_mode`."""
     return getattr(getattr(hook, "__wrapped__", hook), "__self__", None)

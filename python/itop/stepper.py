@@ -217,9 +217,9 @@ class Stepper:
         """Adds the gradient of the method's penalty, so that no loop has to add it to its loss."""
         with torch.enable_grad():
             penalty = self._method.regulariser(self._context)
-        if penalty is None:
+        parameters = [p for p in (*self._parameters, *self._context.parameters.values()) if p.requires_grad]
+        if penalty is None or not penalty.requires_grad:
             return
-        parameters = [*self._parameters, *self._context.parameters.values()]
         gradients = torch.autograd.grad(penalty * self._context.gradient_scale, parameters, allow_unused=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if gradient is None:
