@@ -96,6 +96,8 @@ class Context:
         """Active weights of each layer where the allocation distributes another density."""
         if density >= 1.0:
             return [layer.numel for layer in self.topology.layers]
+        if 1.0 - density >= 1.0:  # nothing, also after rounding
+            return [0] * len(self.topology.layers)
         shapes = [LayerShape(layer.name, layer.shape) for layer in self.topology.layers]
         return self.allocation.counts(shapes, 1.0 - density)
 

@@ -249,6 +249,20 @@ def test_a_ramp_that_outlasts_the_exploration_is_followed_to_its_end(name: str) 
     assert densities[TOTAL_STEPS] == pytest.approx(0.2, abs=1e-3)
 
 
+def test_a_network_may_begin_with_nothing_and_grow() -> None:
+    run = Run(METHODS["set-itop"](update_every=4, initial_density=1e-20, density_until=0.5))
+    assert run.engine.density == 0.0
+    assert run.train(TOTAL_STEPS).engine.density == pytest.approx(0.2, abs=1e-3)
+
+
+def test_nest_begins_with_nothing_where_nothing_is_aimed_at() -> None:
+    run = ByHand(METHODS["nest"](update_every=1), [[1.0, 2.0]], sparsity=0.9, total_steps=4)
+    assert run.active() == [[0, 0]]
+    for _ in range(4):
+        run.step([[1.0, 1.0]])
+    assert run.active() == [[0, 0]]
+
+
 def test_patterns_that_do_not_go_with_a_method_are_refused_before_anything_happens() -> None:
     with pytest.raises(ValueError, match="'set' drops single weights, not by scores that a block could add up"):
         Run(METHODS["set"](pattern="4x4"))

@@ -65,6 +65,8 @@ class DeepR(Method):
     def after_step(self, context: Context) -> None:
         topology = context.topology
         for i, (weight, mask) in enumerate(zip(topology.weights(), topology.active.to_tensors(), strict=True)):
+            if not topology.layers[i].parameter.requires_grad:
+                continue
             rate = context.learning_rate(i)
             change = torch.sign(weight) * (-rate * self.l1)
             if self.temperature > 0.0:
