@@ -73,3 +73,22 @@ class ScheduleFree(Optimizer):
                 z.sub_(p.grad, alpha=group["lr"])
                 average.lerp_(z, 1.0 / group["k"])
                 p.copy_(z.lerp(average, group["beta"]))
+
+
+class Lookahead(Optimizer):
+    """Wraps another optimiser, whose state it leaves there; every second step weights go half of the way back."""
+
+    def __init__(self, inner: Optimizer) -> None:
+        super().__init__(inner.param_groups, {})
+        self.inner = inner
+        self.num_steps = 0
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        self.inner.step()
+        self.num_steps += 1
+        for group in self.param_groups:
+            for p in with_gradients(group) if self.num_steps % 2 == 0 else ():
+                slow = self.state[p].setdefault("slow", p.clone())
+                slow.add_(p - slow, alpha=0.5)
+                p.copy_(slow)

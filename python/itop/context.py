@@ -96,8 +96,15 @@ class Context:
         """Active weights of each layer where the allocation distributes another density."""
         if density >= 1.0:
             return [layer.numel for layer in self.topology.layers]
+        if 1.0 - density >= 1.0:  # nothing, also after rounding
+            return [0] * len(self.topology.layers)
         shapes = [LayerShape(layer.name, layer.shape) for layer in self.topology.layers]
         return self.allocation.counts(shapes, 1.0 - density)
+
+    @property
+    def members(self) -> tuple[Optimizer, ...]:
+        """The optimisers that make one step together."""
+        return self.optimizer.members if isinstance(self.optimizer, OptimizerGroup) else (self.optimizer,)
 
     # --- gradients and rates ------------------------------------------------------------------------------------------
 
@@ -146,11 +153,10 @@ class Context:
 
     def release_parameters(self) -> None:
         """The optimiser forgets the method's parameters."""
-        members = self.optimizer.members if isinstance(self.optimizer, OptimizerGroup) else (self.optimizer,)
         for parameter in self.parameters.values():
             parameters = self._group_of(parameter)["params"]
             parameters[:] = [other for other in parameters if other is not parameter]
-            for optimizer in members:
+            for optimizer in self.members:
                 optimizer.state.pop(parameter, None)
         self.parameters.clear()
 

@@ -14,16 +14,16 @@ from itop.analysis.flops import count_macs, forward_flops
 from itop.context import Context, TrainingData
 from itop.displaced_values import DisplacedValues
 from itop.distributed.agreement import Ranks, check_same, check_same_topology
-from itop.distributed.shards import is_sharded, like_parameter, local_part
+from itop.distributed.shards import is_sharded
 from itop.engine_plan import THE_LAYERS, EnginePlan, fingerprint, plan_engine, starting_anew
 from itop.engine_state import STATE_VERSION, check_state, pack_method_state, unpack_method_state
 from itop.example_input import ExampleInput, record_example
 from itop.grown_state import GrownState, YoungWeights, ZeroState
+from itop.held_layers import HeldLayers
 from itop.layer_state import LayerState
 from itop.layers import Rules, unwrap
 from itop.methods import Method
 from itop.optim import MaskedOptimizer
-from itop.optimizer_group import OptimizerGroup
 from itop.sparse_topology import make_topology
 from itop.stepper import Stepper
 from itop.training_cost import Flops
@@ -123,6 +123,7 @@ class SparseEngine:
         if self._young is not None:
             self.topology.on_grown = self._young.add
         self._is_verified = not self._ranks.is_collective
+        self._held = HeldLayers(self._context.model, self.topology.layers)
         self._stepper = Stepper(self._context, self.method, plan.members, self._young, self._before_any_step)
         self._example: ExampleInput | None = None
         self._attach(model, plan.members, attach, sparse_gradients)
@@ -191,6 +192,11 @@ class SparseEngine:
         return self.topology.num_updates
 
     @property
+    def hides_weights(self) -> bool:
+        """Whether the optimiser trains other weights than the model holds, from which the method computes those."""
+        return self.method.hides_weights(self._context)
+
+    @property
     def last_update(self) -> UpdateReport | None:
         """The report of the latest topology update; None before the first."""
         return self._stepper.last_update
@@ -218,19 +224,18 @@ class SparseEngine:
             ValueError: On every rank alike, naming the layer, or what else differs.
         """
         context = self._context
-        position = {
-            **fingerprint(
-                self.method, self.topology.layers, context.target_counts, context.total_steps, self.topology.seed
-            ),
-            "steps": str(self.steps),
-            "num_updates": str(self.num_updates),
-        }
-        everyone = self._ranks.gather((position, self.topology.layer_digests()))
-        check_same({rank: theirs for rank, (theirs, _) in everyone.items()})
-        check_same_topology({rank: digests for rank, (_, digests) in everyone.items()})
+        made = fingerprint(
+            self.method, self.topology.layers, context.target_counts, context.total_steps, self.topology.seed
+        )
+        position = {"steps": str(self.steps), "num_updates": str(self.num_updates)}
+        everyone = self._ranks.gather((made, position, self.topology.layer_digests()))
+        check_same({rank: theirs[0] for rank, theirs in everyone.items()})
+        check_same({rank: theirs[1] for rank, theirs in everyone.items()}, "load one state on every rank")
+        check_same_topology({rank: theirs[2] for rank, theirs in everyone.items()})
         self._is_verified = True
 
     def _before_any_step(self) -> None:
+        self._held.check()
         self._displaced = None
         self._ranks.look()
         if not self._is_verified:
@@ -303,6 +308,7 @@ class SparseEngine:
             ValueError: If weights or gradients hold NaN or infinity; nothing has been changed then.
             RuntimeError: If gradients are needed, and there are none or masked ones.
         """
+        self._held.check()
         self._displaced = None
         return self._stepper.update_now()
 
@@ -322,10 +328,11 @@ class SparseEngine:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        for member in self.optimizer.members if isinstance(self.optimizer, OptimizerGroup) else (self.optimizer,):
+        for member in self._context.members:
             if isinstance(member, MaskedOptimizer):
                 member.attach_topology(None)
         self._context.release_parameters()
+        self._held.release()
         self._hooks_steps = False
 
     def _looks_at_gradients(self) -> bool:
@@ -333,6 +340,12 @@ class SparseEngine:
         return self.method.needs_gradient_every_step or self._stepper.is_update_step(self.steps + 1)
 
     # --- saving --------------------------------------------------------------------------------------------------------
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        raise TypeError(
+            "a SparseEngine can be neither copied nor pickled, it is hooked to its optimiser; save state_dict(), and load it "
+            "into an engine made of the other model and optimiser"
+        )
 
     def state_dict(self, *, full: bool = False) -> dict[str, Any]:
         """Everything that continues the run bit for bit; loads with ``torch.load(..., weights_only=True)``.
@@ -358,16 +371,7 @@ class SparseEngine:
             **self._stepper.density_record.state_dict(),
             "method_state": pack_method_state(self._context.state, topology),
             "method_parameters": {name: value.detach() for name, value in self._context.parameters.items()},
-            **({} if self._young is None else {"ages": self._ages(self._young, full)}),
-        }
-
-    def _ages(self, young: YoungWeights, full: bool) -> dict[str, Tensor]:
-        """Of each layer int32: 0 for old weights, steps since growth + 1 for young ones."""
-        topology = self.topology
-        ages = [like_parameter(young.to_tensor(i), layer.parameter) for i, layer in enumerate(topology.layers)]
-        return {
-            layer.name: tensor.full_tensor() if full and is_sharded(tensor) else tensor
-            for layer, tensor in zip(topology.layers, ages, strict=True)
+            **({} if self._young is None else {"ages": self._young.state_dict(full)}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -397,11 +401,6 @@ class SparseEngine:
         self._context.step = state["steps"]
         self._stepper.density_record.load(state, self.steps)
         if self._young is not None and isinstance(ages := state.get("ages"), Mapping):
-            self._young.load(
-                local_part(ages[layer.name])
-                if is_sharded(ages[layer.name])
-                else self.topology.part(i, ages[layer.name])
-                for i, layer in enumerate(self.topology.layers)
-            )
+            self._young.load_state_dict(ages)
         self._stepper.forget()
         self._is_verified = not self._ranks.is_collective

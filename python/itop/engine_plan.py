@@ -18,7 +18,7 @@ from itop.grown_state import GrownState
 from itop.layers import Layer, Rules, find_layers
 from itop.methods import Method, as_method
 from itop.optim import MaskedOptimizer
-from itop.optimizer_calls import owner_of
+from itop.optimizer_calls import can_be_hooked, owner_of
 from itop.optimizer_group import OptimizerGroup
 from itop.optimizer_state import OptimizerState
 from itop.stepper import Stepper
@@ -47,7 +47,7 @@ class EnginePlan:
     optimizer_state: OptimizerState
 
 
-def _check_arguments(model: object, optimizer: object, total_steps: object, seed: object) -> None:
+def _check_arguments(model: object, optimizer: object, total_steps: object, seed: object, attach: bool) -> None:
     """Raises TypeError or ValueError, in one sentence, for what cannot be an engine's argument."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -55,6 +55,11 @@ def _check_arguments(model: object, optimizer: object, total_steps: object, seed
     for member in optimizer if several else (optimizer,):  # type: ignore[attr-defined]
         if not isinstance(member, Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer or a list of them, got {type(member).__name__}")
+        if attach and not can_be_hooked(member):
+            raise ValueError(
+                f"the optimiser {type(member).__name__} does not call hooks, because it was made without Optimizer.__init__; give "
+                "the engine the optimiser that it wraps, or attach=False"
+            )
     if total_steps is not None and (
         isinstance(total_steps, bool) or not isinstance(total_steps, int) or total_steps < 1
     ):
@@ -82,7 +87,7 @@ def plan_engine(
     Raises:
         TypeError, ValueError: If an argument does not fit by itself, the others, the model or the optimiser.
     """
-    _check_arguments(model, optimizer, total_steps, seed)
+    _check_arguments(model, optimizer, total_steps, seed, attach)
     members = (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
     stepped = optimizer if isinstance(optimizer, Optimizer) else OptimizerGroup(members)
     target_count(1, sparsity)  # says what is wrong with it before anything else is asked
@@ -117,7 +122,8 @@ def plan_engine(
         if not isinstance(stepped, Optimizer) or not attach:
             raise ValueError("grown_state needs one optimiser, by itself and with the engine's hooks")
         grown_state.check(stepped)
-    _check_finite(layers)
+    _check_values(layers)
+    _check_one_optimizer_each(members, layers)
     for member in members:
         _check_no_other_engine(member, layers)
     return EnginePlan(chosen_method, chosen, layers, counts, stepped, members, state)
@@ -160,15 +166,38 @@ def starting_anew(
     return lambda: batches
 
 
-def _check_finite(layers: Sequence[Layer]) -> None:
+def _check_values(layers: Sequence[Layer]) -> None:
     for layer in layers:
+        if layer.parameter.is_meta:
+            raise ValueError(
+                f"parameter '{layer.name}' is on the meta device and holds no values; give the model its weights first"
+            )
+        if layer.parameter.is_inference():
+            raise ValueError(
+                f"parameter '{layer.name}' was made in torch.inference_mode() and cannot be trained; make the model outside it"
+            )
         if not torch.isfinite(local_part(layer.parameter)).all():
             raise ValueError(f"the weights of layer '{layer.name}' hold NaN or infinity")
 
 
+def _check_one_optimizer_each(members: Sequence[Optimizer], layers: Sequence[Layer]) -> None:
+    if len({id(member) for member in members}) < len(members):
+        raise ValueError("optimizer lists the same optimiser twice")
+    names = {id(layer.parameter): layer.name for layer in layers}
+    seen: set[int] = set()
+    for member in members:
+        mine = {id(parameter) for group in member.param_groups for parameter in group["params"]}
+        for key in seen & mine & names.keys():
+            raise ValueError(
+                f"parameter '{names[key]}' is in two of the optimisers; several under one engine must share the model's "
+                "parameters between them"
+            )
+        seen |= mine
+
+
 def _check_no_other_engine(optimizer: Optimizer, layers: Sequence[Layer]) -> None:
     mine = {id(layer.parameter) for layer in layers}
-    for hook in optimizer._optimizer_step_pre_hooks.values():
+    for hook in getattr(optimizer, "_optimizer_step_pre_hooks", {}).values():
         other = owner_of(hook)
         if not isinstance(other, Stepper):
             continue

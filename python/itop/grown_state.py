@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.optim import LBFGS, Adam, AdamW, Optimizer
 
-from itop.distributed.shards import local_part
+from itop.distributed.shards import is_sharded, like_parameter, local_part
 from itop.selection import BitSet
 from itop.topology import Topology
 
@@ -181,19 +181,24 @@ class YoungWeights:
             self.places[layer] = torch.cat([self.places[layer], born])
             self.ages[layer] = torch.cat([self.ages[layer], torch.zeros_like(born, dtype=torch.int32)])
 
-    def to_tensor(self, layer: int) -> Tensor:
-        """[part of the layer held here] int32: 0 for old weights, age + 1 for young ones."""
-        weight = self.topology.local(layer)
-        ages = torch.zeros_like(weight, dtype=torch.int32)
-        _flat(ages)[self.places[layer]] = self.ages[layer] + 1
-        return ages
+    def state_dict(self, full: bool) -> dict[str, Tensor]:
+        """By layer int32, cut as the weights are unless ``full``: 0 for old weights, steps since growth + 1 for young ones."""
+        state: dict[str, Tensor] = {}
+        for i, layer in enumerate(self.topology.layers):
+            ages = torch.zeros_like(self.topology.local(i), dtype=torch.int32)
+            _flat(ages)[self.places[i]] = self.ages[i] + 1
+            tensor = like_parameter(ages, layer.parameter)
+            state[layer.name] = tensor.full_tensor() if full and is_sharded(tensor) else tensor
+        return state
 
-    def load(self, tensors: Iterable[Tensor]) -> None:
-        """The inverse, for all layers."""
-        for layer, tensor in enumerate(tensors):
-            ages = _flat(self.topology.in_storage_order(layer, tensor.to(self.topology.device, torch.int32)))
-            self.places[layer] = ages.nonzero().view(-1)
-            self.ages[layer] = ages[self.places[layer]] - 1
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse, from a state that is cut alike or whole."""
+        for i, layer in enumerate(self.topology.layers):
+            saved = state[layer.name]
+            part = local_part(saved) if is_sharded(saved) else self.topology.part(i, saved)
+            ages = _flat(self.topology.in_storage_order(i, part.to(self.topology.device, torch.int32)))
+            self.places[i] = ages.nonzero().view(-1)
+            self.ages[i] = ages[self.places[i]] - 1
 
     def _layers(self) -> list[int]:
         return [layer for layer, places in enumerate(self.places) if places.numel() > 0]

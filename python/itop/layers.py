@@ -23,6 +23,10 @@ _WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module")
 
 _NEVER = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, _NormBase, nn.PReLU)
 
+_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+_DEFAULT_LEAVES = ("weight", "weight_ih", "weight_hh", *_PROJECTIONS)
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
@@ -76,10 +80,11 @@ def find_layers(model: nn.Module, include: Rules = None, exclude: Rules = ()) ->
     Args:
         model: The network; wrappers of ``torch.compile`` and data parallelism are looked through.
         include: Only what a rule matches. A module type also admits modules outside the default.
-        exclude: Not what a rule matches.
+        exclude: Not what a rule matches, under any of its names.
 
     Raises:
-        ValueError: If nothing matches, or a glob or type of ``include`` matches nothing.
+        ValueError: If nothing matches, a glob or type of ``include`` matches nothing, or a weight that would take part is
+            no parameter but computed from others.
     """
     model = unwrap(model)
     _refuse_flat_shards(model)
@@ -91,10 +96,13 @@ def find_layers(model: nn.Module, include: Rules = None, exclude: Rules = ()) ->
         if isinstance(module, _NEVER)
         for parameter in module.parameters(recurse=False)
     }
+    weights = list(_weights(model, admits_any=include_rules is not None))
+    excluded = {id(weight[2]) for weight in weights if any(_matches(rule, *weight) for rule in exclude_rules)}
+    _refuse_computed_weights(model, include_rules, exclude_rules)
     matched: set[int] = set()
     seen: set[int] = set()
     layers: list[Layer] = []
-    for name, module, parameter in _weights(model, admits_any=include_rules is not None):
+    for name, module, parameter in weights:
         if id(parameter) in forbidden or id(parameter) in seen or not parameter.requires_grad:
             continue
         if include_rules is None:
@@ -105,7 +113,7 @@ def find_layers(model: nn.Module, include: Rules = None, exclude: Rules = ()) ->
             if not hits:
                 continue
             matched.update(hits)
-        if any(_matches(rule, name, module, parameter) for rule in exclude_rules):
+        if id(parameter) in excluded:
             continue
         seen.add(id(parameter))
         shape = module.weight_shape if isinstance(module, CompressedWeight) else parameter.shape
@@ -202,8 +210,35 @@ def _refuse_flat_shards(model: nn.Module) -> None:
         )
 
 
+def _refuse_computed_weights(model: nn.Module, include: tuple[Rule, ...] | None, exclude: tuple[Rule, ...]) -> None:
+    for module_name, module in model.named_modules(remove_duplicate=False):
+        for leaf in _default_leaves(module):
+            if leaf in module._parameters or not isinstance(weight := getattr(module, leaf, None), Tensor):
+                continue
+            name = _without_wrappers(f"{module_name}.{leaf}" if module_name else leaf)
+            shown = nn.Parameter(weight.detach())
+            takes_part = include is None or any(_matches(rule, name, module, shown) for rule in include)
+            takes_part &= not any(_matches(rule, name, module, shown) for rule in exclude)
+            is_trained = any(part.requires_grad for key, part in module.named_parameters() if leaf in key)
+            if takes_part and is_trained:
+                raise ValueError(
+                    f"the weight '{name}' is no parameter but computed from others (a parametrization, weight norm, spectral "
+                    "norm or pruning of torch.nn.utils), so that the engine cannot keep it sparse; remove what computes it, "
+                    "or exclude the layer"
+                )
+
+
+def _default_leaves(module: nn.Module) -> Iterable[str]:
+    """The weights that a module of a default kind has, whether as parameters or not."""
+    if isinstance(module, CompressedWeight):
+        return ()
+    if isinstance(module, nn.RNNBase):
+        return [name for name in module._flat_weights_names if _is_default(name, module)]
+    return (name for name in _DEFAULT_LEAVES if _is_default(name, module))
+
+
 def _weights(model: nn.Module, admits_any: bool) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
-    for module_name, module in model.named_modules():
+    for module_name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, CompressedWeight):
             yield _without_wrappers(f"{module_name}.weight" if module_name else "weight"), module, module.values
             continue
@@ -213,6 +248,8 @@ def _weights(model: nn.Module, admits_any: bool) -> Iterator[tuple[str, nn.Modul
                     f"parameter '{module_name}.{parameter_name}' is not initialised; run a batch through the model first"
                 )
             if parameter.dim() < 2 or not parameter.is_floating_point() or "bias" in parameter_name.split("_"):
+                continue
+            if parameter.numel() == 0:
                 continue
             if admits_any or _is_default(parameter_name, module):
                 name = f"{module_name}.{parameter_name}" if module_name else parameter_name
@@ -226,7 +263,7 @@ def _is_default(name: str, module: nn.Module) -> bool:
     ):
         return leaf == "weight"
     if isinstance(module, nn.MultiheadAttention):
-        return leaf in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+        return leaf in _PROJECTIONS
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
         return leaf.startswith("weight_")
     return False

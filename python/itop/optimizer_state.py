@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -91,13 +91,21 @@ class OptimizerState:
         """
         if layer.is_compressed:
             return  # no place of it is inactive: what it holds moves with its values
-        state = self.optimizer.state.get(layer.parameter) or {}
-        if is_sharded(layer.parameter):
-            yield from self._sharded_states(state, layer)
-            return
-        yield from _tensors_of_shape(state.values(), layer.parameter.shape)
-        if isinstance(self.optimizer, LBFGS):
+        for of_optimizer in self._states():
+            state = of_optimizer.get(layer.parameter) or {}
+            if is_sharded(layer.parameter):
+                yield from self._sharded_states(state, layer)
+            else:
+                yield from _tensors_of_shape(state.values(), layer.parameter.shape)
+        if isinstance(self.optimizer, LBFGS) and not is_sharded(layer.parameter):
             yield from self._parts_of_flat_vectors(layer.parameter)
+
+    def _states(self) -> list[Mapping[Any, Any]]:
+        """Of the optimiser, and of those it wraps: Lookahead, ZeroRedundancyOptimizer."""
+        states: dict[int, Mapping[Any, Any]] = {id(self.optimizer.state): self.optimizer.state}
+        for wrapped in _wrapped(self.optimizer, set()):
+            states[id(wrapped.state)] = wrapped.state
+        return list(states.values())
 
     def _sharded_states(self, state: dict[str, object], layer: Layer) -> Iterator[Tensor]:
         for tensor in _tensors_of_shape(state.values(), layer.parameter.shape, local_part(layer.parameter).shape):
@@ -133,8 +141,8 @@ class OptimizerState:
 
     def signature(self) -> tuple[int, int]:
         """Changes when the optimiser makes state: of how many parameters it has some, and how much in all."""
-        state = self.optimizer.state
-        return len(state), sum(map(len, state.values()))
+        states = self._states()
+        return sum(map(len, states)), sum(len(of_weight) for state in states for of_weight in state.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +170,16 @@ class TensorsToMask:
                 without_state |= restarted.to_tensor(i)
             for state in states:
                 state.masked_fill_(without_state.to(state.device), 0)
+
+
+def _wrapped(optimizer: Optimizer | OptimizerGroup, seen: set[int]) -> Iterator[Optimizer]:
+    seen.add(id(optimizer))
+    members = optimizer.members if isinstance(optimizer, OptimizerGroup) else vars(optimizer).values()
+    for value in members:
+        if isinstance(value, Optimizer) and id(value) not in seen:
+            if not isinstance(optimizer, OptimizerGroup):  # whose own view shows the states of its members
+                yield value
+            yield from _wrapped(value, seen)
 
 
 def _same_layout(state: Tensor, weight: Tensor) -> bool:

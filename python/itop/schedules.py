@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import final
 
+from itop.ranges import FRACTION, NOT_NEGATIVE, POSITIVE_FRACTION
+
 
 class UpdateSchedule(ABC):
     """At which steps the topology is updated."""
@@ -210,12 +212,12 @@ class DensityRamp:
     power: float = 3.0
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.initial <= 1.0:
-            raise ValueError(f"initial density must be in (0, 1], got {self.initial!r}")
-        if not 0.0 <= self.start < self.end <= 1.0:
-            raise ValueError(f"a ramp needs 0 <= start < end <= 1, got start {self.start!r}, end {self.end!r}")
-        if not self.power >= 0.0:
-            raise ValueError(f"power must not be negative, got {self.power!r}")
+        POSITIVE_FRACTION.require("initial_density", self.initial)
+        FRACTION.require("the start of a ramp", self.start)
+        FRACTION.require("the end of a ramp", self.end)
+        NOT_NEGATIVE.require("the power of a ramp", self.power)
+        if not self.start < self.end:
+            raise ValueError(f"a ramp needs start < end, got start {self.start!r}, end {self.end!r}")
 
     def count(self, initial: int, final: int, step: int, total_steps: int) -> int:
         """Active weights at a step on the way from an initial to a final number; exact at both ends."""
@@ -243,11 +245,6 @@ class DropFraction(ABC):
         """The fraction at this step, in [0, 1]."""
 
 
-def _check_fraction(name: str, value: float) -> None:
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(f"{name} must be in [0, 1], got {value!r}")
-
-
 @final
 @dataclass(frozen=True, slots=True)
 class ConstantDropFraction(DropFraction):
@@ -256,7 +253,7 @@ class ConstantDropFraction(DropFraction):
     fraction: float
 
     def __post_init__(self) -> None:
-        _check_fraction("drop_fraction", self.fraction)
+        FRACTION.require("drop_fraction", self.fraction)
 
     def __call__(self, step: int, total_steps: int | None) -> float:
         return self.fraction
@@ -286,8 +283,8 @@ class CosineDropFraction(DropFraction):
     until: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_fraction("drop_fraction", self.initial)
-        _check_fraction("final drop fraction", self.final)
+        FRACTION.require("drop_fraction", self.initial)
+        FRACTION.require("final drop fraction", self.final)
         if self.final > self.initial:
             raise ValueError(f"the final drop fraction must be at most the initial {self.initial}, got {self.final}")
         if not 0.0 < self.until <= 1.0:
@@ -301,6 +298,13 @@ class CosineDropFraction(DropFraction):
         assert total_steps is not None  # the engine checks `needs_total_steps` once
         progress = min(step / (self.until * total_steps), 1.0)
         return self.final + (self.initial - self.final) / 2 * (1 + math.cos(math.pi * progress))
+
+
+def falling_to(initial: float, final: float) -> CosineDropFraction:
+    """A half cosine over the whole run, which does not rise where the initial fraction is the smaller one."""
+    FRACTION.require("drop_fraction", initial)
+    FRACTION.require("final_drop_fraction", final)
+    return CosineDropFraction(initial, min(final, initial))
 
 
 @final
@@ -318,7 +322,7 @@ class StepwiseDropFraction(DropFraction):
 
     def __post_init__(self) -> None:
         for fraction in self.fractions:
-            _check_fraction("drop_fraction", fraction)
+            FRACTION.require("drop_fraction", fraction)
         if len(self.fractions) != len(self.boundaries) + 1 or list(self.boundaries) != sorted(self.boundaries):
             raise ValueError(
                 f"a stepwise fraction needs increasing boundaries, one fewer than fractions, got {self.boundaries} for "

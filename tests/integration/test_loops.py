@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from itop import SparseEngine
 from itop.methods import METHODS, Fixed, Method, RigL, RigLITOP
-from optimizers_of_others import Lars, ScheduleFree, Shampoo
+from optimizers_of_others import Lars, Lookahead, ScheduleFree, Shampoo
 
 
 def make_model(seed: int = 0) -> nn.Sequential:
@@ -237,6 +237,42 @@ def test_optimisers_that_mix_weights_or_keep_odd_state_stay_exact(kind: Any, met
         engine.optimizer.zero_grad()
         loss_of(model, step).backward()
         engine.optimizer.step()
+        assert_exact(engine)
+    assert engine.num_updates == 4
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_the_state_of_an_optimiser_that_another_one_wraps_is_kept_exact(depth: int) -> None:
+    model = make_model()
+    inner = optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for _ in range(depth):
+        optimizer = Lookahead(optimizer)  # type: ignore[assignment]
+    engine = attach(model, optimizer, "rigl-itop")
+    for step in range(8):
+        optimizer.zero_grad()
+        loss_of(model, step).backward()
+        optimizer.step()
+        assert_exact(engine)
+        for layer in engine.topology.layers:
+            for name in ("exp_avg", "exp_avg_sq"):
+                assert not inner.state[layer.parameter][name][~engine.mask(layer.name)].any()
+    assert engine.num_updates == 4
+
+
+def test_a_wrapper_that_does_not_call_hooks_is_refused_and_what_it_wraps_is_not() -> None:
+    timm = pytest.importorskip("timm.optim", reason="the package timm is not installed")
+    model = make_model()
+    inner = torch.optim.AdamW(model.parameters(), lr=0.01)
+    optimizer = timm.Lookahead(inner, k=2)
+    with pytest.raises(
+        ValueError, match=r"^the optimiser Lookahead does not call hooks, .* that it wraps, or attach=False$"
+    ):
+        attach(model, optimizer)
+    engine = attach(model, inner)
+    for step in range(8):
+        optimizer.zero_grad()
+        loss_of(model, step).backward()
+        optimizer.step()
         assert_exact(engine)
     assert engine.num_updates == 4
 

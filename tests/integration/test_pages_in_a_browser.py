@@ -122,6 +122,29 @@ def test_a_page_is_legible_and_fits_its_window(pages: dict[str, Path], kind: str
     assert found["flat"] == 0
 
 
+TABLES = """
+return Array.from(document.querySelectorAll(".card > table, details > table")).map(function (table) {
+  const card = table.parentElement;
+  if (card.tagName === "DETAILS") card.open = true;
+  card.scrollLeft = 1e6;
+  const text = document.createRange();
+  text.selectNodeContents(table.querySelector("tbody tr").lastElementChild);
+  const right = card.getBoundingClientRect().right;
+  return [right - text.getBoundingClientRect().right, right - table.getBoundingClientRect().right];
+});
+"""
+
+
+@KIND
+@pytest.mark.parametrize("width", [390, 800, 1100, 1280])
+def test_tables_keep_off_the_edge_of_their_card(pages: dict[str, Path], kind: str, width: int) -> None:
+    gaps = probed(pages[kind], TABLES, width=width)
+    assert gaps
+    for text, table in gaps:
+        assert text > 15, "the last column, scrolled to where it ends"
+        assert table < 3, "lines between rows go to the edge"
+
+
 @KIND
 def test_a_page_is_readable_without_javascript(pages: dict[str, Path], kind: str) -> None:
     found = probed_without_javascript(

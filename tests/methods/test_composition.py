@@ -33,6 +33,7 @@ from itop.criteria.curvature import CurvatureDrop
 from itop.methods import METHODS, PRESETS, DropAndGrow
 from itop.methods.composed import with_pattern, with_ramp
 from itop.schedules import ConstantDropFraction, DensityRamp, Every
+from itop.update_report import UpdateReport
 
 DYNAMIC = [
     name
@@ -233,6 +234,35 @@ def test_a_falling_ramp_takes_the_smallest_of_each_group() -> None:
     assert run.active() == [[0, 0, 1, 1, 0, 0, 1, 1]]
 
 
+@pytest.mark.parametrize("name", ["rigl", "dst-ee"])
+def test_a_ramp_that_outlasts_the_exploration_is_followed_to_its_end(name: str) -> None:
+    run = Run(METHODS[name](update_every=4, until=0.25, initial_density=1.0, density_until=0.75))
+    reports: dict[int, UpdateReport] = {}
+    run.engine.on_update(lambda report: reports.update({report.step: report}))
+    densities = {}
+    run.train(TOTAL_STEPS, lambda run: densities.update({run.engine.steps: run.engine.density}))
+    # 48 steps: exploration ends at step 12, the ramp at step 36.
+    assert list(reports) == list(range(4, 37, 4))
+    for step in reports:
+        assert densities[step] == pytest.approx(0.2 + 0.8 * (1 - step / 36) ** 3, abs=1e-3)
+        assert sum(layer.grown for layer in reports[step].layers) == 0 or step < 12
+    assert densities[TOTAL_STEPS] == pytest.approx(0.2, abs=1e-3)
+
+
+def test_a_network_may_begin_with_nothing_and_grow() -> None:
+    run = Run(METHODS["set-itop"](update_every=4, initial_density=1e-20, density_until=0.5))
+    assert run.engine.density == 0.0
+    assert run.train(TOTAL_STEPS).engine.density == pytest.approx(0.2, abs=1e-3)
+
+
+def test_nest_begins_with_nothing_where_nothing_is_aimed_at() -> None:
+    run = ByHand(METHODS["nest"](update_every=1), [[1.0, 2.0]], sparsity=0.9, total_steps=4)
+    assert run.active() == [[0, 0]]
+    for _ in range(4):
+        run.step([[1.0, 1.0]])
+    assert run.active() == [[0, 0]]
+
+
 def test_patterns_that_do_not_go_with_a_method_are_refused_before_anything_happens() -> None:
     with pytest.raises(ValueError, match="'set' drops single weights, not by scores that a block could add up"):
         Run(METHODS["set"](pattern="4x4"))
@@ -240,9 +270,9 @@ def test_patterns_that_do_not_go_with_a_method_are_refused_before_anything_happe
         Run(METHODS["snfs"](pattern="n:4"))
     with pytest.raises(ValueError, match=r"pattern must be 'n:M' .* got '2:4'; n follows from the sparsity, write n:4"):
         METHODS["rigl"](pattern="2:4")
-    with pytest.raises(ValueError, match=r"initial density must be in \(0, 1\], got 1.5"):
+    with pytest.raises(ValueError, match=r"initial_density must be in \(0, 1\], got 1.5"):
         METHODS["rigl"](initial_density=1.5)
-    with pytest.raises(ValueError, match=r"initial_density must be a number in \(0, 1\], got 'big'"):
+    with pytest.raises(ValueError, match=r"initial_density must be in \(0, 1\], got 'big'"):
         METHODS["rigl"](initial_density="big")
 
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from tests.methods.by_hand import ByHand
 from tests.methods.pins import pins
-from torch import Tensor
+from torch import Tensor, nn
 
+from itop import SparseEngine
 from itop.criteria.one_shot import geometric_count
 from itop.methods import METHODS
 
@@ -116,6 +117,20 @@ def test_synflow_keeps_the_paths_of_largest_flow_round_by_round_without_data() -
     # All at once it keeps the dead out-weight: 5, 5, 4, 3 and 10, 7 have 10, 7 and 5 on top.
     once = ByHand(METHODS["synflow"](rounds=1), first, second, batches=batches)
     assert once.active(1) == [[1, 1]]
+
+
+@pins("synflow")
+@pytest.mark.parametrize(("token", "left"), [(0, [[0, 1]]), (1, [[1, 0]])])
+def test_synflow_leaves_tokens_as_they_are(token: int, left: list[list[int]]) -> None:
+    model = nn.Sequential(nn.Embedding(2, 2), nn.Linear(2, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0, -2.0], [-3.0, 1.0]]))
+        model[1].weight.copy_(torch.tensor([[-1.0, 2.0]]))
+    # The flow through the two weights is 1 * 1 and 2 * 2 for token 0, 3 * 1 and 1 * 2 for token 1.
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batches = [(torch.full((4,), token), torch.zeros(4, 1))]
+    engine = SparseEngine(model, optimizer, METHODS["synflow"](rounds=2), sparsity=0.5, batches=batches)
+    assert engine.mask("1.weight").int().tolist() == left
 
 
 @pins("force", "iter-snip")

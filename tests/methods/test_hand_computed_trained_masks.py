@@ -52,6 +52,15 @@ def test_surgery_without_a_rate_takes_the_smallest_of_the_largest_weights_as_its
 
 
 @pins("surgery")
+def test_surgery_finds_a_threshold_for_a_single_weight() -> None:
+    run = ByHand(preset("surgery", c_rate=1.0, finish=None), [[3.0]], [[2.0, 4.0]], lr=1.0, sparsity=0.5)
+    # One weight does not vary: c is its size, so that it stays. Of 2 and 4, c = 3 + 1.41.
+    run.step()
+    assert run.weights(0).tolist() == [[3.0]]
+    assert run.weights(1).tolist() == [[0.0, 4.0]]
+
+
+@pins("surgery")
 def test_surgery_calms_down_with_time() -> None:
     run = ByHand(preset("surgery", gamma=1.0, power=60.0, finish=None), [[4.0, 3.0, 2.0, 1.0]])
     run.step()

@@ -11,6 +11,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
@@ -144,6 +145,25 @@ def test_every_optimiser_keeps_ranks_alike(ranks: RankPool, name: str, wrap: str
     if "Muon" in name and not hasattr(torch.optim, "Muon"):
         pytest.skip("this torch has no Muon")
     ranks.run(train_by, name, wrap)
+
+
+def train_by_zero(is_zero: bool) -> bytes:
+    model = wrapped(make_model(), "DDP")
+    optimizer = ZeroRedundancyOptimizer(model.parameters(), torch.optim.AdamW, lr=0.01) if is_zero else adamw(model)
+    engine = attach(model, optimizer)
+    held = optimizer.optim.state if is_zero else optimizer.state
+
+    def moments_are_zero() -> None:
+        for layer in engine.topology.layers:
+            for state in held.get(layer.parameter, {}).values():
+                assert state.dim() == 0 or not state[~engine.mask(layer.name)].any(), layer.name
+
+    engine.on_update(lambda report: moments_are_zero())
+    return train(model, engine, [optimizer], steps=10)
+
+
+def test_an_optimiser_whose_state_is_shared_out_between_ranks_trains_as_one_that_has_it_whole(ranks: RankPool) -> None:
+    assert ranks.run(train_by_zero, True) == ranks.run(train_by_zero, False)
 
 
 def train_in_bfloat16(reduces_in: torch.dtype | None) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from itop import SparseEngine
+from itop.methods import METHODS
+
+SGD = {"lr": 0.05, "momentum": 0.9}
 
 
 def optimizer_state(engine: SparseEngine, name: str) -> Iterator[tuple[str, Tensor]]:
@@ -92,6 +96,14 @@ def small_convnet(seed: int = 0) -> nn.Sequential:
         nn.Flatten(),
         nn.Linear(12 * 16, 5),
     )
+
+
+def sgd_engine(
+    model: nn.Module, method: str = "set-itop", every: int = 3, **options: Any
+) -> tuple[Optimizer, SparseEngine]:
+    optimizer = torch.optim.SGD(model.parameters(), **SGD)
+    options = {"sparsity": 0.7, "total_steps": 100, **options}
+    return optimizer, SparseEngine(model, optimizer, METHODS[method](update_every=every), **options)
 
 
 Batch = tuple[Tensor, Tensor]

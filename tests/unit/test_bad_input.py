@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable
 from typing import Any
@@ -161,6 +162,61 @@ def test_weights_that_are_not_finite_are_refused_at_the_start(value: float) -> N
         model[2].weight[3, 4] = value
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     refuse(ValueError, r"^the weights of layer '2\.weight' hold NaN or infinity$", model, optimizer=optimizer)
+
+
+def test_weights_that_hold_no_values_or_cannot_be_trained_are_refused() -> None:
+    with torch.device("meta"):
+        model = small_mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with pytest.raises(ValueError, match=r"^parameter '0\.weight' is on the meta device and holds no values; "):
+        SparseEngine(model, optimizer, "static")
+    with torch.inference_mode():
+        model = small_mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=r"^parameter '0\.weight' was made in torch\.inference_mode\(\) and cannot be"):
+        SparseEngine(model, optimizer, "static")
+    assert_same(dict(before), dict(model.state_dict()))
+
+
+def test_optimisers_that_have_a_parameter_twice_are_refused() -> None:
+    model = small_mlp()
+    first, second = torch.optim.SGD(model.parameters(), 0.1), torch.optim.SGD(model[0].parameters(), 0.1)
+    with pytest.raises(
+        ValueError, match=r"^parameter '0\.weight' is in two of the optimisers; several under one engine"
+    ):
+        SparseEngine(model, [first, second], "static")
+    with pytest.raises(ValueError, match=r"^optimizer lists the same optimiser twice$"):
+        SparseEngine(model, [first, first], "static")
+    assert not first._optimizer_step_pre_hooks
+
+
+@pytest.mark.parametrize("attaches", [True, False])
+def test_an_optimiser_that_cannot_be_hooked_is_refused_where_it_would_have_to_be(attaches: bool) -> None:
+    class Wrapper(torch.optim.Optimizer):
+        def __init__(self, inner: torch.optim.Optimizer) -> None:  # without super().__init__(), as some do
+            self.inner, self.defaults = inner, inner.defaults
+            self.param_groups, self.state = inner.param_groups, inner.state
+
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            self.inner.step()
+
+    model = small_mlp()
+    optimizer = Wrapper(torch.optim.SGD(model.parameters(), 0.1, momentum=0.9))
+    if attaches:
+        with pytest.raises(
+            ValueError, match=r"^the optimiser Wrapper does not call hooks, .*; give the engine the optimiser"
+        ):
+            SparseEngine(model, optimizer, "static")
+        assert model[0].weight.all()
+        return
+    engine = SparseEngine(model, optimizer, "static", attach=False)
+    for _ in range(3):
+        model.zero_grad()
+        backward(model, next(batches()))
+        optimizer.step()
+        engine.step()
+        assert not model[0].weight.detach()[~engine.mask("0.weight")].any()
 
 
 def test_a_weight_whose_memory_has_gaps_is_refused() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from engine_checks import InvariantCheck
 from torch import Tensor, nn
+from torch.nn.utils.prune import l1_unstructured
 
 from itop import SparseEngine
 from itop.layers import find_layers, has_same_memory_order, index_map, storage_order
@@ -94,6 +95,56 @@ def test_frozen_weights_stay_out() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     model[0].weight.requires_grad_(False)
     assert names(model) == ["1.weight"]
+
+
+def test_a_tied_weight_is_excluded_by_any_of_its_names() -> None:
+    twice = nn.Linear(4, 4)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), twice, twice, nn.Linear(4, 4))
+    model[1].weight = model[0].weight
+    assert names(model) == ["0.weight", "2.weight", "4.weight"]
+    assert names(model, exclude="1") == ["2.weight", "4.weight"]
+    assert names(model, exclude="3") == ["0.weight", "4.weight"]
+    assert names(model, include=["1", "3"]) == ["1.weight", "3.weight"]
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_layers_without_a_weight_stay_out() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 0))
+    assert names(model) == ["0.weight"]
+    with pytest.raises(ValueError, match="has no sparsifiable layer"):
+        names(model[1:])
+
+
+COMPUTED: dict[str, Any] = {
+    "weight norm": nn.utils.parametrizations.weight_norm,
+    "weight norm of old": nn.utils.weight_norm,
+    "spectral norm": nn.utils.parametrizations.spectral_norm,
+    "spectral norm of old": nn.utils.spectral_norm,
+    "orthogonal": nn.utils.parametrizations.orthogonal,
+    "pruning": lambda module: l1_unstructured(module, "weight", 0.5),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("compute", COMPUTED.values(), ids=COMPUTED)
+def test_a_weight_that_is_computed_from_others_is_refused_where_it_would_take_part(compute: Any) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    compute(model[0])
+    for rules in ({}, {"include": "0.*"}, {"include": nn.Linear}, {"include": lambda name, *_: name == "0.weight"}):
+        with pytest.raises(
+            ValueError, match=r"^the weight '0\.weight' is no parameter but computed .*, or exclude the layer$"
+        ):
+            names(model, **rules)
+    assert names(model, exclude="0") == names(model, include="1") == ["1.weight"]
+    model[0].requires_grad_(False)
+    assert names(model) == ["1.weight"]
+
+
+def test_a_computed_recurrent_or_attention_weight_is_refused() -> None:
+    for module, leaf in ((nn.LSTM(4, 4), "weight_hh_l0"), (nn.MultiheadAttention(4, 2), "in_proj_weight")):
+        nn.utils.parametrizations.weight_norm(module, leaf)
+        with pytest.raises(ValueError, match=f"^the weight '{leaf}' is no parameter but computed"):
+            names(module)
 
 
 def test_names_are_those_of_the_model_inside_wrappers() -> None:

@@ -55,7 +55,7 @@ _FIELDS: Final[dict[str, dict[str, Any]]] = {
     "train_fraction": {"type": float, "metavar": "F", "help": "share of the training set that is used"},
     "batch_size": {"type": int, "metavar": "N", "help": "images in a step"},
     "lr": {"type": float, "metavar": "RATE", "help": "learning rate before its schedule"},
-    "optimizer": {"metavar": "NAME", "help": "sgd, adam or adamw"},
+    "optimizer": {"metavar": "NAME", "help": "sgd, adam, adamw or snt-asgd"},
     "device": {"metavar": "NAME", "help": "auto, cpu, cuda or cuda:N"},
     "execution": {
         "metavar": "NAME",

@@ -8,6 +8,7 @@ from typing import final
 from itop.context import Context
 from itop.criteria.averages import gradient_average, update_average
 from itop.criteria.drop import ScoreDrop
+from itop.ranges import LESS_THAN_ALL
 from itop.selection import Scores
 
 _CURVATURE = "curvature average"
@@ -26,6 +27,9 @@ class CurvatureDrop(ScoreDrop):
     """
 
     decay: float = 0.9
+
+    def __post_init__(self) -> None:
+        LESS_THAN_ALL.require("decay", self.decay)
 
     def observe(self, context: Context) -> None:
         update_average(context, _CURVATURE, self.decay, lambda gradient, weight: gradient.square())

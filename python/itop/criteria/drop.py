@@ -14,6 +14,7 @@ from itop.context import Context
 from itop.criteria.averages import gradient_average, update_average
 from itop.criteria.observer import Part, WrappingPart
 from itop.criteria.patterns import Pattern, Unstructured
+from itop.ranges import LESS_THAN_ALL, NOT_NEGATIVE, POSITIVE
 from itop.selection import BitSet, Scores
 
 
@@ -145,6 +146,9 @@ class MagnitudeAndGradientDrop(ScoreDrop):
 
     gradient_weight: float = 1.0
 
+    def __post_init__(self) -> None:
+        NOT_NEGATIVE.require("gradient_weight", self.gradient_weight)
+
     def scores(self, context: Context) -> Scores:
         return Scores(
             [
@@ -172,6 +176,9 @@ class TaylorDrop(ScoreDrop):
 
     decay: float = 0.9
 
+    def __post_init__(self) -> None:
+        LESS_THAN_ALL.require("decay", self.decay)
+
     def observe(self, context: Context) -> None:
         update_average(context, _TAYLOR, self.decay, lambda gradient, weight: (gradient * weight).square_())
 
@@ -191,6 +198,9 @@ class SensitivityDrop(ScoreDrop):
     """
 
     decay: float = 0.9
+
+    def __post_init__(self) -> None:
+        LESS_THAN_ALL.require("decay", self.decay)
 
     def observe(self, context: Context) -> None:
         update_average(context, _SENSITIVITY, self.decay, lambda gradient, weight: gradient.abs())
@@ -219,8 +229,7 @@ class SoftDrop(WrappingPart, ScoreDrop):
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0.0:
-            raise ValueError(f"temperature must be above 0, got {self.temperature!r}")
+        POSITIVE.require("temperature", self.temperature)
 
     def scores(self, context: Context) -> Scores:
         keys = sampled(context, self.rule.scores(context), self.temperature, favours_large=False)

@@ -17,6 +17,7 @@ from itop.context import Context
 from itop.criteria.averages import gradient_average, update_average
 from itop.criteria.drop import sampled
 from itop.criteria.observer import Part, WrappingPart
+from itop.ranges import LESS_THAN_ALL, NOT_NEGATIVE, POSITIVE
 from itop.selection import BitSet, Quota, Scores
 from itop.topology import is_native
 
@@ -102,6 +103,10 @@ class MomentumGrowth(ScoreGrowth):
     decay: float = 0.9
     second_decay: float = 0.999
 
+    def __post_init__(self) -> None:
+        LESS_THAN_ALL.require("momentum", self.decay)
+        LESS_THAN_ALL.require("second_decay", self.second_decay)
+
     @property
     def works_truly_sparse(self) -> bool:
         return True
@@ -156,10 +161,8 @@ class ExplorationBonusGrowth(ScoreGrowth):
     epsilon: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.bonus >= 0.0 or not self.epsilon > 0.0:
-            raise ValueError(
-                f"bonus must not be negative and epsilon must be above 0, got {self.bonus!r}, {self.epsilon!r}"
-            )
+        NOT_NEGATIVE.require("bonus", self.bonus)
+        POSITIVE.require("epsilon", self.epsilon)
 
     @property
     def needs_gradient(self) -> bool:
@@ -210,8 +213,7 @@ class SoftGrowth(WrappingPart, ScoreGrowth):
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0.0:
-            raise ValueError(f"temperature must be above 0, got {self.temperature!r}")
+        POSITIVE.require("temperature", self.temperature)
 
     def scores(self, context: Context) -> Scores:
         return sampled(context, self.rule.scores(context), self.temperature, favours_large=True)

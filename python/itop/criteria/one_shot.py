@@ -22,6 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from itop.context import Context, TrainingData
 from itop.criteria.initial import InitialMasks
 from itop.distributed.shards import reshard
+from itop.ranges import POSITIVE, POSITIVE_FRACTION, require_count
 from itop.selection import BitSet, Scores
 
 
@@ -132,7 +133,7 @@ class SnipMasks(DataMasks):
     num_batches: int = 1
 
     def __post_init__(self) -> None:
-        _at_least_one("batches", self.num_batches)
+        require_count("num_batches", self.num_batches)
 
     @property
     def works_on_shards(self) -> bool:
@@ -164,9 +165,8 @@ class GraspMasks(DataMasks):
     temperature: float = 200.0
 
     def __post_init__(self) -> None:
-        _at_least_one("batches", self.num_batches)
-        if not self.temperature > 0.0:
-            raise ValueError(f"temperature must be above 0, got {self.temperature!r}")
+        require_count("num_batches", self.num_batches)
+        POSITIVE.require("temperature", self.temperature)
 
     def masks(self, context: Context) -> BitSet:
         return context.topology.select(context.topology.full(), context.target_total, self.scores(context))
@@ -203,8 +203,9 @@ class GraspMasks(DataMasks):
 class SynFlowMasks(InitialMasks):
     """Keeps the largest synaptic flow, in rounds: ``abs(dR/dw * w)`` with all parameters made positive and ones as input.
 
-    R is the sum of the outputs. No data is used, only the shape of an input, taken from the first batch. In double
-    precision: the flow of a deep network leaves the range of single.
+    R is the sum of the outputs. No data is used, only the shape of an input, taken from the first batch; whole numbers,
+    which a network takes for indices (tokens), stay as they are in its first sample. In double precision: the flow of a
+    deep network leaves the range of single.
 
     Args:
         rounds: n; after round k a fraction ``density ** (k / n)`` is left.
@@ -216,7 +217,7 @@ class SynFlowMasks(InitialMasks):
     rounds: int = 100
 
     def __post_init__(self) -> None:
-        _at_least_one("rounds", self.rounds)
+        require_count("rounds", self.rounds)
 
     @property
     def needs_data(self) -> bool:
@@ -240,7 +241,7 @@ class SynFlowMasks(InitialMasks):
             {name: value.double() for name, value in context.model.named_buffers() if value.is_floating_point()}
         )
         inputs = next(iter(training_data(context).first(1)))[0]
-        ones = torch.ones((1, *inputs.shape[1:]), dtype=torch.float64, device=topology.device)
+        ones = torch.ones_like(inputs[:1], dtype=torch.float64) if inputs.is_floating_point() else inputs[:1]
         active = topology.full()
         with _trial(context, training=False):
             for k in range(1, self.rounds + 1):
@@ -268,8 +269,8 @@ class _Iterative(DataMasks):
     num_batches: int = 1
 
     def __post_init__(self) -> None:
-        _at_least_one("rounds", self.rounds)
-        _at_least_one("batches", self.num_batches)
+        require_count("rounds", self.rounds)
+        require_count("num_batches", self.num_batches)
 
     @abstractmethod
     def narrowed(self, context: Context, active: BitSet, weights: list[Tensor], count: int) -> BitSet:
@@ -336,9 +337,9 @@ class IsometricSnipMasks(DataMasks):
     isometry_rate: float = 0.5
 
     def __post_init__(self) -> None:
-        _at_least_one("batches", self.num_batches)
-        if not 0.0 < self.isometry_rate <= 1.0:
-            raise ValueError(f"isometry_rate must be in (0, 1], got {self.isometry_rate!r}")
+        require_count("num_batches", self.num_batches)
+        require_count("isometry_steps", self.isometry_steps, 0)
+        POSITIVE_FRACTION.require("isometry_rate", self.isometry_rate)
 
     def masks(self, context: Context) -> BitSet:
         topology = context.topology
@@ -372,8 +373,3 @@ def geometric_count(numel: int, target: int, progress: float) -> int:
     if progress >= 1.0 or target == 0:
         return target
     return round(math.exp(progress * math.log(target) + (1.0 - progress) * math.log(numel)))
-
-
-def _at_least_one(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"the number of {name} must be a whole number, at least 1, got {value!r}")

@@ -12,7 +12,8 @@ from typing import Any, Final
 from itop.criteria.initial import RandomMasksOfDensity
 from itop.criteria.patterns import Blocks, ConstantFanIn, NofM, Pattern
 from itop.methods.method import DropAndGrow
-from itop.schedules import DensityRamp
+from itop.ranges import POSITIVE_FRACTION
+from itop.schedules import DensityRamp, Every
 
 COMMON_OPTIONS: Final[Mapping[str, str]] = {
     "allocation": "Of the density to the layers: 'erk', 'er', 'uniform', or sparsities by layer.",
@@ -62,19 +63,22 @@ def with_pattern(method: DropAndGrow, pattern: str | Pattern | None) -> DropAndG
 
 
 def with_ramp(method: DropAndGrow, initial_density: float | None, until: float = 0.75) -> DropAndGrow:
-    """The method with a density that goes from an initial one to that aimed at; itself where there is none."""
-    if initial_density is not None and (
-        isinstance(initial_density, bool) or not isinstance(initial_density, (int, float))
-    ):
-        raise ValueError(f"initial_density must be a number in (0, 1], got {initial_density!r}")
+    """The method with a density that goes from an initial one to that aimed at; itself where there is none.
+
+    Where the topology would stay before the ramp has ended, updates go on until then and follow the ramp.
+    """
+    POSITIVE_FRACTION.require("density_until", until)
     ramp = DensityRamp(1.0 if initial_density is None else initial_density, 0.0, until)
     if initial_density is None:
         return method
+    schedule = method.update_schedule
+    if isinstance(schedule, Every):
+        schedule = replace(schedule, until=max(schedule.until, until))
     return replace(
         method,
         ramp=ramp,
         initial=RandomMasksOfDensity(initial_density),
-        update_schedule=ramp.updates(method.update_schedule),
+        update_schedule=ramp.updates(schedule),
     )
 
 

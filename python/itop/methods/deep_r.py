@@ -12,6 +12,7 @@ from torch import Tensor
 from itop.allocation import AllocationLike
 from itop.context import Context
 from itop.methods.method import Method
+from itop.ranges import NOT_NEGATIVE
 from itop.schedules import Every, UpdateSchedule
 from itop.update_report import UpdateReport
 
@@ -38,8 +39,8 @@ class DeepR(Method):
     allocation: AllocationLike = "erk"
 
     def __post_init__(self) -> None:
-        if not self.l1 >= 0.0 or not self.temperature >= 0.0:
-            raise ValueError(f"l1 and temperature must not be negative, got {self.l1!r} and {self.temperature!r}")
+        NOT_NEGATIVE.require("l1", self.l1)
+        NOT_NEGATIVE.require("temperature", self.temperature)
 
     @property
     def name(self) -> str:
@@ -64,6 +65,8 @@ class DeepR(Method):
     def after_step(self, context: Context) -> None:
         topology = context.topology
         for i, (weight, mask) in enumerate(zip(topology.weights(), topology.active.to_tensors(), strict=True)):
+            if not topology.layers[i].parameter.requires_grad:
+                continue
             rate = context.learning_rate(i)
             change = torch.sign(weight) * (-rate * self.l1)
             if self.temperature > 0.0:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from itop.context import Context
 from itop.methods.hidden_weights import ChosenMasks, DenselyTrained
+from itop.ranges import FINITE, FRACTION, NOT_NEGATIVE, POSITIVE_FRACTION
 from itop.schedules import step_at
 from itop.selection import Scores
 
@@ -42,6 +43,13 @@ class VariationalDropout(DenselyTrained):
     divergence_weight: float = 1.0 / 60_000
     warm_up: float = 0.25
     variance_speed: float = 100.0
+
+    def check_options(self) -> None:
+        FINITE.require("threshold", self.threshold)
+        FINITE.require("initial", self.initial)
+        FRACTION.require("warm_up", self.warm_up)
+        NOT_NEGATIVE.require("divergence_weight", self.divergence_weight)
+        NOT_NEGATIVE.require("variance_speed", self.variance_speed)
 
     @property
     def name(self) -> str:
@@ -119,8 +127,8 @@ class TargetedDropout(ChosenMasks):
     warm_up: float = 0.5
 
     def check_options(self) -> None:
-        if not 0.0 <= self.rate <= 1.0 or not 0.0 < self.warm_up <= 1.0:
-            raise ValueError(f"rate must be in [0, 1] and warm_up in (0, 1], got {self.rate!r} and {self.warm_up!r}")
+        FRACTION.require("rate", self.rate)
+        POSITIVE_FRACTION.require("warm_up", self.warm_up)
 
     @property
     def name(self) -> str:

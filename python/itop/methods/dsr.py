@@ -10,6 +10,7 @@ from itop.context import Context
 from itop.criteria.grow import RandomGrowth
 from itop.criteria.redistribution import SurvivorRedistribution
 from itop.methods.method import Method
+from itop.ranges import FRACTION, POSITIVE, PROPER_FRACTION, require_count
 from itop.schedules import UpdateSchedule
 from itop.selection import Scores
 from itop.update_report import UpdateReport
@@ -65,12 +66,13 @@ class DSR(Method):
     allocation: AllocationLike = "erk"
 
     def __post_init__(self) -> None:
-        if isinstance(self.update_every, bool) or not isinstance(self.update_every, int) or self.update_every < 1:
-            raise ValueError(f"update_every must be a whole number of steps, at least 1, got {self.update_every!r}")
-        if not 0.0 < self.fraction < 1.0 or not self.threshold > 0.0:
-            raise ValueError(
-                f"fraction must be in (0, 1) and threshold above 0, got {self.fraction!r} and {self.threshold!r}"
-            )
+        require_count("update_every", self.update_every)
+        PROPER_FRACTION.require("fraction", self.fraction)
+        POSITIVE.require("threshold", self.threshold)
+        if not isinstance(self.doubles_at, (list, tuple)):
+            raise ValueError(f"doubles_at must be fractions of the run, as in [0.25, 0.5], got {self.doubles_at!r}")
+        for boundary in self.doubles_at:
+            FRACTION.require("each of doubles_at", boundary)
 
     @property
     def name(self) -> str:

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from itop.context import Context
 from itop.criteria.initial import DenseMasks
 from itop.methods.method import Method, UnsuitableModelError
+from itop.ranges import FRACTION, NOT_NEGATIVE, require_count
 from itop.schedules import AtFractions, EitherOf, EveryEpoch, UpdateSchedule, step_at
 from itop.update_report import UpdateReport
 
@@ -45,9 +46,12 @@ class EarlyBird(Method):
     penalty: float = 1e-4
 
     def __post_init__(self) -> None:
-        if self.window < 2:
-            raise ValueError(f"window must be at least 2 masks, got {self.window!r}")
-        AtFractions((self.latest,))
+        require_count("window", self.window, 2)
+        FRACTION.require("tolerance", self.tolerance)
+        NOT_NEGATIVE.require("penalty", self.penalty)
+        if self.check_every is not None:
+            require_count("check_every", self.check_every)
+        FRACTION.require("latest", self.latest)
 
     @property
     def name(self) -> str:

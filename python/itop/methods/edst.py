@@ -15,6 +15,7 @@ from itop.context import Context
 from itop.criteria.grow import GradientGrowth, RandomGrowth
 from itop.methods.composed import takes_density, takes_pattern
 from itop.methods.method import DropAndGrow
+from itop.ranges import FRACTION, PROPER_FRACTION, require_count
 from itop.schedules import AtFractions, DropFraction, EitherOf, Every, step_at
 
 _TICKETS = "tickets"
@@ -35,10 +36,8 @@ class Phases:
     num_tickets: int
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.exploration < 1.0:
-            raise ValueError(f"exploration must be a part of the run in (0, 1), got {self.exploration!r}")
-        if isinstance(self.num_tickets, bool) or not isinstance(self.num_tickets, int) or self.num_tickets < 2:
-            raise ValueError(f"tickets must be a whole number of at least 2, got {self.num_tickets!r}")
+        PROPER_FRACTION.require("exploration", self.exploration)
+        require_count("tickets", self.num_tickets, 2)
 
     @property
     def ends(self) -> tuple[float, ...]:
@@ -67,9 +66,8 @@ class EscapingDropFraction(DropFraction):
     phases: Phases
 
     def __post_init__(self) -> None:
-        for name in ("fraction", "escape"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"drop fractions must be in [0, 1], got {getattr(self, name)!r}")
+        FRACTION.require("drop_fraction", self.fraction)
+        FRACTION.require("escape_fraction", self.escape)
 
     @property
     def needs_total_steps(self) -> bool:

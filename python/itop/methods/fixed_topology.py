@@ -92,6 +92,8 @@ class Fixed(Method):
     def check(self, context: Context) -> None:
         if self.masks is None:
             return
+        if not isinstance(self.masks, Mapping):
+            raise ValueError(f"masks must map layer names to bool tensors, got {self.masks!r}")
         shapes = {layer.name: layer.shape for layer in context.topology.layers}
         for name in shapes.keys() ^ self.masks.keys():
             raise ValueError(f"masks must name exactly the sparse layers {', '.join(shapes)}; '{name}' is not in both")

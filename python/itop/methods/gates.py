@@ -16,6 +16,7 @@ from torch import Tensor
 
 from itop.context import Context
 from itop.methods.hidden_weights import DenselyTrained, straight_through
+from itop.ranges import FINITE, NOT_NEGATIVE, POSITIVE, POSITIVE_FRACTION, PROPER_FRACTION, Range
 from itop.schedules import step_at
 
 _GATE = "gate"
@@ -30,6 +31,9 @@ class Gated(DenselyTrained):
     """
 
     gate_speed: float = 100.0
+
+    def check_options(self) -> None:
+        NOT_NEGATIVE.require("gate_speed", self.gate_speed)
 
     @property
     def speed(self) -> float:
@@ -92,11 +96,12 @@ class L0(Gated):
     zeta: float = 1.1
 
     def check_options(self) -> None:
-        if not 0.0 < self.drop_rate < 1.0 or not self.gamma < 0.0 or not self.zeta > 1.0 or not self.beta > 0.0:
-            raise ValueError(
-                "L0 needs drop_rate in (0, 1), gamma < 0, zeta > 1 and beta > 0, got "
-                f"{self.drop_rate}, {self.gamma}, {self.zeta}, {self.beta}"
-            )
+        Gated.check_options(self)
+        NOT_NEGATIVE.require("penalty", self.penalty)
+        PROPER_FRACTION.require("drop_rate", self.drop_rate)
+        POSITIVE.require("beta", self.beta)
+        Range(-math.inf, 0.0, has_high=False).require("gamma", self.gamma)
+        Range(1.0, math.inf, has_low=False).require("zeta", self.zeta)
 
     @property
     def name(self) -> str:
@@ -138,8 +143,10 @@ class BernoulliGates(Gated):
     penalty: float = 1e-5
 
     def check_options(self) -> None:
-        if not 0.5 <= self.initial_probability <= 1.0:
-            raise ValueError(f"initial_probability must be in [0.5, 1], got {self.initial_probability!r}")
+        Gated.check_options(self)
+        Range(0.5, 1.0).require("initial_probability", self.initial_probability)
+        NOT_NEGATIVE.require("bimodal", self.bimodal)
+        NOT_NEGATIVE.require("penalty", self.penalty)
 
     @property
     def name(self) -> str:
@@ -187,8 +194,10 @@ class ContinuousSparsification(Gated):
     penalty: float = 1e-6
 
     def check_options(self) -> None:
-        if not self.final_beta >= 1.0:
-            raise ValueError(f"final_beta must be at least 1, got {self.final_beta!r}")
+        Gated.check_options(self)
+        FINITE.require("initial", self.initial)
+        Range(1.0, math.inf).require("final_beta", self.final_beta)
+        NOT_NEGATIVE.require("penalty", self.penalty)
 
     @property
     def name(self) -> str:
@@ -247,8 +256,9 @@ class AutoPrune(Gated):
     penalty: float = 1e-4
 
     def check_options(self) -> None:
-        if not self.initial > 0.0:
-            raise ValueError(f"initial must be above 0, got {self.initial!r}")
+        Gated.check_options(self)
+        POSITIVE.require("initial", self.initial)
+        NOT_NEGATIVE.require("penalty", self.penalty)
 
     @property
     def name(self) -> str:
@@ -290,8 +300,8 @@ class ProbMask(Gated):
     final_temperature: float = 0.03
 
     def check_options(self) -> None:
-        if not 0.0 < self.final_temperature <= 1.0:
-            raise ValueError(f"final_temperature must be in (0, 1], got {self.final_temperature!r}")
+        Gated.check_options(self)
+        POSITIVE_FRACTION.require("final_temperature", self.final_temperature)
 
     @property
     def name(self) -> str:

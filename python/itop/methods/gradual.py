@@ -9,7 +9,7 @@ from itop.criteria.grow import GradientGrowth
 from itop.criteria.initial import RandomMasksOfDensity
 from itop.methods.composed import takes_pattern
 from itop.methods.method import DropAndGrow
-from itop.schedules import ConstantDropFraction, CosineDropFraction, DensityRamp, Every
+from itop.schedules import ConstantDropFraction, DensityRamp, Every, falling_to
 
 
 @takes_pattern
@@ -99,7 +99,7 @@ def GraNet(
     return DropAndGrow(
         label="granet",
         update_schedule=ramp.updates(Every(update_every)),
-        drop_fraction=CosineDropFraction(drop_fraction, min(final_drop_fraction, drop_fraction)),
+        drop_fraction=falling_to(drop_fraction, final_drop_fraction),
         grow=GradientGrowth(),
         initial=RandomMasksOfDensity(initial_density),
         allocation=allocation,

@@ -12,6 +12,7 @@ from itop.allocation import AllocationLike
 from itop.context import Context
 from itop.criteria.initial import DenseMasks
 from itop.methods.method import Method
+from itop.ranges import FRACTION, NOT_NEGATIVE
 from itop.schedules import AtFractions, UpdateSchedule
 from itop.selection import Scores
 from itop.update_report import UpdateReport
@@ -37,9 +38,8 @@ class GroupLasso(Method):
     allocation: AllocationLike = "uniform"
 
     def __post_init__(self) -> None:
-        if not self.penalty >= 0.0:
-            raise ValueError(f"penalty must not be negative, got {self.penalty!r}")
-        AtFractions((self.prune_at,))
+        NOT_NEGATIVE.require("penalty", self.penalty)
+        FRACTION.require("prune_at", self.prune_at)
 
     @property
     def name(self) -> str:

@@ -35,6 +35,7 @@ from torch.utils.hooks import RemovableHandle
 from itop.analysis.training_flops import DenseTraining, TopKASTTraining, TrainingFlops
 from itop.context import Context
 from itop.methods.method import Method
+from itop.ranges import POSITIVE_FRACTION, require_count
 from itop.schedules import AtFractions, DensityRamp, EitherOf, Every, TimesARun, UpdateSchedule, step_at
 from itop.selection import BitSet, Scores
 from itop.update_report import UpdateReport
@@ -60,9 +61,10 @@ class HiddenWeights(Method):
     report_every: int | None = None
 
     def __post_init__(self) -> None:
-        if self.finish is not None and not 0.0 < self.finish <= 1.0:
-            raise ValueError(f"finish must be a fraction of the run in (0, 1], or None, got {self.finish!r}")
-        self.schedule  # noqa: B018  checks itself
+        if self.finish is not None:
+            POSITIVE_FRACTION.require("finish", self.finish)
+        if self.report_every is not None:
+            require_count("report_every", self.report_every)
         self.check_options()
 
     def check_options(self) -> None:
@@ -145,6 +147,13 @@ class HiddenWeights(Method):
     def acts_before_step(self) -> bool:
         return True
 
+    def check(self, context: Context) -> None:
+        if context.topology.optimizer_state.evaluates_repeatedly:
+            raise ValueError(
+                f"method '{self.name}' exchanges the weights around each step, so that the evaluations of LBFGS within one "
+                "would see others than the network's; use another optimiser"
+            )
+
     def hides_weights(self, context: Context) -> bool:
         return _HIDDEN in context.state
 
@@ -217,7 +226,7 @@ class HiddenWeights(Method):
         before = context.topology.from_tensors(context.state[_REPORTED])
         report = context.topology.changes_since(before)
         if self.hides_weights(context):
-            context.state[_REPORTED] = context.topology.active.to_tensors()
+            context.state[_REPORTED] = context.state.get(_LIMIT) or context.topology.active.to_tensors()
         else:
             del context.state[_REPORTED]
         return report

@@ -13,10 +13,12 @@ from itop.context import Context
 from itop.criteria.drop import MagnitudeDrop
 from itop.criteria.initial import DenseMasks
 from itop.methods.method import Method
+from itop.ranges import FRACTION, LESS_THAN_ALL, PROPER_FRACTION, require_count
 from itop.schedules import AtFractions, UpdateSchedule, step_at
 from itop.update_report import UpdateReport
 
 _REWIND = "rewind point"
+_FRESH = "optimiser at the start"
 
 
 @final
@@ -31,7 +33,8 @@ class IterativePruning(Method):
         label: The name in reports.
         prune_fraction: Of the remaining weights in each round but the last, which goes to the target exactly.
         rounds: Prunings; then each keeps the same share. None: as many as ``prune_fraction`` needs.
-        rewinds_weights: Whether parameters, buffers and optimiser state go back to the rewind point after each pruning.
+        rewinds_weights: Whether parameters and buffers go back to the rewind point after each pruning, and the optimiser's
+            state to what it was before the first step.
         rewind_to: The rewind point as a fraction of the first stretch; 0 is the initialisation.
         density: Of the target; filled in by the engine.
     """
@@ -44,12 +47,10 @@ class IterativePruning(Method):
     density: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.prune_fraction < 1.0:
-            raise ValueError(f"prune_fraction must be in (0, 1), got {self.prune_fraction!r}")
-        if self.rounds is not None and (isinstance(self.rounds, bool) or self.rounds < 1):
-            raise ValueError(f"rounds must be a whole number of at least 1, got {self.rounds!r}")
-        if not 0.0 <= self.rewind_to < 1.0:
-            raise ValueError(f"rewind_to must be in [0, 1), got {self.rewind_to!r}")
+        PROPER_FRACTION.require("prune_fraction", self.prune_fraction)
+        if self.rounds is not None:
+            require_count("rounds", self.rounds)
+        LESS_THAN_ALL.require("rewind_to", self.rewind_to)
 
     @property
     def name(self) -> str:
@@ -97,6 +98,8 @@ class IterativePruning(Method):
     def initialise(self, context: Context) -> None:
         context.topology.initialise(DenseMasks().masks(context))
         context.state["pruned"] = 0
+        if self.rewinds_weights:
+            context.state[_FRESH] = _optimizer_states(context)
         self._keep_rewind_point(context)
 
     def after_step(self, context: Context) -> None:
@@ -131,12 +134,7 @@ class IterativePruning(Method):
         with torch.no_grad():
             for name, value in _tensors(context).items():
                 value.copy_(saved[name])
-        for state in context.optimizer.state.values():
-            for key, value in state.items():
-                if isinstance(value, Tensor):
-                    value.zero_()
-                elif isinstance(value, (int, float)) and not isinstance(value, bool):
-                    state[key] = 0
+        _restart_optimizers(context, context.state.get(_FRESH, {}))
         context.topology.apply()
 
     def options(self) -> dict[str, Any]:
@@ -192,7 +190,7 @@ class OMP(Method):
     prune_at: float = 0.4
 
     def __post_init__(self) -> None:
-        AtFractions((self.prune_at,))
+        FRACTION.require("prune_at", self.prune_at)
 
     @property
     def name(self) -> str:
@@ -224,3 +222,28 @@ def _tensors(context: Context) -> dict[str, Tensor]:
     tensors = {name: value.detach() for name, value in context.model.named_parameters()}
     tensors.update({name: value.detach() for name, value in context.model.named_buffers()})
     return tensors
+
+
+def _optimizer_states(context: Context) -> dict[str, dict[str, Any]]:
+    """What optimisers hold of each parameter that has some state: tensors, which are copied, and numbers."""
+    states = {}
+    for name, parameter in context.model.named_parameters():
+        if parameter in context.optimizer.state:
+            states[name] = {
+                key: value.clone() if isinstance(value, Tensor) else value
+                for key, value in context.optimizer.state[parameter].items()
+                if value is None or isinstance(value, (Tensor, int, float))
+            }
+    return states
+
+
+def _restart_optimizers(context: Context, fresh: dict[str, dict[str, Any]]) -> None:
+    """Forgets what optimisers learned of the parameters; what they held at the start, as Adagrad does, they hold again."""
+    for name, parameter in context.model.named_parameters():
+        for member in context.members:
+            if name not in fresh:
+                member.state.pop(parameter, None)
+            elif parameter in member.state:
+                member.state[parameter].update(
+                    {key: value.clone() if isinstance(value, Tensor) else value for key, value in fresh[name].items()}
+                )

@@ -11,6 +11,7 @@ from itop.criteria.drop import MagnitudeAndGradientDrop
 from itop.criteria.grow import RandomGrowth
 from itop.methods.composed import takes_density, takes_pattern
 from itop.methods.method import DropAndGrow, Method
+from itop.ranges import FRACTION
 from itop.schedules import AtFractions, DropFraction, EitherOf, Every, EveryEpoch, StepwiseDropFraction, UpdateSchedule
 from itop.update_report import UpdateReport
 
@@ -48,6 +49,8 @@ def _schedule(update_every: int | None) -> UpdateSchedule:
 
 
 def _fractions(drop_fraction: float, halves_at: float, stops_at: float) -> DropFraction:
+    FRACTION.require("halves_at", halves_at)
+    FRACTION.require("stops_at", stops_at)
     return StepwiseDropFraction((drop_fraction, drop_fraction / 2, 0.0), (halves_at, stops_at))
 
 
@@ -76,6 +79,7 @@ class MESTSoft(Method):
     def __post_init__(self) -> None:
         self._fraction  # noqa: B018  checks itself
         self.schedule  # noqa: B018
+        self._drop  # noqa: B018
 
     @property
     def name(self) -> str:
@@ -84,6 +88,10 @@ class MESTSoft(Method):
     @property
     def _fraction(self) -> DropFraction:
         return _fractions(self.drop_fraction, self.halves_at, self.stops_at)
+
+    @property
+    def _drop(self) -> MagnitudeAndGradientDrop:
+        return MagnitudeAndGradientDrop(self.gradient_weight)
 
     @property
     def schedule(self) -> UpdateSchedule:
@@ -102,7 +110,7 @@ class MESTSoft(Method):
         surplus = [
             max(0, active - target) for active, target in zip(topology.num_active, context.target_counts, strict=True)
         ]
-        dropped = MagnitudeAndGradientDrop(self.gradient_weight).drop_exactly(context, surplus)
+        dropped = self._drop.drop_exactly(context, surplus)
         fraction = self._fraction(context.step, context.total_steps)
         is_last = context.step == context.total_steps
         counts = [

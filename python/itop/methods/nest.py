@@ -17,6 +17,7 @@ from itop.criteria.averages import gradient_average, update_average
 from itop.criteria.drop import MagnitudeDrop
 from itop.criteria.initial import RandomMasksOfDensity
 from itop.methods.method import Method
+from itop.ranges import FRACTION, POSITIVE_FRACTION, require_count
 from itop.schedules import AtFractions, EitherOf, Every, UpdateSchedule, step_at
 from itop.selection import BitSet, Scores
 from itop.update_report import UpdateReport
@@ -61,12 +62,11 @@ class NeST(Method):
     def __post_init__(self) -> None:
         Every(self.update_every)
         for name in ("seed_density", "bridge"):
-            if not 0.0 < getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} must be in (0, 1], got {getattr(self, name)!r}")
-        if not 0.0 <= self.growth <= 1.0 or self.neurons < 0:
-            raise ValueError(
-                f"growth must be in [0, 1] and neurons not negative, got {self.growth!r}, {self.neurons!r}"
-            )
+            POSITIVE_FRACTION.require(name, getattr(self, name))
+        FRACTION.require("growth", self.growth)
+        require_count("neurons", self.neurons, 0)
+        for name in ("grow_until", "prune_until"):
+            POSITIVE_FRACTION.require(name, getattr(self, name))
         if not 0.0 < self.grow_until < self.prune_until <= 1.0:
             raise ValueError(
                 f"NeST needs 0 < grow_until < prune_until <= 1, got {self.grow_until!r} and {self.prune_until!r}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -13,6 +14,7 @@ from itop.analysis.training_flops import SparseTraining, TrainingFlops
 from itop.context import Context
 from itop.criteria.initial import DenseMasks
 from itop.methods.method import Method
+from itop.ranges import POSITIVE, require_count
 from itop.schedules import DensityRamp, Every, UpdateSchedule
 from itop.selection import Scores
 from itop.update_report import UpdateReport
@@ -48,10 +50,8 @@ class OBS(Method):
     def __post_init__(self) -> None:
         Every(self.update_every)
         DensityRamp(1.0, self.start, self.end)
-        if isinstance(self.block, bool) or not isinstance(self.block, int) or self.block < 1:
-            raise ValueError(f"block must be a whole number of at least 1, got {self.block!r}")
-        if not self.damping > 0.0:
-            raise ValueError(f"damping must be above 0, got {self.damping!r}")
+        require_count("block", self.block)
+        POSITIVE.require("damping", self.damping)
 
     @property
     def name(self) -> str:
@@ -81,9 +81,14 @@ class OBS(Method):
         inverses = []
         for weight in context.topology.weights():
             size = min(self.block, weight.numel())
-            identity = torch.eye(size, device=weight.device) / self.damping
-            inverses.append(identity.repeat(-(-weight.numel() // size), 1, 1))
+            inverses.append(torch.empty(-(-weight.numel() // size), size, size, device=weight.device))
+        self._restart(inverses)
         return inverses
+
+    def _restart(self, inverses: Sequence[Tensor]) -> None:
+        """Back to the inverse of ``damping`` times the identity."""
+        for inverse in inverses:
+            inverse.zero_().diagonal(dim1=1, dim2=2).fill_(1.0 / self.damping)
 
     def before_step(self, context: Context) -> None:
         if sum(context.topology.num_active) <= context.target_total:
@@ -93,7 +98,8 @@ class OBS(Method):
         for inverse, gradient, mask in zip(context.state[_INVERSES], context.gradients(), masks, strict=True):
             g = _blocks(gradient.float() * mask, inverse.shape[1]).unsqueeze(2)
             product = inverse @ g
-            inverse.sub_(product @ product.transpose(1, 2) / (self.update_every + g.transpose(1, 2) @ product))
+            scaled = product / (self.update_every + g.transpose(1, 2) @ product)
+            inverse.baddbmm_(scaled, product.transpose(1, 2), alpha=-1.0)
 
     def update(self, context: Context) -> UpdateReport:
         topology = context.topology
@@ -113,7 +119,7 @@ class OBS(Method):
         for weight, inverse, gone, mask in zip(weights, inverses, dropped.to_tensors(), active, strict=True):
             weight.add_(compensation(weight, inverse, gone) * mask)
         report = topology.commit(dropped, topology.empty(), zero_all_inactive=context.zero_all_inactive)
-        context.state[_INVERSES] = self._fresh(context)
+        self._restart(inverses)
         return report
 
     def training_flops(self, sparse: float, dense: float) -> TrainingFlops:
@@ -132,14 +138,16 @@ def compensation(weight: Tensor, inverse: Tensor, gone: Tensor) -> Tensor:
         gone: The set, bool, in the layer's shape.
     """
     size = inverse.shape[1]
-    values = _blocks(weight.float(), size)
     chosen = _blocks(gone.float(), size)
+    values = _blocks(weight.float(), size) * chosen
+    # Of most blocks one weight goes, if any: its equation is a division.
+    multipliers = values / inverse.diagonal(dim1=1, dim2=2)
+    several = (chosen.sum(1) > 1).nonzero().squeeze(1)
     # The system of the chosen, with an identity in the place of all others.
-    both = chosen.unsqueeze(2) * chosen.unsqueeze(1)
-    system = inverse * both + torch.diag_embed(1.0 - chosen)
-    multipliers = torch.linalg.solve(system, (values * chosen).unsqueeze(2))
-    change = -(inverse @ (multipliers * chosen.unsqueeze(2))).squeeze(2)
-    flat: Tensor = change.reshape(-1)
+    among = chosen[several]
+    system = inverse[several] * (among.unsqueeze(2) * among.unsqueeze(1)) + torch.diag_embed(1.0 - among)
+    multipliers[several] = torch.linalg.solve(system, values[several].unsqueeze(2)).squeeze(2)
+    flat: Tensor = -(inverse @ multipliers.unsqueeze(2)).reshape(-1)
     return flat[: weight.numel()].view(weight.shape).to(weight.dtype)
 
 

@@ -6,7 +6,7 @@ from itop.allocation import AllocationLike, Uniform
 from itop.criteria.grow import GradientGrowth, UnexploredFirst
 from itop.methods.composed import takes_density, takes_pattern
 from itop.methods.method import DropAndGrow, UpdateTiming
-from itop.schedules import CosineDropFraction, Every
+from itop.schedules import CosineDropFraction, Every, falling_to
 
 
 @takes_density
@@ -58,7 +58,7 @@ def RigLITOP(
     return DropAndGrow(
         label="rigl-itop",
         update_schedule=Every(update_every),
-        drop_fraction=CosineDropFraction(drop_fraction, min(final_drop_fraction, drop_fraction)),
+        drop_fraction=falling_to(drop_fraction, final_drop_fraction),
         grow=UnexploredFirst(GradientGrowth()) if unexplored_first else GradientGrowth(),
         allocation=allocation,
     )

@@ -6,7 +6,7 @@ from itop.allocation import AllocationLike
 from itop.criteria.grow import RandomGrowth
 from itop.methods.composed import takes_density, takes_pattern
 from itop.methods.method import DropAndGrow
-from itop.schedules import CosineDropFraction, Every, EveryEpoch
+from itop.schedules import Every, EveryEpoch, falling_to
 
 
 @takes_density
@@ -29,7 +29,7 @@ def SelfishRNN(
     return DropAndGrow(
         label="selfish-rnn",
         update_schedule=EveryEpoch() if update_every is None else Every(update_every, last_step=False),
-        drop_fraction=CosineDropFraction(drop_fraction, min(final_drop_fraction, drop_fraction)),
+        drop_fraction=falling_to(drop_fraction, final_drop_fraction),
         grow=RandomGrowth(),
         allocation=allocation,
     )

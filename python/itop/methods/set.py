@@ -7,7 +7,7 @@ from itop.criteria.drop import SignedMagnitudeDrop
 from itop.criteria.grow import RandomGrowth, UnexploredFirst
 from itop.methods.composed import takes_density, takes_pattern
 from itop.methods.method import DropAndGrow
-from itop.schedules import ConstantDropFraction, CosineDropFraction, Every, EveryEpoch
+from itop.schedules import ConstantDropFraction, Every, EveryEpoch, falling_to
 
 
 @takes_density
@@ -54,7 +54,7 @@ def SETITOP(
     return DropAndGrow(
         label="set-itop",
         update_schedule=Every(update_every),
-        drop_fraction=CosineDropFraction(drop_fraction, min(final_drop_fraction, drop_fraction)),
+        drop_fraction=falling_to(drop_fraction, final_drop_fraction),
         grow=UnexploredFirst() if unexplored_first else RandomGrowth(),
         allocation=allocation,
     )

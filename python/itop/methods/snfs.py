@@ -7,7 +7,7 @@ from itop.criteria.grow import MomentumGrowth
 from itop.criteria.redistribution import MomentumRedistribution, Redistribution, SameLayer
 from itop.methods.composed import takes_density, takes_pattern
 from itop.methods.method import DropAndGrow
-from itop.schedules import CosineDropFraction, Every, EveryEpoch
+from itop.schedules import Every, EveryEpoch, falling_to
 
 
 @takes_density
@@ -35,7 +35,7 @@ def SNFS(
     return DropAndGrow(
         label="snfs",
         update_schedule=EveryEpoch() if update_every is None else Every(update_every, last_step=False),
-        drop_fraction=CosineDropFraction(drop_fraction, min(final_drop_fraction, drop_fraction)),
+        drop_fraction=falling_to(drop_fraction, final_drop_fraction),
         grow=growth,
         redistribution=redistribution,
         allocation=allocation,

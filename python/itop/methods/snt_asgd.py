@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from itop.ranges import NOT_NEGATIVE, POSITIVE, require_count
+
 
 @final
 class SNTASGD(Optimizer):
@@ -29,10 +31,9 @@ class SNTASGD(Optimizer):
     """
 
     def __init__(self, params: Iterable[Any], lr: float = 1.0, weight_decay: float = 0.0, patience: int = 5) -> None:
-        if not lr > 0.0 or not weight_decay >= 0.0 or patience < 1:
-            raise ValueError(
-                f"SNTASGD needs lr > 0, weight_decay >= 0 and patience >= 1, got {lr!r}, {weight_decay!r}, {patience!r}"
-            )
+        POSITIVE.require("lr", lr)
+        NOT_NEGATIVE.require("weight_decay", weight_decay)
+        require_count("patience", patience)
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "patience": patience, "averages": False})
         self.history: list[float] = []
 
@@ -75,6 +76,10 @@ class SNTASGD(Optimizer):
     def averaged(self) -> _Averaged:
         """A context in which parameters hold their averages, where they have one."""
         return _Averaged(self)
+
+    def adopt_averages(self) -> None:
+        """Parameters become their averages, where they have one; for the end of the training."""
+        self.averaged().__enter__()
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "history": list(self.history)}

@@ -16,6 +16,7 @@ from itop.criteria.drop import MagnitudeDrop, drop_counts
 from itop.criteria.group_quota import GroupQuota, row_counts
 from itop.layers import Layer
 from itop.methods.method import Method
+from itop.ranges import FRACTION
 from itop.schedules import CosineDropFraction, Every, UpdateSchedule
 from itop.selection import BitSet, Scores
 from itop.topology import Topology
@@ -50,8 +51,7 @@ class SRigL(Method):
     allocation: AllocationLike = "erk"
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.ablation <= 1.0:
-            raise ValueError(f"ablation must be in [0, 1], got {self.ablation!r}")
+        FRACTION.require("ablation", self.ablation)
         Every(self.update_every, until=self.until)
         CosineDropFraction(self.drop_fraction, 0.0, until=self.until)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from itop.context import Context
 from itop.methods.hidden_weights import ChosenMasks
+from itop.ranges import FINITE, NOT_NEGATIVE
 from itop.selection import Scores
 
 _THRESHOLDS = "thresholds"
@@ -34,6 +35,12 @@ class DynamicNetworkSurgery(ChosenMasks):
     gamma: float = 1e-4
     power: float = 1.0
 
+    def check_options(self) -> None:
+        if self.c_rate is not None:
+            FINITE.require("c_rate", self.c_rate)
+        NOT_NEGATIVE.require("gamma", self.gamma)
+        NOT_NEGATIVE.require("power", self.power)
+
     @property
     def name(self) -> str:
         return "surgery"
@@ -42,7 +49,8 @@ class DynamicNetworkSurgery(ChosenMasks):
         """c of a layer by its initial weights."""
         assert self.c_rate is not None
         size = weight.abs()
-        return max(float(size.mean() + self.c_rate * size.std()), 0.0)
+        spread = float(size.std()) if size.numel() > 1 else 0.0
+        return max(float(size.mean()) + self.c_rate * spread, 0.0)
 
     def choose_masks(self, context: Context, weights: Sequence[Tensor], masks: list[Tensor] | None) -> list[Tensor]:
         if masks is None:

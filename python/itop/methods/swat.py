@@ -17,7 +17,8 @@ from itop.context import Context
 from itop.criteria.grow import MomentumGrowth
 from itop.criteria.redistribution import MomentumRedistribution, Redistribution, SameLayer
 from itop.methods.hidden_weights import ChosenMasks
-from itop.schedules import CosineDropFraction, DropFraction, Every
+from itop.ranges import POSITIVE_FRACTION, require_count
+from itop.schedules import DropFraction, falling_to
 from itop.selection import Scores
 
 _COUNTS = "layer counts"
@@ -58,18 +59,16 @@ class SWAT(ChosenMasks):
     finish: float | None = None
 
     def check_options(self) -> None:
-        if isinstance(self.refresh_every, bool) or not isinstance(self.refresh_every, int) or self.refresh_every < 1:
-            raise ValueError(f"refresh_every must be a whole number of steps, at least 1, got {self.refresh_every!r}")
-        if self.activation_density is not None and not 0.0 < self.activation_density <= 1.0:
-            raise ValueError(f"activation_density must be in (0, 1], got {self.activation_density!r}")
-        Every(self.redistribute_every)
+        require_count("refresh_every", self.refresh_every)
+        if self.activation_density is not None:
+            POSITIVE_FRACTION.require("activation_density", self.activation_density)
+        require_count("redistribute_every", self.redistribute_every)
         self._fraction  # noqa: B018  checks itself
-        if not 0.0 <= self.momentum < 1.0:
-            raise ValueError(f"momentum must be in [0, 1), got {self.momentum!r}")
+        MomentumGrowth(self.momentum)
 
     @property
     def _fraction(self) -> DropFraction:
-        return CosineDropFraction(self.drop_fraction, min(self.final_drop_fraction, self.drop_fraction))
+        return falling_to(self.drop_fraction, self.final_drop_fraction)
 
     @property
     def _redistribution(self) -> Redistribution:
@@ -88,6 +87,7 @@ class SWAT(ChosenMasks):
         return self.allocation
 
     def check(self, context: Context) -> None:
+        ChosenMasks.check(self, context)
         for layer in context.topology.layers:
             if not isinstance(layer.module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
                 raise ValueError(

@@ -13,6 +13,7 @@ from itop.allocation import AllocationLike
 from itop.analysis.training_flops import TopKASTTraining, TrainingFlops
 from itop.context import Context
 from itop.methods.hidden_weights import ChosenMasks
+from itop.ranges import FRACTION, NOT_NEGATIVE
 from itop.schedules import Every
 from itop.selection import Scores
 
@@ -43,10 +44,8 @@ class TopKAST(ChosenMasks):
 
     def check_options(self) -> None:
         Every(self.update_every)
-        if not self.extra_density >= 0.0 or not self.penalty >= 0.0:
-            raise ValueError(
-                f"extra_density and penalty must not be negative, got {self.extra_density!r} and {self.penalty!r}"
-            )
+        FRACTION.require("extra_density", self.extra_density)
+        NOT_NEGATIVE.require("penalty", self.penalty)
 
     @property
     def name(self) -> str:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from itop.context import Context
 from itop.methods.hidden_weights import HiddenWeights
+from itop.ranges import FINITE, NOT_NEGATIVE
 
 
 @final
@@ -25,6 +27,9 @@ class STR(HiddenWeights):
     """
 
     initial: float = -5.0
+
+    def check_options(self) -> None:
+        FINITE.require("initial", self.initial)
 
     @property
     def name(self) -> str:
@@ -43,6 +48,8 @@ class STR(HiddenWeights):
 
     def effective(self, context: Context, layer: int, weight: Tensor, training: bool) -> Tensor:
         threshold = torch.sigmoid(self.parameter(context, "threshold", layer))
+        if not torch.is_grad_enabled():
+            return F.softshrink(weight, float(threshold))  # the same in one pass
         return torch.sign(weight) * torch.relu(weight.abs() - threshold)
 
 
@@ -74,6 +81,9 @@ class TrainableThresholds(HiddenWeights):
     """
 
     penalty: float = 1e-4
+
+    def check_options(self) -> None:
+        NOT_NEGATIVE.require("penalty", self.penalty)
 
     @property
     def name(self) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from itop.analysis.ensembles import EnsembleReport, ensemble_report
 from itop.analysis.preserving import state_kept
 from itop.data import BatchLoader
+from itop.training.averaging import averages_in_place, end_with_averages, note_validation
 from itop.training.checkpoint import load_checkpoint, save_checkpoint
 from itop.training.config import RunConfig
 from itop.training.data_source import DataSource
@@ -194,11 +195,14 @@ class _Loop:
                 f"the training loss of epoch {position.epoch + 1} is {trained.loss}; a lower learning rate "
                 f"than {session.config.learning_rate:g} may help"
             )
-        validated = self._validate()
         position.epoch += 1
         position.batch = 0
+        with averages_in_place(session.optimizer):
+            validated = self._validate()
+            if validated is not None:
+                session.keep_best(validated.accuracy)
         if validated is not None:
-            session.keep_best(validated.accuracy)
+            note_validation(session.optimizer, validated.loss)
         self._record_epoch(trained, validated)
         if self._is_checkpoint_due():
             self._save_checkpoint()
@@ -248,6 +252,7 @@ class _Loop:
     def _finish(self) -> dict[str, Any]:
         """Looks at the test set, writes the last files, the summary as the very last."""
         session = self._session
+        end_with_averages(session.optimizer)
         self._save_checkpoint()
         said = Predictions() if session.config.probes and self._predictions_fit(1) else None
         last, train = self._test(said), self._score_training_samples()

@@ -11,6 +11,7 @@ from torch import nn
 from itop.allocation import LayerShape, as_allocation
 from itop.compressed_weight import CompressedWeight
 from itop.layers import find_layers
+from itop.methods import SNTASGD
 from itop.optim import SGD, Adam, AdamW
 
 if TYPE_CHECKING:
@@ -41,11 +42,20 @@ def _adamw(groups: ParameterGroups, config: RunConfig, *, fused: bool) -> torch.
     return AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
 
 
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": _sgd, "adam": _adam, "adamw": _adamw}
+def _snt_asgd(groups: ParameterGroups, config: RunConfig, *, fused: bool) -> torch.optim.Optimizer:
+    return SNTASGD(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": _sgd,
+    "adam": _adam,
+    "adamw": _adamw,
+    "snt-asgd": _snt_asgd,
+}
 
 
 def build_optimizer(config: RunConfig, model: nn.Module, method: Method) -> torch.optim.Optimizer:
-    """The configured optimiser over all parameters of `model`, one that steps active weights only.
+    """The configured optimiser over all parameters of `model`.
 
     Without ``config.decay_vectors``, parameters of one dimension (biases, normalisation) do not decay. With
     ``config.lr_fan_in``, weights of layers with more active inputs a neuron go into groups of their own, with an

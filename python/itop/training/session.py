@@ -18,6 +18,7 @@ from itop import SparseEngine
 from itop.allocation import target_count
 from itop.data import BatchLoader, DataSet
 from itop.methods import METHODS, Method
+from itop.training.averaging import check_averaging
 from itop.training.checkpoint import Checkpoint, CheckpointError, LayerSummary
 from itop.training.config import RunConfig
 from itop.training.data_source import DataSource
@@ -103,21 +104,22 @@ def build_method(config: RunConfig) -> Method:
     for key in config.method_options:
         if key not in options:
             raise ValueError(unknown_name(f"option of method {config.method}:", key, options))
-        _check_kind(config.method, key, options[key].default, config.method_options[key])
+        _check_kind(config.method, options[key], config.method_options[key])
     try:
         return METHODS[config.method](**config.method_options)
     except TypeError as error:
         raise ValueError(f"method {config.method!r} refuses its options: {error}") from None
 
 
-def _check_kind(method: str, name: str, default: object, value: object) -> None:
-    """Refuses text where the default is a number, and numbers where it is yes or no."""
+def _check_kind(method: str, option: inspect.Parameter, value: object) -> None:
+    """Refuses text where the default is a number, numbers where it is yes or no, and nothing where there has to be something."""
+    name, default = option.name, option.default
+    if value is None and "None" in str(option.annotation):
+        return
     if isinstance(default, bool):
         if not isinstance(value, bool):
             raise ValueError(f"option {name} of method {method} must be true or false, got {value!r}")
-    elif isinstance(default, (int, float)) and (
-        isinstance(value, bool) or not isinstance(value, (int, float, type(None)))
-    ):
+    elif isinstance(default, (int, float)) and (isinstance(value, bool) or not isinstance(value, (int, float))):
         raise ValueError(f"option {name} of method {method} must be a number, got {value!r}")
 
 
@@ -186,6 +188,8 @@ class Session:
             batches=functools.partial(_endless, loader),
             loss=loss,
         )
+
+        check_averaging(optimizer, engine, num_validation=data.num_validation)
 
         # Instruments look at whole masks, which beyond a size no memory holds.
         num_probes = config.probes if sum(layer.numel for layer in engine.layers) <= LARGEST_DENSE else 0
