@@ -114,8 +114,7 @@ void register_bit_sets(py::module_& module) {
             const TensorView bytes = borrow_bytes(target);
             check_bytes(bytes, self, layer);
             const py::gil_scoped_release release;
-            self.layout()->backend().unpack(self.words(layer), static_cast<std::uint8_t*>(bytes.data), bytes.numel,
-                                            stream);
+            self.unpack(layer, static_cast<std::uint8_t*>(bytes.data), stream);
           },
           py::arg("layer"), py::arg("target"), py::arg("stream"))
       .def(

@@ -1,5 +1,6 @@
 #include "itop/mask_store.hpp"
 
+#include <algorithm>
 #include <set>
 #include <stdexcept>
 #include <utility>
@@ -34,6 +35,8 @@ BitSets::BitSets(std::shared_ptr<const StoreLayout> layout, Contents contents, S
 BitSets BitSets::combined(BitOperation operation, const BitSets& other, StreamHandle stream) const {
   require_same_layout(other, layout_);
   BitSets result(layout_, Contents::kUnspecified, stream);
+  result.await(verdicts_);
+  result.await(other.verdicts_);
   layout_->backend().combine(operation, data(), other.data(), result.buffer_->data(), layout_->num_words(), stream);
   return result;
 }
@@ -55,16 +58,37 @@ BitSets complement_of(const BitSets* set, const std::shared_ptr<const StoreLayou
 
 }  // namespace
 
-BitSets BitSets::complement(StreamHandle stream) const { return complement_of(this, layout_, stream); }
+BitSets BitSets::complement(StreamHandle stream) const {
+  BitSets result = complement_of(this, layout_, stream);
+  result.await(verdicts_);
+  return result;
+}
+
+void BitSets::await(const Verdicts& verdicts) {
+  for (const auto& verdict : verdicts) {
+    if (std::find(verdicts_.begin(), verdicts_.end(), verdict) == verdicts_.end()) verdicts_.push_back(verdict);
+  }
+}
+
+void BitSets::check_verdicts() const {
+  for (const auto& verdict : verdicts_) verdict->check();
+}
 
 std::vector<std::int64_t> BitSets::count(StreamHandle stream) const {
+  check_verdicts();
   return layout_->backend().count(data(), layout_->word_offsets(), stream);
 }
 
 std::vector<Word> BitSets::layer_to_host(std::size_t layer, StreamHandle stream) const {
+  check_verdicts();
   std::vector<Word> host(static_cast<std::size_t>(words_for(layout_->layers().at(layer).numel)));
   layout_->backend().copy_to_host(words(layer), host, stream);
   return host;
+}
+
+void BitSets::unpack(std::size_t layer, std::uint8_t* bytes, StreamHandle stream) const {
+  check_verdicts();
+  layout_->backend().unpack(words(layer), bytes, layout_->layers().at(layer).numel, stream);
 }
 
 void BitSets::layer_from_host(std::size_t layer, std::span<const Word> host, StreamHandle stream) {
@@ -143,7 +167,8 @@ BitSets MaskStore::select(const BitSets& candidates, const SelectRequest& reques
     selection.order = request.order;
     selection.segments.push_back(std::move(segment));
   }
-  layout_->backend().select(selections, reduction, stream);
+  chosen.await(candidates.verdicts());
+  if (auto verdict = layout_->backend().select(selections, reduction, stream)) chosen.await({std::move(verdict)});
   return chosen;
 }
 
@@ -159,7 +184,11 @@ std::vector<LayerCounts> MaskStore::commit(const BitSets& dropped, const BitSets
     commits.push_back({layout_->layers()[layer].numel, active_.words(layer), explored_.words(layer),
                        reliable_.words(layer), dropped.words(layer), grown.words(layer), tensors[layer]});
   }
-  return layout_->backend().commit(commits, options, stream);
+  BitSets::Verdicts verdicts = dropped.verdicts();
+  for (const auto& verdict : grown.verdicts()) {
+    if (std::find(verdicts.begin(), verdicts.end(), verdict) == verdicts.end()) verdicts.push_back(verdict);
+  }
+  return layout_->backend().commit(commits, options, verdicts, stream);
 }
 
 void MaskStore::apply(const std::vector<std::vector<TensorView>>& tensors, StreamHandle stream) const {

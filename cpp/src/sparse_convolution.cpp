@@ -4,6 +4,7 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cpu/sparse_kernels.hpp"
@@ -40,8 +41,9 @@ void multiply_planes(const PlaneGrid& grid, const SparsePattern& pattern, const 
   for (const PositionRun& run : runs) {
     const std::int64_t start = grid.front() + run.start;
     for (std::int64_t block = 0; block < pattern.num_blocks(); ++block) {
-      kernels.multiply_positions[run.log2](runs_of(pattern, block, first, last), values, 0, in + start, out + start,
-                                           grid.plane_stride(), bias == nullptr ? nullptr : bias + first, block > 0);
+      kernels.multiply_positions[run.width_index](runs_of(pattern, block, first, last), values, 0, in + start,
+                                                  out + start, grid.plane_stride(),
+                                                  bias == nullptr ? nullptr : bias + first, block > 0);
     }
   }
 }
@@ -77,7 +79,7 @@ void dot_planes(const PlaneGrid& grid, const SparsePattern& pattern, const Scala
   const auto& kernels = cpu::sparse_kernels<Scalar>();
   for (const PositionRun& run : runs) {
     const std::int64_t start = grid.front() + run.start;
-    const std::int64_t size = std::int64_t{1} << run.log2;
+    const std::int64_t size = cpu::kRunWidths[run.width_index];
     const Scalar* rows = out + first * grid.plane_stride() + start;
     std::int64_t row_stride = grid.plane_stride();
     const ScratchLease masked(run.num_repeated == 0 ? 0
@@ -92,8 +94,8 @@ void dot_planes(const PlaneGrid& grid, const SparsePattern& pattern, const Scala
       row_stride = size;
     }
     for (std::int64_t block = 0; block < pattern.num_blocks(); ++block) {
-      kernels.dot_positions[run.log2](runs_of(pattern, block, first, last), rows, row_stride, in + start, sums, 0,
-                                      accumulate);
+      kernels.dot_positions[run.width_index](runs_of(pattern, block, first, last), rows, row_stride, in + start, sums,
+                                             0, accumulate);
     }
     accumulate = true;
   }
@@ -104,7 +106,6 @@ void forward(const ConvolutionPattern& pattern, const void* values, ValueType va
              std::int64_t batch, const void* bias, Scalar* y, ThreadPool& pool) {
   const PlaneGrid grid(pattern.shape, pattern.layout);
   const ConvolutionShape& shape = pattern.shape;
-  const int max_log2 = cpu::sparse_kernels<Scalar>().max_tile_log2;
   const OrderedValues<Scalar> ordered(pattern.forward, values, value_type, pool);
   const ScratchLease wide_bias(bias == nullptr ? 0 : static_cast<std::size_t>(shape.out_channels) * sizeof(Scalar));
   if (bias != nullptr) gather_values(bias, value_type, nullptr, 0, shape.out_channels, wide_bias.as<Scalar>());
@@ -118,12 +119,15 @@ void forward(const ConvolutionPattern& pattern, const void* values, ValueType va
   const std::int64_t out_size = shape.out_channels * shape.out_height() * shape.out_width();
   const std::int64_t per_stack = grid.images_per_stack();
   const std::int64_t num_stacks = divide_up(batch, per_stack);
+  const int num_widths = cpu::sparse_kernels<Scalar>().num_multiply_widths;
+  const auto runs_of_stack = grid.output_runs(std::clamp<std::int64_t>(batch, 1, per_stack), num_widths);
+  const auto runs_of_last = grid.output_runs(batch - (num_stacks - 1) * per_stack, num_widths);
   const bool stacks_in_parallel = num_stacks >= pool.num_threads();
   const auto run_stack = [&](std::int64_t stack) {
     const std::int64_t first_image = stack * per_stack;
     const std::int64_t num_images = std::min(per_stack, batch - first_image);
     const Scalar* const images = x + first_image * in_size;
-    const auto runs = grid.output_runs(num_images, max_log2);
+    const auto& runs = stack == num_stacks - 1 ? runs_of_last : runs_of_stack;
     const PackedPlanes<Scalar> in(grid, grid.num_input_planes(), images);
     const ScratchLease out(grid.is_direct() ? 0 : planes_bytes<Scalar>(grid, shape.out_channels));
     in_pieces(grid.num_input_planes(), !stacks_in_parallel, pool, [&](std::int64_t first, std::int64_t last) {
@@ -165,10 +169,17 @@ void backward(const ConvolutionPattern& pattern, const void* values, ValueType v
 
   const std::int64_t in_size = shape.in_channels * shape.in_height * shape.in_width;
   const std::int64_t out_size = shape.out_channels * shape.out_height() * shape.out_width();
+  const std::int64_t num_last = batch - (divide_up(batch, per_stack) - 1) * per_stack;
+  const auto runs_of_stack = [&](std::int64_t num_images) {
+    return std::pair(grid.dot_runs(num_images, kernels.num_dot_widths),
+                     grid.input_runs(num_images, kernels.num_multiply_widths));
+  };
+  const auto runs_of_whole = runs_of_stack(std::clamp<std::int64_t>(batch, 1, per_stack));
+  const auto runs_of_last = runs_of_stack(num_last);
   sums.for_each_stack(pool, [&](std::int64_t stack, const typename SliceSums<Scalar>::Slice& slice, bool alone) {
     const std::int64_t first_image = stack * per_stack;
     const std::int64_t num_images = std::min(per_stack, batch - first_image);
-    const auto output_runs = grid.output_runs(num_images, kernels.max_tile_log2);
+    const auto& [output_runs, input_runs] = num_images == num_last ? runs_of_last : runs_of_whole;
     const std::int64_t plane = grid.plane_stride();
     const PackedPlanes<Scalar> in(grid, grid.num_input_planes(), x + first_image * in_size);
     const PackedPlanes<Scalar> out(grid, shape.out_channels, output_gradient + first_image * out_size);
@@ -191,7 +202,6 @@ void backward(const ConvolutionPattern& pattern, const void* values, ValueType v
       }
     });
     if (input_gradient == nullptr) return;
-    const auto input_runs = grid.input_runs(num_images, kernels.max_tile_log2);
     Scalar* const stack_gradient = input_gradient + first_image * in_size;
     in_pieces(shape.in_channels, alone, pool, [&](std::int64_t first, std::int64_t last) {
       const std::int64_t first_plane = first * grid.num_phases();

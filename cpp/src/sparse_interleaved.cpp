@@ -30,12 +30,12 @@ class ImageGroup {
   /// @param most_read positions that are read at once
   ImageGroup(Scalar* images, std::int64_t num_images, std::int64_t channels, std::int64_t size,
              std::int64_t most_read = 0)
-      : size_(size),
-        num_images_(num_images),
-        image_stride_(channels * size),
-        images_(images),
-        zeros_(num_images == kImages ? 0 : static_cast<std::size_t>(most_read) * sizeof(Scalar)) {
+      : size_(size), zeros_(num_images == kImages ? 0 : static_cast<std::size_t>(most_read) * sizeof(Scalar)) {
     if (num_images < kImages) std::fill_n(zeros_.template as<std::remove_const_t<Scalar>>(), most_read, Scalar{0});
+    for (std::int64_t i = 0; i < kImages; ++i) {
+      starts_[i] = i < num_images ? images + i * channels * size : zeros_.template as<Scalar>();
+      moves_[i] = i < num_images ? 1 : 0;
+    }
   }
 
   /// Calls `body` with the images' pointers to a position of a channel.
@@ -43,18 +43,16 @@ class ImageGroup {
   void at(std::int64_t channel, std::int64_t position, Body&& body) const {
     Scalar* pointers[kImages];
     for (std::int64_t i = 0; i < kImages; ++i) {
-      pointers[i] =
-          i < num_images_ ? images_ + i * image_stride_ + channel * size_ + position : zeros_.template as<Scalar>();
+      pointers[i] = starts_[i] == nullptr ? nullptr : starts_[i] + moves_[i] * (channel * size_ + position);
     }
     body(pointers);
   }
 
  private:
   std::int64_t size_;
-  std::int64_t num_images_;
-  std::int64_t image_stride_;
-  Scalar* images_;
-  ScratchLease zeros_;  ///< null in a group that is written
+  Scalar* starts_[kImages];
+  std::int64_t moves_[kImages];  ///< 0 of zeros, 1 of an image
+  ScratchLease zeros_;           ///< null in a group that is written
 };
 
 /// The planes of a group, row by row: [rows][planes][columns][kImages], empty rows above the first.
@@ -115,7 +113,9 @@ class GroupPlanes {
       } else {
         copy_positions(whole + from * kImages, picture.width, picture.step_x, to, 1);
       }
-      std::fill(to + picture.width * kImages, to + grid_.plane_stride(), Scalar{0});
+      for (std::int64_t x = picture.width; x < grid_.num_columns(); ++x) {  // few: a call would cost more
+        for (std::int64_t i = 0; i < kImages; ++i) to[x * kImages + i] = 0;
+      }
     }
     for (std::int64_t y = picture.height; y < grid_.num_rows(); ++y) {
       std::fill_n(start + y * row_stride(), grid_.plane_stride(), Scalar{0});

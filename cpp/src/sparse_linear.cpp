@@ -43,12 +43,6 @@ std::int64_t group_samples(std::int64_t num_features, int max_log2) {
   return std::clamp(fitting / tile * tile, tile, kMaxGroupSamples);
 }
 
-cpu::EntryRuns runs_of(const SparsePattern& pattern, std::int64_t block, std::int64_t first_row,
-                       std::int64_t last_row) {
-  return {pattern.block_starts + block * pattern.num_rows + first_row,
-          pattern.block_starts + (block + 1) * pattern.num_rows + first_row, last_row - first_row, pattern.columns};
-}
-
 /// A group of samples of one dense operand, packed in tiles.
 template <class Scalar>
 class PackedGroup {

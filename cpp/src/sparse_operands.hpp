@@ -12,6 +12,13 @@
 
 namespace itop {
 
+/// The entries of rows [first_row, last_row) of a block.
+inline cpu::EntryRuns runs_of(const SparsePattern& pattern, std::int64_t block, std::int64_t first_row,
+                              std::int64_t last_row) {
+  return {pattern.block_starts + block * pattern.num_rows + first_row,
+          pattern.block_starts + (block + 1) * pattern.num_rows + first_row, last_row - first_row, pattern.columns};
+}
+
 /// Up to `2^log2` samples that a kernel handles together.
 struct SampleTile {
   std::int64_t first = 0;  ///< of the batch

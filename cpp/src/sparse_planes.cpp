@@ -14,11 +14,40 @@ namespace itop {
 namespace {
 
 constexpr std::int64_t kLineScalars = 16;  // of the narrower type
-constexpr std::int64_t kMaxRun = std::int64_t{1} << (cpu::kNumTileSizes - 1);
-constexpr int kMinRunLog2 = 4;
+constexpr std::int64_t kMinRun = cpu::kRunWidths[0];
+constexpr std::int64_t kMaxRun = cpu::kRunWidths[cpu::kNumRunWidths - 1];
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 std::int64_t floor_divide(std::int64_t a, std::int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
+
+/// The cheapest runs that cover `count` positions; the last may reach beyond them, at a price where its rows are
+/// copied for that.
+std::vector<PositionRun> cover(std::int64_t count, int num_widths, bool copies_last) {
+  constexpr std::int64_t kCostOfARun = 32;  // in positions: what a row of weights begins and ends with
+  std::vector<PositionRun> runs;
+  const std::int64_t widest = cpu::kRunWidths[num_widths - 1];
+  std::int64_t covered = 0;
+  for (; count > 4 * widest; covered += widest, count -= widest) runs.push_back({covered, num_widths - 1});
+  std::vector<std::int64_t> cost(static_cast<std::size_t>(count) + 1, 0);
+  std::vector<int> first(static_cast<std::size_t>(count) + 1, 0);
+  for (std::int64_t left = 1; left <= count; ++left) {
+    for (int index = 0; index < num_widths; ++index) {
+      const std::int64_t width = cpu::kRunWidths[index];
+      const std::int64_t behind = std::max<std::int64_t>(0, left - width);
+      const std::int64_t total =
+          cost[static_cast<std::size_t>(behind)] + width + kCostOfARun + (copies_last && width > left ? width : 0);
+      if (index > 0 && total > cost[static_cast<std::size_t>(left)]) continue;
+      cost[static_cast<std::size_t>(left)] = total;
+      first[static_cast<std::size_t>(left)] = index;
+    }
+  }
+  for (std::int64_t start = 0; start < count;) {
+    const int index = first[static_cast<std::size_t>(count - start)];
+    runs.push_back({covered + start, index});
+    start += cpu::kRunWidths[index];
+  }
+  return runs;
+}
 
 /// Rows of images are short: a call of memcpy would cost more than the copy.
 template <class Scalar>
@@ -93,7 +122,7 @@ PlaneGrid::PlaneGrid(const ConvolutionShape& shape, PlaneLayout layout) : shape_
   const std::int64_t image_size = shape.in_height * shape.in_width;
   const bool pointwise = shape.kernel_height == 1 && shape.kernel_width == 1 && shape.stride_height == 1 &&
                          shape.stride_width == 1 && shape.padding_height == 0 && shape.padding_width == 0;
-  if (pointwise && interleave_ == 1 && image_size >= (std::int64_t{1} << kMinRunLog2)) {
+  if (pointwise && interleave_ == 1 && image_size >= kMinRun) {
     direct_ = true;
     plane_stride_ = image_size;
     return;
@@ -143,40 +172,33 @@ std::int64_t PlaneGrid::output_shift(std::int64_t out_channel, const Tap& tap) c
 }
 
 std::vector<PositionRun> PlaneGrid::runs(std::int64_t num_images, std::int64_t height, std::int64_t width,
-                                         int max_log2) const {
-  std::vector<PositionRun> result;
-  const auto append = [&](std::int64_t start, std::int64_t count) {
-    while (count > 0) {
-      int log2 = max_log2;
-      while (log2 > kMinRunLog2 && count * 4 <= (std::int64_t{3} << log2)) --log2;
-      result.push_back({start, log2});
-      start += std::int64_t{1} << log2;
-      count -= std::int64_t{1} << log2;
-    }
-  };
-  const std::int64_t pitch = horizontal_.pitch;
-  if (direct_) {
-    // What follows a plane is another one: the last run starts early instead of ending late.
-    while ((std::int64_t{1} << max_log2) > plane_stride_) --max_log2;
-    append(0, plane_stride_);
-    for (PositionRun& run : result) {
-      const std::int64_t latest = plane_stride_ - (std::int64_t{1} << run.log2);
-      run.num_repeated = static_cast<int>(std::max<std::int64_t>(0, run.start - latest));
-      run.start -= run.num_repeated;
-    }
-  } else {
-    // One run over rows and borders: borders cost a little arithmetic, short runs would cost more.
-    append(0, (num_images - 1) * vertical_.pitch * pitch + (height - 1) * pitch + width);
+                                         int num_widths, bool copies_last) const {
+  if (!direct_) {
+    // One stretch over rows and borders: borders cost a little arithmetic, short runs would cost more.
+    return cover((num_images - 1) * vertical_.pitch * horizontal_.pitch + (height - 1) * horizontal_.pitch + width,
+                 num_widths, false);
+  }
+  // What follows a plane is another one: the last run starts early instead of ending late.
+  while (num_widths > 1 && cpu::kRunWidths[num_widths - 1] > plane_stride_) --num_widths;
+  std::vector<PositionRun> result = cover(plane_stride_, num_widths, copies_last);
+  for (PositionRun& run : result) {
+    const std::int64_t latest = plane_stride_ - cpu::kRunWidths[run.width_index];
+    run.num_repeated = static_cast<int>(std::max<std::int64_t>(0, run.start - latest));
+    run.start -= run.num_repeated;
   }
   return result;
 }
 
-std::vector<PositionRun> PlaneGrid::output_runs(std::int64_t num_images, int max_log2) const {
-  return runs(num_images, shape_.out_height(), shape_.out_width(), max_log2);
+std::vector<PositionRun> PlaneGrid::output_runs(std::int64_t num_images, int num_widths) const {
+  return runs(num_images, shape_.out_height(), shape_.out_width(), num_widths, false);
 }
 
-std::vector<PositionRun> PlaneGrid::input_runs(std::int64_t num_images, int max_log2) const {
-  return runs(num_images, num_input_rows(), num_input_columns(), max_log2);
+std::vector<PositionRun> PlaneGrid::dot_runs(std::int64_t num_images, int num_widths) const {
+  return runs(num_images, shape_.out_height(), shape_.out_width(), num_widths, true);
+}
+
+std::vector<PositionRun> PlaneGrid::input_runs(std::int64_t num_images, int num_widths) const {
+  return runs(num_images, num_input_rows(), num_input_columns(), num_widths, false);
 }
 
 std::int64_t PlaneGrid::num_input_rows() const noexcept { return divide_up(shape_.in_height, shape_.stride_height); }

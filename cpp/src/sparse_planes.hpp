@@ -11,7 +11,7 @@ namespace itop {
 /// Consecutive positions of a plane that a kernel handles together.
 struct PositionRun {
   std::int64_t start = 0;
-  int log2 = 0;
+  int width_index = 0;
   int num_repeated = 0;  ///< its first positions, when the runs before cover them already
 };
 
@@ -70,8 +70,11 @@ class PlaneGrid {
   // Where images lie side by side; sparse_interleaved.hpp has the other layout.
 
   /// What the kernels walk for the outputs, or for the inputs' gradients, of `num_images` images.
-  std::vector<PositionRun> output_runs(std::int64_t num_images, int max_log2) const;
-  std::vector<PositionRun> input_runs(std::int64_t num_images, int max_log2) const;
+  /// @param num_widths how many of the kernels' widths may be used
+  std::vector<PositionRun> output_runs(std::int64_t num_images, int num_widths) const;
+  std::vector<PositionRun> input_runs(std::int64_t num_images, int num_widths) const;
+  /// Of the outputs, for dot products: in them a position that two runs cover must not count twice.
+  std::vector<PositionRun> dot_runs(std::int64_t num_images, int num_widths) const;
 
   /// Planes [first, last) of a stack from images `[num_images, channels, ...]`; all that is no image becomes zero.
   template <class Scalar>
@@ -99,7 +102,8 @@ class PlaneGrid {
 
   static Extent extent(std::int64_t in, std::int64_t out, std::int64_t kernel, std::int64_t stride,
                        std::int64_t padding, std::int64_t dilation);
-  std::vector<PositionRun> runs(std::int64_t num_images, std::int64_t height, std::int64_t width, int max_log2) const;
+  std::vector<PositionRun> runs(std::int64_t num_images, std::int64_t height, std::int64_t width, int num_widths,
+                                bool copies_last) const;
   template <class Scalar>
   void pack_plane(const Picture& picture, const Scalar* channel, std::int64_t num_images, Scalar* plane) const;
   template <class Scalar>

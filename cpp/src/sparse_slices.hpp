@@ -19,13 +19,6 @@ void in_pieces(std::int64_t count, bool alone, ThreadPool& pool, Body&& body) {
                     [&](std::int64_t piece) { body(count * piece / num_pieces, count * (piece + 1) / num_pieces); });
 }
 
-/// The entries of rows [first_row, last_row) of a block.
-inline cpu::EntryRuns runs_of(const SparsePattern& pattern, std::int64_t block, std::int64_t first_row,
-                              std::int64_t last_row) {
-  return {pattern.block_starts + block * pattern.num_rows + first_row,
-          pattern.block_starts + (block + 1) * pattern.num_rows + first_row, last_row - first_row, pattern.columns};
-}
-
 /// A convolution's gradients that sum over images: partial sums of a fixed number of slices of the batch, so that the
 /// result does not depend on the number of threads.
 template <class Scalar>

@@ -93,7 +93,7 @@ class CommitOn : public ::testing::TestWithParam<std::tuple<Device, DType>> {
       }
       commits.push_back(std::move(one));
     }
-    const std::vector<LayerCounts> counts = backend().commit(commits, options, 0);
+    const std::vector<LayerCounts> counts = backend().commit(commits, options, {}, 0);
     for (std::size_t l = 0; l < layers.size(); ++l) {
       const std::size_t numel = layers[l].active.size();
       layers[l].active = unpack_bits(buffers[l].active.read<Word>(), numel);

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <random>
 #include <string>
 #include <utility>
@@ -179,6 +181,13 @@ class Model {
 
   const std::vector<DeviceBytes>& weights() const { return weights_; }
 
+  /// Makes the last weight of a layer infinite.
+  void spoil(std::size_t layer) {
+    std::vector<double> values = testing::decode(layers_[layer].dtype, weights_[layer].read<std::byte>());
+    values.back() = std::numeric_limits<double>::infinity();
+    write(weights_[layer], testing::encode(layers_[layer].dtype, values));
+  }
+
  private:
   static std::vector<LayerLayout> layouts(const std::vector<LayerShape>& layers) {
     std::vector<LayerLayout> result;
@@ -289,12 +298,7 @@ TEST_F(CudaBackendCalls, AnUpdateTakesAsManyForOneLayerAsForMany) {
   for (const bool by_gradient : {false, true}) {
     const Calls of_one = calls_of_an_update(1, by_gradient);
     EXPECT_EQ(calls_of_an_update(54, by_gradient), of_one);
-    EXPECT_EQ(of_one.launches, by_gradient ? 15 : 14);  // a random selection has no list to refine
-    EXPECT_EQ(of_one.waits, 3);
-    EXPECT_EQ(of_one.uploads, 2);
-    EXPECT_EQ(of_one.downloads, 3);
-    EXPECT_EQ(of_one.memsets, 3);
-    EXPECT_EQ(of_one.allocations, 7);
+    EXPECT_EQ(of_one, (Calls{.launches = by_gradient ? 18 : 16, .waits = 1, .downloads = 1, .allocations = 9}));
   }
 }
 
@@ -416,7 +420,7 @@ TEST_F(CudaBackendErrors, AnUpdateThatRunsOutOfMemoryChangesNothingAndLeaksNothi
   machine_.finish();
   const int num_allocations = machine_.num_allocations();
   const std::vector<std::int64_t> k(layers.size(), 1);
-  for (int skipped = 0; skipped < 7; ++skipped) {
+  for (int skipped = 0; skipped < 9; ++skipped) {
     machine_.fail("cudaMallocFromPoolAsync", cudaErrorMemoryAllocation, skipped);
     try {
       model.plain_update(k, 1, true);
@@ -427,6 +431,58 @@ TEST_F(CudaBackendErrors, AnUpdateThatRunsOutOfMemoryChangesNothingAndLeaksNothi
     machine_.finish();
     EXPECT_EQ(machine_.num_allocations(), num_allocations);
     EXPECT_EQ(model.snapshot(), before);
+  }
+}
+
+TEST_F(CudaBackendErrors, AnUpdateByScoresWithoutAnOrderChangesNothing) {
+  Draws draws(82);
+  for (const std::size_t bad : {0, 3, 5}) {
+    const auto layers = random_layers(6, 600, draws);
+    Model model(layers, kGpu);
+    model.train(draws);
+    model.update(0);
+    model.train(draws);
+    model.spoil(bad);
+    const auto before = model.snapshot();
+    for (const bool by_gradient : {false, true}) {
+      try {
+        model.plain_update(std::vector<std::int64_t>(layers.size(), 1), 1, by_gradient);
+        ADD_FAILURE() << "not refused";
+      } catch (const NonFiniteError& error) {
+        EXPECT_EQ(error.layer(), "layer" + std::to_string(bad));
+      }
+      EXPECT_EQ(model.snapshot(), before);
+    }
+  }
+}
+
+TEST_F(CudaBackendErrors, ASetWhoseScoresHadNoOrderIsNotShown) {
+  Model model({{IndexMap::contiguous(100), DType::kFloat32}, {IndexMap::contiguous(70), DType::kFloat32}}, kGpu);
+  model.spoil(1);
+  const BitSets chosen = model.select(model.store().full(0), model.weights(), {10, 10}, 0, 0);
+  const BitSets others = chosen.complement(0);
+  EXPECT_THROW(chosen.count(0), NonFiniteError);
+  EXPECT_THROW(others.count(0), NonFiniteError);
+  EXPECT_THROW(model.store().full(0).combined(BitOperation::kAnd, others, 0).layer_to_host(0, 0), NonFiniteError);
+  EXPECT_EQ(model.store().active().count(0), (std::vector<std::int64_t>{0, 0}));
+  const BitSets fine = model.select(model.store().full(0), {}, {10, 10}, 0, 0);
+  EXPECT_EQ(fine.count(0), (std::vector<std::int64_t>{10, 10}));
+}
+
+TEST_F(CudaBackendErrors, ACommitMayWaitForMoreVerdictsThanALaunchTakes) {
+  for (const bool is_bad : {false, true}) {
+    Model model({{IndexMap::contiguous(1000), DType::kFloat32}}, kGpu);
+    BitSets grown = model.select(model.store().full(0), model.weights(), {10}, 0, 0);
+    for (std::uint32_t draw = 1; draw < 7; ++draw) {
+      if (is_bad && draw == 5) model.spoil(0);
+      grown = grown.combined(BitOperation::kOr, model.select(model.store().full(0), model.weights(), {10}, 0, draw), 0);
+    }
+    if (is_bad) {
+      EXPECT_THROW(model.commit(model.store().empty(0), grown, 1), NonFiniteError);
+      EXPECT_EQ(model.store().active().count(0), (std::vector<std::int64_t>{0}));
+    } else {
+      EXPECT_EQ(model.commit(model.store().empty(0), grown, 1)[0].active, grown.count(0)[0]);
+    }
   }
 }
 

@@ -130,16 +130,20 @@ TEST(SearchSample, FindsTheKeysOfTwoRanks) {
     std::sort(sorted.begin(), sorted.end());
     for (const auto& [first, second] : {std::pair<std::size_t, std::size_t>{1, 3001}, {900, 1100}, {5, 5}}) {
       BracketShared shared;
-      std::vector<std::uint64_t> found(2);
+      std::vector<std::uint64_t> found(4);
       simulate(1, kSearchThreads, Schedule::kForward, [&] {
         RangeSearch ranges[2];
         ranges[0] = {0, highest, first};
         ranges[1] = {0, highest, second};
-        search_sample(sample.data(), static_cast<std::int64_t>(sample.size()), ranges, shared);
-        if (simt::thread() == 13) found = {ranges[0].low, ranges[1].low};
+        std::uint64_t num_equal[2] = {};
+        search_sample(sample.data(), static_cast<std::int64_t>(sample.size()), ranges, num_equal, shared);
+        if (simt::thread() == 13) found = {ranges[0].low, ranges[1].low, num_equal[0], num_equal[1]};
       });
       EXPECT_EQ(found[0], sorted[first - 1]);
       EXPECT_EQ(found[1], sorted[second - 1]);
+      for (const std::size_t which : {0u, 1u}) {
+        EXPECT_EQ(found[2 + which], static_cast<std::uint64_t>(std::count(sample.begin(), sample.end(), found[which])));
+      }
     }
   }
 }
@@ -280,7 +284,7 @@ TEST(ChooseFromList, OrdersByKeyThenTieKeyThenIndex) {
   std::sort(ranked.begin(), ranked.end(), [](const auto& a, const auto& b) { return a.precedes(b); });
   for (const std::size_t wanted : {std::size_t{1}, std::size_t{700}, std::size_t{2000}, entries.size()}) {
     std::fill(chosen.begin(), chosen.end(), Word{0});
-    FinishShared shared;
+    RankShared shared;
     simulate(1, kSearchThreads, Schedule::kForward, [&] {
       Window window;
       window.low = 90;

@@ -23,7 +23,8 @@ void commit_by_kernels(std::span<const CommitEntry> rows, const CommitOptions& o
   auto table = std::make_unique<CommitTable>();
   while (!rows.empty()) {
     rows = table->take(rows);
-    simulate(table->num_chunks(), kStreamThreads, Schedule::kBackward, [&] { commit_chunk(*table, options); });
+    simulate(table->num_chunks(), kStreamThreads, Schedule::kBackward,
+             [&] { commit_chunk(*table, options, Refusals{}); });
   }
 }
 
@@ -119,7 +120,7 @@ TEST(CudaCommit, ChangesWhatTheCpuChanges) {
     Model cpu = random_model(3);
     Model gpu = cpu;
     CpuBackend backend;
-    const auto expected = backend.commit(cpu.commits(), rules, 0);
+    const auto expected = backend.commit(cpu.commits(), rules, {}, 0);
     const auto counts = commit_by_kernels(gpu.commits(), rules);
     EXPECT_EQ(flat(counts), flat(expected)) << options;
     EXPECT_EQ(gpu.layers, cpu.layers) << options;
@@ -131,7 +132,7 @@ TEST(CudaCommit, TensorsBeyondARowsRoomAreZeroedByTheMasksAsTheyWere) {
   Model cpu = random_model(10);
   Model gpu = cpu;
   CpuBackend backend;
-  const auto expected = backend.commit(cpu.commits(), rules, 0);
+  const auto expected = backend.commit(cpu.commits(), rules, {}, 0);
   EXPECT_EQ(flat(commit_by_kernels(gpu.commits(), rules)), flat(expected));
   EXPECT_EQ(gpu.layers, cpu.layers);
 }

@@ -1,4 +1,4 @@
-// The GPU's selection, run by the simulator, against the CPU's: the same bits in every case.
+// The GPU's selection, on an emulated machine, against the CPU's: the same bits in every case.
 
 #include <gtest/gtest.h>
 
@@ -12,11 +12,13 @@
 #include <vector>
 
 #include "cpu/selection.hpp"
-#include "cuda/selection.hpp"
+#include "cuda/bracket_kernels.hpp"
+#include "emulated_cuda/machine.hpp"
+#include "itop/backend.hpp"
 #include "itop/error.hpp"
 #include "itop/thread_pool.hpp"
 #include "support/parts.hpp"
-#include "support/simulated_executor.hpp"
+#include "support/values.hpp"
 
 namespace itop::cuda {
 namespace {
@@ -82,6 +84,17 @@ Layer make_layer(std::int64_t numel, DType dtype, Values values, double density,
   return layer;
 }
 
+Layer layer_of(const std::vector<double>& values, DType dtype) {
+  Layer layer;
+  layer.numel = static_cast<std::int64_t>(values.size());
+  layer.dtype = dtype;
+  layer.index_map = IndexMap::contiguous(layer.numel);
+  layer.scores = itop::testing::encode(dtype, values);
+  layer.candidates.assign(static_cast<std::size_t>(words_for(layer.numel)), ~Word{0});
+  layer.candidates.back() = valid_bits(words_for(layer.numel) - 1, layer.numel);
+  return layer;
+}
+
 struct Problem {
   std::vector<Layer> layers;
   std::int64_t k = 0;
@@ -139,17 +152,36 @@ Chosen on_cpu(std::vector<Problem>& problems) {
   return chosen;
 }
 
-Chosen on_gpu(std::vector<Problem>& problems, SimulatedExecutor& executor) {
+using emulated_cuda::Calls;
+using emulated_cuda::Machine;
+
+/// The calls are counted from the beginning.
+std::shared_ptr<SelectionVerdict> select_on_gpu(std::span<const Selection> selections, Reduction& reduction) {
+  Machine::instance().finish();
+  Machine::instance().calls = {};
+  return backend_for({DeviceType::kCuda, 0}).select(selections, reduction, 0);
+}
+
+Chosen on_gpu(std::vector<Problem>& problems) {
   Chosen chosen;
   const std::vector<Selection> selections = selections_of(problems, chosen);
   LocalReduction local;
-  select(selections, local, executor);
+  const auto verdict = select_on_gpu(selections, local);
+  EXPECT_EQ(Machine::instance().calls.waits, 0);
+  verdict->check();
   return chosen;
 }
 
-bool used(const SimulatedExecutor& executor, SelectionKernel kernel) {
-  return std::find(executor.launched.begin(), executor.launched.end(), kernel) != executor.launched.end();
-}
+/// A selection by scores, whatever they are, and one at random: nothing is uploaded but by launches, and nobody waits.
+constexpr Calls kByScores{.launches = 7, .allocations = 2};
+constexpr Calls kAtRandom{.launches = 5, .allocations = 2};
+
+/// Sets the order of threads for a scope.
+class Scheduled {
+ public:
+  explicit Scheduled(simt::Schedule schedule) { Machine::instance().schedule = schedule; }
+  ~Scheduled() { Machine::instance().schedule = simt::Schedule::kForward; }
+};
 
 class EveryDType : public ::testing::TestWithParam<DType> {};
 
@@ -174,14 +206,13 @@ TEST_P(EveryDType, ChoosesTheBitsOfTheCpu) {
       problems.push_back(std::move(problem));
     }
   }
-  SimulatedExecutor executor;
-  EXPECT_EQ(on_gpu(problems, executor), on_cpu(problems));
+  EXPECT_EQ(on_gpu(problems), on_cpu(problems));
 }
 
 INSTANTIATE_TEST_SUITE_P(CudaSelection, EveryDType,
                          ::testing::Values(DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16));
 
-TEST(CudaSelection, SamplesABracketInLargeLayersAndWaitsOnce) {
+TEST(CudaSelection, SamplesABracketInLargeLayersAndWaitsForNothing) {
   std::mt19937_64 random(5);
   std::vector<Problem> problems(2);
   problems[0].layers.push_back(make_layer(120'003, DType::kFloat32, Values::kNormal, 0.9, random));
@@ -189,10 +220,15 @@ TEST(CudaSelection, SamplesABracketInLargeLayersAndWaitsOnce) {
   problems[1].layers.push_back(make_layer(60'000, DType::kFloat32, Values::kNormal, 0.1, random));
   problems[1].k = 2000;
   problems[1].order = SelectionOrder::kSmallest;
-  SimulatedExecutor executor(simt::Schedule::kBackward);
-  EXPECT_EQ(on_gpu(problems, executor), on_cpu(problems));
-  EXPECT_EQ(executor.num_waits, 1);
-  EXPECT_EQ(executor.launched.size(), 6u);
+  const Scheduled backward(simt::Schedule::kBackward);
+  const Chosen expected = on_cpu(problems);
+  Chosen chosen;
+  const std::vector<Selection> selections = selections_of(problems, chosen);
+  LocalReduction local;
+  const auto verdict = select_on_gpu(selections, local);
+  EXPECT_EQ(Machine::instance().calls, kByScores);
+  verdict->check();
+  EXPECT_EQ(chosen, expected);
 }
 
 TEST(CudaSelection, TiesOfALargeLayerAreBrokenWithoutListingThem) {
@@ -202,10 +238,32 @@ TEST(CudaSelection, TiesOfALargeLayerAreBrokenWithoutListingThem) {
   problems[0].k = 20'000;
   problems[1].layers.push_back(make_layer(40'000, DType::kFloat32, Values::kMostlyZero, 1.0, random));
   problems[1].k = 20'000;
-  SimulatedExecutor executor;
-  EXPECT_EQ(on_gpu(problems, executor), on_cpu(problems));
-  EXPECT_EQ(executor.num_waits, 2) << "a second pass over the weights";
-  EXPECT_FALSE(used(executor, SelectionKernel::kCountBins));
+  EXPECT_EQ(on_gpu(problems), on_cpu(problems));
+  EXPECT_EQ(Machine::instance().calls.launches, kByScores.launches) << "the second pass is in the refinement";
+}
+
+TEST(CudaSelection, ManyEqualScoresBesideTheThresholdAreCountedAndNotListed) {
+  // Three values that many share, with distinct values between them: thresholds at each, beside each, and between.
+  std::mt19937_64 random(17);
+  for (const DType dtype : {DType::kFloat32, DType::kFloat64, DType::kBFloat16}) {
+    std::vector<double> values(60'000);
+    std::uniform_real_distribution<double> uniform(0.0, 3.0);
+    for (double& value : values) {
+      const double drawn = uniform(random);
+      value = drawn < 0.9 ? 0.0 : drawn < 1.6 ? 1.0 : drawn < 2.0 ? 3.0 : drawn;
+    }
+    std::vector<Problem> problems;
+    for (const std::int64_t k : {5, 3'000, 7'990, 8'010, 20'000, 27'900, 28'100, 35'000, 41'900, 42'100, 59'000}) {
+      for (const SelectionOrder order : {SelectionOrder::kSmallest, SelectionOrder::kLargest}) {
+        Problem problem;
+        problem.layers.push_back(layer_of(values, dtype));
+        problem.k = k;
+        problem.order = order;
+        problems.push_back(std::move(problem));
+      }
+    }
+    EXPECT_EQ(on_gpu(problems), on_cpu(problems));
+  }
 }
 
 TEST(CudaSelection, GrowsAtRandomInOnePass) {
@@ -221,9 +279,8 @@ TEST(CudaSelection, GrowsAtRandomInOnePass) {
   problems[2].layers[0].index_map.sizes = {64, 3, 5, 7};
   problems[2].layers[0].index_map.strides = {105, 5, 1, 15};
   problems[2].k = 1234;
-  SimulatedExecutor executor;
-  EXPECT_EQ(on_gpu(problems, executor), on_cpu(problems));
-  EXPECT_EQ(executor.num_waits, 1);
+  EXPECT_EQ(on_gpu(problems), on_cpu(problems));
+  EXPECT_EQ(Machine::instance().calls.launches, kAtRandom.launches);
 }
 
 TEST(CudaSelection, ManyUndecidedTiesAreNarrowedBeforeTheyAreRanked) {
@@ -232,9 +289,8 @@ TEST(CudaSelection, ManyUndecidedTiesAreNarrowedBeforeTheyAreRanked) {
   problems[0].has_scores = false;
   problems[0].layers.push_back(make_layer(400'000, DType::kFloat32, Values::kZeros, 1.0, random));
   problems[0].k = 200'000;  // about 2 * 5 * sqrt(100,000) candidates stay inside the window
-  SimulatedExecutor executor;
-  EXPECT_EQ(on_gpu(problems, executor), on_cpu(problems));
-  EXPECT_EQ(executor.num_waits, 1);
+  EXPECT_EQ(on_gpu(problems), on_cpu(problems));
+  EXPECT_EQ(Machine::instance().calls.launches, kAtRandom.launches);
 }
 
 TEST(CudaSelection, AcrossLayersOfSeveralTypesAndOrders) {
@@ -251,12 +307,11 @@ TEST(CudaSelection, AcrossLayersOfSeveralTypesAndOrders) {
     problems[1].layers.push_back(make_layer(50'000, DType::kFloat32, Values::kFewDistinct, 0.5, random));
     problems[1].k = 10'000;
     problems[1].order = SelectionOrder::kSmallest;
-    SimulatedExecutor executor;
-    EXPECT_EQ(on_gpu(problems, executor), on_cpu(problems));
+    EXPECT_EQ(on_gpu(problems), on_cpu(problems));
   }
 }
 
-TEST(CudaSelection, AMissedBracketIsReplacedByHistogramRounds) {
+TEST(CudaSelection, AMissedBracketIsMendedOnTheDevice) {
   // The sampled groups are the smallest, everything else is large: the sample misleads.
   std::mt19937_64 random(10);
   std::vector<Problem> problems(1);
@@ -271,9 +326,11 @@ TEST(CudaSelection, AMissedBracketIsReplacedByHistogramRounds) {
   }
   problems[0].layers.push_back(std::move(layer));
   problems[0].k = 40'000;
-  SimulatedExecutor executor;
-  EXPECT_EQ(on_gpu(problems, executor), on_cpu(problems));
-  EXPECT_TRUE(used(executor, SelectionKernel::kCountBins));
+  for (const std::int64_t k : {1, 40'000, 120'000}) {
+    problems[0].k = k;
+    EXPECT_EQ(on_gpu(problems), on_cpu(problems)) << k;
+    EXPECT_EQ(Machine::instance().calls.launches, kByScores.launches);
+  }
 }
 
 TEST(CudaSelection, OverSeveralPartsTheHostSumsHistograms) {
@@ -290,13 +347,13 @@ TEST(CudaSelection, OverSeveralPartsTheHostSumsHistograms) {
   problems[3].k = 100;
   Chosen chosen;
   const std::vector<Selection> selections = selections_of(problems, chosen);
-  SimulatedExecutor executor;
   SingletonReduction reduction;
-  select(selections, reduction, executor);
+  EXPECT_EQ(select_on_gpu(selections, reduction), nullptr);
+  Machine::instance().finish();
   EXPECT_EQ(chosen, on_cpu(problems));
   EXPECT_GT(reduction.num_sums, 4);
   EXPECT_LT(reduction.num_sums, 12) << "a search goes on although all of its last bin are wanted";
-  EXPECT_FALSE(used(executor, SelectionKernel::kSplitWeights));
+  EXPECT_EQ(Machine::instance().calls.waits, 1 + reduction.num_sums - 2) << "the types need none";
 }
 
 TEST(CudaSelection, PartsOfLayersChooseWhatOneProcessChooses) {
@@ -333,9 +390,9 @@ TEST(CudaSelection, PartsOfLayersChooseWhatOneProcessChooses) {
     itop::testing::Parts together(3);
     const auto errors = together.run([&](std::size_t part, Reduction& reduction) {
       const std::vector<Selection> selections = selections_of(parts[part], chosen[part]);
-      SimulatedExecutor executor;
-      select(selections, reduction, executor);
+      EXPECT_EQ(backend_for({DeviceType::kCuda, 0}).select(selections, reduction, 0), nullptr);
     });
+    Machine::instance().finish();
     for (const std::exception_ptr& error : errors) EXPECT_EQ(error, nullptr);
     for (std::size_t p = 0; p < 2; ++p) {
       std::vector<Word> joined;
@@ -362,9 +419,11 @@ TEST(CudaSelection, RefusesNaNAndInfinityEvenWhereNothingIsCompared) {
     for (const bool is_local : {true, false}) {
       LocalReduction local;
       SingletonReduction parts;
-      SimulatedExecutor executor;
       try {
-        select(selections, is_local ? static_cast<Reduction&>(local) : parts, executor);
+        const auto verdict = select_on_gpu(selections, is_local ? static_cast<Reduction&>(local) : parts);
+        ASSERT_NE(verdict, nullptr);
+        EXPECT_TRUE(is_local) << "over several parts it is known at once";
+        verdict->check();
         FAIL() << "not refused";
       } catch (const NonFiniteError& error) {
         EXPECT_EQ(error.layer(), "layer1");
@@ -383,20 +442,21 @@ TEST(CudaSelection, DoesNotDependOnTheOrderInWhichThreadsRun) {
     problem.k = 4'000 * (i + 1);
     problems.push_back(std::move(problem));
   }
-  SimulatedExecutor forward(simt::Schedule::kForward);
-  SimulatedExecutor backward(simt::Schedule::kBackward);
-  EXPECT_EQ(on_gpu(problems, forward), on_gpu(problems, backward));
+  const Chosen forward = on_gpu(problems);
+  for (const simt::Schedule schedule : {simt::Schedule::kBackward, simt::Schedule::kShuffled}) {
+    const Scheduled scheduled(schedule);
+    EXPECT_EQ(on_gpu(problems), forward);
+  }
 }
 
 TEST(CudaSelection, NothingToSelectFrom) {
   std::vector<Problem> none;
-  SimulatedExecutor executor;
-  EXPECT_TRUE(on_gpu(none, executor).empty());
+  EXPECT_TRUE(on_gpu(none).empty());
   std::mt19937_64 random(15);
   std::vector<Problem> problems(1);
   problems[0].layers.push_back(make_layer(0, DType::kFloat32, Values::kNormal, 0.5, random));
   problems[0].k = 5;
-  EXPECT_EQ(on_gpu(problems, executor), on_cpu(problems));
+  EXPECT_EQ(on_gpu(problems), on_cpu(problems));
 }
 
 }  // namespace

@@ -224,16 +224,14 @@ class SparseEngine:
             ValueError: On every rank alike, naming the layer, or what else differs.
         """
         context = self._context
-        position = {
-            **fingerprint(
-                self.method, self.topology.layers, context.target_counts, context.total_steps, self.topology.seed
-            ),
-            "steps": str(self.steps),
-            "num_updates": str(self.num_updates),
-        }
-        everyone = self._ranks.gather((position, self.topology.layer_digests()))
-        check_same({rank: theirs for rank, (theirs, _) in everyone.items()})
-        check_same_topology({rank: digests for rank, (_, digests) in everyone.items()})
+        made = fingerprint(
+            self.method, self.topology.layers, context.target_counts, context.total_steps, self.topology.seed
+        )
+        position = {"steps": str(self.steps), "num_updates": str(self.num_updates)}
+        everyone = self._ranks.gather((made, position, self.topology.layer_digests()))
+        check_same({rank: theirs[0] for rank, theirs in everyone.items()})
+        check_same({rank: theirs[1] for rank, theirs in everyone.items()}, "load one state on every rank")
+        check_same_topology({rank: theirs[2] for rank, theirs in everyone.items()})
         self._is_verified = True
 
     def _before_any_step(self) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from itop.optimizer_group import OptimizerGroup
@@ -16,16 +17,19 @@ class HeldGradients:
 
     def __init__(self, topology: Topology) -> None:
         self._topology = topology
-        self._held: list[tuple[nn.Parameter, Tensor]] = []
+        self._held: list[tuple[Tensor, Tensor]] = []
         self._masked: tuple[weakref.ref[Tensor], int] | None = None
 
     def withhold(self, optimizer: Optimizer | OptimizerGroup) -> None:
         """The update takes the place of this optimiser step: with no gradient in sight the optimiser does nothing."""
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._held.append((parameter, parameter.grad))
-                    parameter.grad = None
+        self.withhold_of(parameter for group in optimizer.param_groups for parameter in group["params"])
+
+    def withhold_of(self, parameters: Iterable[Tensor]) -> None:
+        """The optimiser leaves these parameters as they are."""
+        for parameter in parameters:
+            if parameter.grad is not None:
+                self._held.append((parameter, parameter.grad))
+                parameter.grad = None
 
     def set_dense_aside(self) -> None:
         """The optimiser gets copies to be masked; growth looks at the dense gradients of the last evaluation."""

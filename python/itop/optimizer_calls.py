@@ -23,9 +23,17 @@ def can_be_hooked(optimizer: Optimizer) -> bool:
     return hasattr(optimizer, "_optimizer_step_pre_hooks") and bool(getattr(type(optimizer).step, "hooked", False))
 
 
-def owner_of(hook: Callable[..., Any]) -> object:
+def owner_of(hook: Callable[..., Any] | None) -> object:
     """The object whose method a hook is, also behind :func:`in_eager_mode`."""
     return getattr(getattr(hook, "__wrapped__", hook), "__self__", None)
+
+
+def has_innermost_hooks(optimizer: Optimizer, owner: object) -> bool:
+    """Whether an object's hooks are the last before the step and the first after it: nobody else's see what lies between."""
+    before, after = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
+    return (
+        owner_of(next(reversed(before.values()), None)) is owner and owner_of(next(iter(after.values()), None)) is owner
+    )
 
 
 def was_skipped_by_scaler(optimizer: Optimizer) -> bool:

@@ -20,13 +20,19 @@ class BitSet:
     """A set of weights of a model: one bit for each, kept by the core.
 
     ``&``, ``|``, ``-``, ``^`` and ``~`` make new sets; sets of one topology go together.
+
+    Args:
+        topology: Whose weights they are.
+        native: The bits; not changed afterwards where counts are given.
+        counts: What :meth:`counts` answers, where that is known: a GPU need not be asked, nor waited for.
     """
 
-    __slots__ = ("_topology", "native")
+    __slots__ = ("_known_counts", "_topology", "native")
 
-    def __init__(self, topology: Topology, native: _core.BitSets) -> None:
+    def __init__(self, topology: Topology, native: _core.BitSets, counts: Sequence[int] | None = None) -> None:
         self._topology = topology
         self.native = native
+        self._known_counts = counts
 
     def __and__(self, other: BitSet) -> BitSet:
         return BitSet(self._topology, self.native.intersection(other.native, self._topology.stream))
@@ -48,6 +54,8 @@ class BitSet:
 
     def counts(self) -> list[int]:
         """How many weights of each layer are in the set, over all processes."""
+        if self._known_counts is not None:
+            return list(self._known_counts)
         return self._topology.summed(self.native.count(self._topology.stream))
 
     def to_tensors(self) -> list[Tensor]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, final
 
 import numpy as np
@@ -22,15 +21,16 @@ from torch.utils.hooks import RemovableHandle
 from itop import _core
 from itop.distributed.agreement import LayerDigest
 from itop.layers import Layer
-from itop.nn.growth import DenseRows, ScoreRows, scores_at
+from itop.nn.growth import DenseRows
 from itop.nn.modules import SparseLayer
-from itop.nn.pattern import SparsePattern, TieKeys, free_positions, select_entries
+from itop.nn.pattern import SparsePattern, TieKeys
 from itop.nn.position_set import CompressedPositions, PositionSet
 from itop.nn.recorder import GradientRecorder
 from itop.optimizer_group import OptimizerGroup
 from itop.optimizer_state import OptimizerState
 from itop.saved_codes import SavedSets, read_sets
 from itop.selection import BitSet, Quota, Scores
+from itop.sparse_selection import PositionSets, StreamedScores, choose, positions_of
 from itop.topology import Topology, compared
 from itop.update_report import UpdateReport
 
@@ -64,77 +64,6 @@ def make_topology(
                 f"{layer.module.values.device}; there it computes with a fixed topology, or use dense layers, which are masked"
             )
     return SparseTopology(layers, optimizer_state, seed)
-
-
-@final
-class PositionSets(BitSet):
-    """A set of weights of a model some of whose layers are truly sparse: bits of the others, positions of these.
-
-    Attributes:
-        positions: By layer.
-    """
-
-    __slots__ = ("positions",)
-
-    def __init__(self, topology: Topology, native: _core.BitSets, positions: Mapping[int, PositionSet]) -> None:
-        super().__init__(topology, native)
-        self.positions = positions
-
-    def _with(
-        self, other: BitSet, bits: BitSet, combine: Callable[[PositionSet, PositionSet], PositionSet]
-    ) -> PositionSets:
-        theirs = _positions(other)
-        merged = {i: combine(mine, theirs[i]) for i, mine in self.positions.items()}
-        return PositionSets(self._topology, bits.native, merged)
-
-    def __and__(self, other: BitSet) -> PositionSets:
-        return self._with(other, super().__and__(other), PositionSet.__and__)
-
-    def __or__(self, other: BitSet) -> PositionSets:
-        return self._with(other, super().__or__(other), PositionSet.__or__)
-
-    def __sub__(self, other: BitSet) -> PositionSets:
-        return self._with(other, super().__sub__(other), PositionSet.__sub__)
-
-    def __xor__(self, other: BitSet) -> PositionSets:
-        return self._with(other, super().__xor__(other), PositionSet.__xor__)
-
-    def __invert__(self) -> PositionSets:
-        others = {i: ~positions for i, positions in self.positions.items()}
-        return PositionSets(self._topology, super().__invert__().native, others)
-
-    def copy(self) -> PositionSets:
-        return PositionSets(self._topology, super().copy().native, self.positions)
-
-    def counts(self) -> list[int]:
-        counts = super().counts()
-        for i, positions in self.positions.items():
-            counts[i] = positions.count
-        return counts
-
-    def to_tensor(self, layer: int) -> Tensor:
-        """Of a truly sparse layer a dense tensor in its weight's shape: for looking at."""
-        if layer in self.positions:
-            return self.positions[layer].to_mask().view(self._topology.layers[layer].shape)
-        return super().to_tensor(layer)
-
-
-def _positions(bits: BitSet) -> Mapping[int, PositionSet]:
-    if not isinstance(bits, PositionSets):
-        raise TypeError("sets of a truly sparse topology only go with each other")
-    return bits.positions
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class StreamedScores(Scores):
-    """Scores that are formed for some layers as they are compared; their places in ``tensors`` are empty.
-
-    Attributes:
-        rows: By layer.
-    """
-
-    rows: Mapping[int, ScoreRows] = field(default_factory=dict)
 
 
 @final
@@ -333,78 +262,18 @@ class SparseTopology(Topology):
         bits = super().select(
             candidates, [0 if i in self._modules else count for i, count in enumerate(k)], masked, largest=largest
         )
-        among = _positions(candidates)
+        among = positions_of(candidates)
 
         def chosen(i: int) -> PositionSet:
             count = min(int(k[i]), among[i].count)
             keys = TieKeys(self.seed, i, self.num_updates, draw)
-            return self._choose(i, among[i], count, scores, largest, keys)
+            return choose(i, self.layers[i], self._modules[i].pattern, among[i], count, scores, largest, keys)
 
         return self._sets(bits, chosen)
 
-    def _choose(
-        self, layer: int, among: PositionSet, k: int, scores: Scores | None, largest: bool, keys: TieKeys
-    ) -> PositionSet:
-        if k == 0:
-            return PositionSet.empty(among.shape)
-        if k == among.count:
-            return among.listed()
-        if scores is None:
-            return self._choose_at_random(among, k, keys)
-        try:
-            return self._choose_by_score(layer, among, k, scores, largest, keys)
-        except _core.NonFiniteError:
-            raise _core.NonFiniteError(
-                f"the scores of layer '{self.layers[layer].name}' hold NaN or infinity"
-            ) from None
-
-    def _choose_at_random(self, among: PositionSet, k: int, keys: TieKeys) -> PositionSet:
-        if among.is_complement:
-            return PositionSet.from_indices(among.shape, free_positions(among, k, keys))
-        return self._best_entries(among, torch.zeros(among.count), k, keys, magnitude=True, largest=False)
-
-    def _choose_by_score(
-        self, layer: int, among: PositionSet, k: int, scores: Scores, largest: bool, keys: TieKeys
-    ) -> PositionSet:
-        rows = self._rows_of(layer, scores)
-        if among.is_complement:
-            if rows is None or scores.signed or not largest:
-                raise ValueError(
-                    f"inactive weights of the truly sparse layer '{self.layers[layer].name}' are grown at random or by the "
-                    "largest magnitude of a score that all weights have"
-                )
-            return PositionSet.from_indices(among.shape, rows.grow_best(k, among, keys))
-        values = scores_at(rows, among) if rows is not None else self._values_at(layer, among, scores.tensors[layer])
-        return self._best_entries(among, values, k, keys, magnitude=not scores.signed, largest=largest)
-
-    def _rows_of(self, layer: int, scores: Scores) -> ScoreRows | None:
-        """Scores that all weights have; None where only active ones do."""
-        if isinstance(scores, StreamedScores):
-            return scores.rows[layer]
-        tensor = scores.tensors[layer]
-        return DenseRows(tensor) if tuple(tensor.shape) == self.layers[layer].shape else None
-
-    def _values_at(self, layer: int, among: PositionSet, values: Tensor) -> Tensor:
-        pattern = self._modules[layer].pattern
-        if values.shape != (pattern.num_active,):
-            raise ValueError(
-                f"scores of the truly sparse layer '{self.layers[layer].name}' must have one entry for each of its "
-                f"{pattern.num_active} active weights, got shape {list(values.shape)}"
-            )
-        if among.count == pattern.num_active:
-            return values
-        return values[among.members_among(PositionSet.of(pattern))]
-
-    @staticmethod
-    def _best_entries(
-        among: PositionSet, values: Tensor, k: int, keys: TieKeys, *, magnitude: bool, largest: bool
-    ) -> PositionSet:
-        values = values.float() if values.dtype == torch.float16 else values
-        return among.only(select_entries(among, values, k, keys, magnitude=magnitude, largest=largest), k)
-
     def initialise(self, active: BitSet) -> None:
         """As in the masked execution; weights that were not held so far are drawn as the module draws its own."""
-        for i, positions in _positions(active).items():
+        for i, positions in positions_of(active).items():
             self._initialise_layer(self._modules[i], positions.listed())
             shape = self._modules[i].pattern.shape
             self._explored[i], self._reliable[i] = CompressedPositions(shape), CompressedPositions(shape)
@@ -473,7 +342,7 @@ class SparseTopology(Topology):
         self, dropped: BitSet, grown: BitSet, *, touches_values: bool = True, **options: bool
     ) -> npt.NDArray[np.int64]:
         counts = super()._commit(dropped, grown, touches_values=touches_values, **options)
-        gone, new = _positions(dropped), _positions(grown)
+        gone, new = positions_of(dropped), positions_of(grown)
         for i in self._modules:
             counts[i] = self._commit_layer(i, gone[i], new[i], options)
         for recorder in self._recorders.values():

@@ -17,7 +17,14 @@ from itop.grown_state import YoungWeights
 from itop.held_gradients import HeldGradients
 from itop.methods import Method, UpdateTiming
 from itop.optim import MaskedOptimizer
-from itop.optimizer_calls import find_closure, in_eager_mode, only_makes_state, was_skipped_by_scaler
+from itop.optim.substitute import can_substitute, step_sparse_layers
+from itop.optimizer_calls import (
+    find_closure,
+    has_innermost_hooks,
+    in_eager_mode,
+    only_makes_state,
+    was_skipped_by_scaler,
+)
 from itop.optimizer_group import OptimizerGroup, StepRound
 from itop.training_cost import DensityRecord
 from itop.update_report import UpdateReport
@@ -26,8 +33,9 @@ from itop.update_report import UpdateReport
 class Stepper:
     """Keeps zeros zero and the topology moving while an optimiser steps.
 
-    An optimiser that leaves zeros at zero needs masked gradients only; all others, those that zeros slow down, and every
-    step after somebody else wrote to the weights, are masked after the step.
+    A plain SGD on the CPU has the step of its sparse layers taken for it. Any other optimiser that leaves zeros at zero needs
+    masked gradients only; all others, those that zeros slow down, and every step after somebody else wrote to the weights, are
+    masked after the step.
 
     Args:
         context: What the method acts on.
@@ -159,7 +167,24 @@ class Stepper:
         if self._young is not None:
             assert isinstance(self._context.optimizer, Optimizer)
             self._young.before_step(self._context.optimizer)
-        self._mask_gradients(update_due)
+            self._mask_gradients(update_due)
+        elif not (withhold and self._substitute_step()):
+            self._mask_gradients(update_due)
+
+    def _substitute_step(self) -> bool:
+        """Steps the sparse layers in the optimiser's stead, where that gives the same bits and nobody comes between."""
+        optimizer = self._context.optimizer
+        if not (
+            isinstance(optimizer, torch.optim.SGD)
+            and has_innermost_hooks(optimizer, self)
+            and can_substitute(optimizer, self.topology)
+        ):
+            return False
+        self._needs_full_mask |= self._was_changed_by_others()
+        self._masks_gradients = True
+        self._gradients.withhold_of(step_sparse_layers(optimizer, self.topology))
+        self.topology.sweep()
+        return True
 
     def _mask_gradients(self, update_due: bool) -> None:
         """Sees to it that zeros stay zero in the step that comes, where gradients can; the rest is masked after it."""

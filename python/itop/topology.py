@@ -300,7 +300,8 @@ class Topology:
             preferred: Candidates in this set are better than any other.
 
         Raises:
-            ValueError: If scores hold NaN or infinity; names the layer.
+            ValueError: If scores hold NaN or infinity; names the layer. On a GPU, whose scores the host has not seen yet,
+                it is the first look at the set that raises, or the commit, before it changes anything.
         """
         if isinstance(k, Quota):
             return k.select(self, candidates, scores, largest=largest, preferred=preferred)
@@ -318,7 +319,11 @@ class Topology:
             tensors = [self.in_storage_order(i, tensor) for i, tensor in enumerate(scores.tensors)]
         order = SelectionOrder(scores is None or not scores.signed, largest, self.next_draw())
         if self.reductions.is_uniform:
-            return self._select(candidates, tensors, k, order, self.reductions.groups[0].reduction)
+            chosen = self._select(candidates, tensors, k, order, self.reductions.groups[0].reduction)
+            if candidates.native is not self.store.active or isinstance(k, int):
+                return chosen
+            have = self.num_active
+            return BitSet(self, chosen.native, [min(max(int(n), 0), most) for n, most in zip(k, have, strict=True)])
         if isinstance(k, int):
             # Each part enters once, whoever holds copies of it. How many a layer got is enough to choose them again,
             # layer by layer: scores and tie keys order the weights of one layer as they order all.

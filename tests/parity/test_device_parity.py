@@ -239,7 +239,7 @@ def test_scores_without_an_order_are_refused_by_name_and_nothing_changes(device_
     scores[4][-1] = bad
     for merged in (False, True):
         with pytest.raises(_core.NonFiniteError, match="layer4"):
-            run.select(run.store.active, scores, [1] * len(layers), 1, 0, merged=merged)
+            run.select(run.store.active, scores, [1] * len(layers), 1, 0, merged=merged).count(run.stream)
     for actual, expected in zip(run.snapshot(), before, strict=True):
         np.testing.assert_array_equal(actual, expected)
 

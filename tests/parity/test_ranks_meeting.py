@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -124,6 +125,39 @@ def train_alone(rank: int) -> int:
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_model_of_one_ranks_own_is_its_own_affair(ranks: RankPool, rank: int) -> None:
     assert ranks.run(train_alone, rank)[rank] == 3
+
+
+def train_another_model_while_others_wait() -> tuple[int, list[str]]:
+    """Rank 1 trains a plain model of other layers for longer than others take for chance, then comes after all."""
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("itop.distributed.meeting")
+    logger.addHandler(handler)
+    num_steps = 0
+    try:
+        if dist.get_rank() == 1:
+            model = make_model((20, 16))
+            engine = attach(model)
+            for _ in range(16):
+                train(model, engine, 1)
+                time.sleep(0.3)
+            num_steps = engine.steps
+        make_sharded_engine()
+    finally:
+        logger.removeHandler(handler)
+    return num_steps, messages
+
+
+def test_whoever_waits_for_a_rank_with_another_model_says_so_at_once_and_waits_on(ranks: RankPool) -> None:
+    waiting, training = ranks.run(train_another_model_while_others_wait)
+    assert training[0] == 16
+    assert waiting[1] == [
+        "rank 1 made an engine of another model; rank 0 waits up to 60 s for it to make one of the model that 2 ranks share"
+    ]
+    assert training[1] == [
+        "rank 0 waits for an engine of the model that 2 ranks share, while rank 1 trains one of its own with other layers"
+    ]
 
 
 def make_engine_on(rank: int) -> None:

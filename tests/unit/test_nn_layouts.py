@@ -82,7 +82,7 @@ def test_a_layer_says_what_it_chose(cache: Path) -> None:
 )
 def test_every_layout_of_a_convolution_gives_the_same_result(batch, size, stride, layout, monkeypatch) -> None:
     torch.manual_seed(0)
-    monkeypatch.setattr("itop.nn.kernels.choose", lambda key, candidates, work, default, run: layout)
+    monkeypatch.setattr("itop.nn.convolution_kernels.choose", lambda key, candidates, work, default, run: layout)
     layer = SparseConv2d(40, 24, 3, stride=stride, padding=1, sparsity=0.8)
     dense = layer.to_dense()
     x = torch.randn(batch, 40, *size, requires_grad=True)

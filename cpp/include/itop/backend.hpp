@@ -77,6 +77,15 @@ struct LayerApply {
   std::vector<TensorView> tensors;
 };
 
+/// Whether the scores of a selection had an order, where the device knows before the host does.
+class SelectionVerdict {
+ public:
+  virtual ~SelectionVerdict() = default;
+  /// Waits until it is known.
+  /// @throws NonFiniteError if scores held NaN or infinity; the chosen bits are unspecified then
+  virtual void check() = 0;
+};
+
 /// A device's implementation of everything that runs in proportion to the number of weights.
 ///
 /// One call serves a whole model. Pointers are on the backend's device and outlive the call only. Work goes to
@@ -106,12 +115,17 @@ class Backend {
 
   /// Sets in each selection's `chosen` bits the k best candidates, exactly: by score, then by the smaller tie key, then
   /// by the lower index. Chooses min(k, number of candidates).
+  /// @return what is not known yet about the scores; null where it is
   /// @throws NonFiniteError if scores hold NaN or infinity, on all parts alike; chosen bits are then unspecified
-  virtual void select(std::span<const Selection> selections, Reduction& reduction, StreamHandle stream) = 0;
+  [[nodiscard]] virtual std::shared_ptr<SelectionVerdict> select(std::span<const Selection> selections,
+                                                                 Reduction& reduction, StreamHandle stream) = 0;
 
   /// active <- (active - dropped) + grown; explored and reliable grow; dropped weights and their state become zero.
+  /// @param verdicts of the selections that made the layers' `dropped` and `grown`, by this backend
   /// @return one entry a layer
+  /// @throws NonFiniteError if a verdict says so; nothing has been changed then
   virtual std::vector<LayerCounts> commit(std::span<const LayerCommit> layers, const CommitOptions& options,
+                                          std::span<const std::shared_ptr<SelectionVerdict>> verdicts,
                                           StreamHandle stream) = 0;
 
   /// Zeroes every tensor where its layer is inactive.

@@ -43,6 +43,9 @@ class StoreLayout {
 };
 
 /// One bit for every weight of every layer of a store, owned.
+///
+/// A set that a selection made (or that was made from one) may await the verdict on that selection's scores. What tells
+/// the set's contents to the host checks it first.
 class BitSets {
  public:
   BitSets(std::shared_ptr<const StoreLayout> layout, Contents contents, StreamHandle stream);
@@ -54,19 +57,29 @@ class BitSets {
   BitSets combined(BitOperation operation, const BitSets& other, StreamHandle stream) const;
   BitSets complement(StreamHandle stream) const;
   BitSets copy(StreamHandle stream) const;
-  std::vector<std::int64_t> count(StreamHandle stream) const;  ///< set bits of each layer
+  /// Set bits of each layer.
+  /// @throws NonFiniteError if a selection behind this set had scores without an order; so do the next two
+  std::vector<std::int64_t> count(StreamHandle stream) const;
 
   std::vector<Word> layer_to_host(std::size_t layer, StreamHandle stream) const;
+  /// One byte a weight (0 or 1), on the sets' device.
+  void unpack(std::size_t layer, std::uint8_t* bytes, StreamHandle stream) const;
   /// @throws std::invalid_argument if the number of words is wrong or a bit past the layer's end is set
   void layer_from_host(std::size_t layer, std::span<const Word> words, StreamHandle stream);
 
   std::int64_t num_bytes() const noexcept { return layout_->num_words() * static_cast<std::int64_t>(sizeof(Word)); }
 
+  using Verdicts = std::vector<std::shared_ptr<SelectionVerdict>>;
+  const Verdicts& verdicts() const noexcept { return verdicts_; }
+  void await(const Verdicts& verdicts);
+
  private:
   const Word* data() const noexcept { return buffer_->data(); }
+  void check_verdicts() const;
 
   std::shared_ptr<const StoreLayout> layout_;
   std::unique_ptr<WordBuffer> buffer_;
+  Verdicts verdicts_;
 };
 
 /// Which weights a selection takes, for all layers of a store in one call.
@@ -100,11 +113,13 @@ class MaskStore {
   BitSets full(StreamHandle stream) const;
 
   /// The chosen candidates: exact, by score, then tie key, then index. Changes nothing.
+  /// @throws NonFiniteError if scores hold NaN or infinity: here, or on a GPU where the set is looked at or committed
   BitSets select(const BitSets& candidates, const SelectRequest& request, Reduction& reduction,
                  StreamHandle stream) const;
 
   /// active <- (active - dropped) + grown. `tensors[l]` are layer l's weights and every state of their shape.
   /// @throws std::invalid_argument if a tensor does not fit its layer
+  /// @throws NonFiniteError if a selection behind `dropped` or `grown` had scores without an order
   std::vector<LayerCounts> commit(const BitSets& dropped, const BitSets& grown,
                                   const std::vector<std::vector<TensorView>>& tensors, const CommitOptions& options,
                                   StreamHandle stream);

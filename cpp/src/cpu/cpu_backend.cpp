@@ -200,12 +200,14 @@ void CpuBackend::pack(const std::uint8_t* bytes, Word* words, std::int64_t numel
   });
 }
 
-void CpuBackend::select(std::span<const Selection> selections, Reduction& reduction, StreamHandle) {
+std::shared_ptr<SelectionVerdict> CpuBackend::select(std::span<const Selection> selections, Reduction& reduction,
+                                                     StreamHandle) {
   cpu::select(selections, reduction, ThreadPool::global());
+  return nullptr;
 }
 
 std::vector<LayerCounts> CpuBackend::commit(std::span<const LayerCommit> layers, const CommitOptions& options,
-                                            StreamHandle) {
+                                            std::span<const std::shared_ptr<SelectionVerdict>>, StreamHandle) {
   const std::vector<LayerChunk> chunks = chunks_of(layers);
   std::vector<LayerCounts> of_chunk(chunks.size());
   for_chunks(chunks,

@@ -17,8 +17,10 @@ class CpuBackend final : public Backend {
                                   StreamHandle stream) override;
   void unpack(const Word* words, std::uint8_t* bytes, std::int64_t numel, StreamHandle stream) override;
   void pack(const std::uint8_t* bytes, Word* words, std::int64_t numel, StreamHandle stream) override;
-  void select(std::span<const Selection> selections, Reduction& reduction, StreamHandle stream) override;
+  std::shared_ptr<SelectionVerdict> select(std::span<const Selection> selections, Reduction& reduction,
+                                           StreamHandle stream) override;
   std::vector<LayerCounts> commit(std::span<const LayerCommit> layers, const CommitOptions& options,
+                                  std::span<const std::shared_ptr<SelectionVerdict>> verdicts,
                                   StreamHandle stream) override;
   void apply(std::span<const LayerApply> layers, StreamHandle stream) override;
 };

@@ -95,34 +95,63 @@ void dot_images(const EntryRuns& runs, const Scalar* rows, std::int64_t row_stri
   }
 }
 
-/// to[j][i] = from[i][at + j] for a square of 8.
-inline void transpose_8_rows(const float* const* from, std::int64_t at, float* to) {
-  using V = Vector<float, 8>;
-  V r[8];
-  for (int i = 0; i < 8; ++i) r[i] = load<float, 8>(from[i] + at);
-  V a[8];
-  for (int i = 0; i < 4; ++i) {
-    a[2 * i] = __builtin_shufflevector(r[2 * i], r[2 * i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
-    a[2 * i + 1] = __builtin_shufflevector(r[2 * i], r[2 * i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
-  }
-  V b[8];
-  for (int i = 0; i < 2; ++i) {
-    b[4 * i + 0] = __builtin_shufflevector(a[4 * i], a[4 * i + 2], 0, 1, 8, 9, 4, 5, 12, 13);
-    b[4 * i + 1] = __builtin_shufflevector(a[4 * i], a[4 * i + 2], 2, 3, 10, 11, 6, 7, 14, 15);
-    b[4 * i + 2] = __builtin_shufflevector(a[4 * i + 1], a[4 * i + 3], 0, 1, 8, 9, 4, 5, 12, 13);
-    b[4 * i + 3] = __builtin_shufflevector(a[4 * i + 1], a[4 * i + 3], 2, 3, 10, 11, 6, 7, 14, 15);
-  }
-  for (int i = 0; i < 4; ++i) {
-    store<float, 8>(to + i * 8, __builtin_shufflevector(b[i], b[i + 4], 0, 1, 2, 3, 8, 9, 10, 11));
-    store<float, 8>(to + (i + 4) * 8, __builtin_shufflevector(b[i], b[i + 4], 4, 5, 6, 7, 12, 13, 14, 15));
+/// Transposes squares of 8 that lie side by side in eight vectors, each for itself: one in 8 lanes, two in 16.
+template <int kLanes>
+inline void transpose_squares(Vector<float, kLanes> (&r)[8]) {
+  Vector<float, kLanes> a[8];
+  Vector<float, kLanes> b[8];
+  if constexpr (kLanes == 16) {
+    for (int i = 0; i < 8; i += 2) {
+      a[i] = __builtin_shufflevector(r[i], r[i + 1], 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
+      a[i + 1] = __builtin_shufflevector(r[i], r[i + 1], 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+    }
+    for (int i = 0; i < 8; i += 4) {
+      b[i] = __builtin_shufflevector(a[i], a[i + 2], 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
+      b[i + 1] = __builtin_shufflevector(a[i], a[i + 2], 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+      b[i + 2] = __builtin_shufflevector(a[i + 1], a[i + 3], 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
+      b[i + 3] =
+          __builtin_shufflevector(a[i + 1], a[i + 3], 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+    }
+    for (int i = 0; i < 4; ++i) {
+      r[i] = __builtin_shufflevector(b[i], b[i + 4], 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27);
+      r[i + 4] = __builtin_shufflevector(b[i], b[i + 4], 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
+    }
+  } else {
+    static_assert(kLanes == 8);
+    for (int i = 0; i < 8; i += 2) {
+      a[i] = __builtin_shufflevector(r[i], r[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+      a[i + 1] = __builtin_shufflevector(r[i], r[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+    }
+    for (int i = 0; i < 8; i += 4) {
+      b[i] = __builtin_shufflevector(a[i], a[i + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+      b[i + 1] = __builtin_shufflevector(a[i], a[i + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+      b[i + 2] = __builtin_shufflevector(a[i + 1], a[i + 3], 0, 1, 8, 9, 4, 5, 12, 13);
+      b[i + 3] = __builtin_shufflevector(a[i + 1], a[i + 3], 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+    for (int i = 0; i < 4; ++i) {
+      r[i] = __builtin_shufflevector(b[i], b[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+      r[i + 4] = __builtin_shufflevector(b[i], b[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    }
   }
 }
 
-inline void transpose_8_rows(const double* const* from, std::int64_t at, double* to) {
+/// to[j][i] = from[i][at + j] for a square of 8.
+inline void transpose_square(const float* const* from, std::int64_t at, float* to) {
+  Vector<float, 8> r[8];
+  for (int i = 0; i < 8; ++i) r[i] = load<float, 8>(from[i] + at);
+  transpose_squares<8>(r);
+  for (int i = 0; i < 8; ++i) store<float, 8>(to + i * 8, r[i]);
+}
+
+inline void transpose_square(const double* const* from, std::int64_t at, double* to) {
   for (int j = 0; j < 8; ++j) {
     for (int i = 0; i < 8; ++i) to[j * 8 + i] = from[i][at + j];
   }
 }
+
+/// Whether two squares at once fit the registers: a whole cache line of each image.
+template <class Scalar>
+constexpr bool kPairsSquares = kVectorBytes == 64 && sizeof(Scalar) == 4;
 
 template <class Scalar>
 void interleave_images(const Scalar* const* images, std::int64_t count, Scalar* packed) {
@@ -132,10 +161,25 @@ void interleave_images(const Scalar* const* images, std::int64_t count, Scalar* 
     }
     return;
   }
+  const Scalar* from[kImages];
+  for (int i = 0; i < kImages; ++i) from[i] = images[i];
+  std::int64_t p = 0;
+  if constexpr (kPairsSquares<Scalar>) {
+    for (; p + 2 * kImages <= count; p += 2 * kImages) {
+      Vector<float, 16> r[8];
+      for (int i = 0; i < 8; ++i) r[i] = load<float, 16>(from[i] + p);
+      transpose_squares<16>(r);
+      for (int j = 0; j < 8; ++j) {
+        store<float, 8>(packed + (p + j) * kImages, __builtin_shufflevector(r[j], r[j], 0, 1, 2, 3, 4, 5, 6, 7));
+        store<float, 8>(packed + (p + j + 8) * kImages,
+                        __builtin_shufflevector(r[j], r[j], 8, 9, 10, 11, 12, 13, 14, 15));
+      }
+    }
+  }
   // A last square that overlaps the one before costs less than single elements.
-  for (std::int64_t p = 0; p < count; p += kImages) {
+  for (; p < count; p += kImages) {
     const std::int64_t at = p + kImages <= count ? p : count - kImages;
-    transpose_8_rows(images, at, packed + at * kImages);
+    transpose_square(from, at, packed + at * kImages);
   }
 }
 
@@ -149,8 +193,23 @@ void separate_images(const Scalar* packed, std::int64_t count, Scalar* const* im
   }
   // Images are often a multiple of 4 KiB apart, in the same set of the first-level cache: two squares write a line of
   // each before the next image's takes its place.
+  std::int64_t p = 0;
+  if constexpr (kPairsSquares<Scalar>) {
+    Scalar* to[kImages];
+    for (int i = 0; i < kImages; ++i) to[i] = images[i];
+    for (; to[kImages - 1] != nullptr && p + 2 * kImages <= count; p += 2 * kImages) {
+      Vector<float, 16> r[8];
+      for (int j = 0; j < 8; ++j) {
+        const auto first = load<float, 8>(packed + (p + j) * kImages);
+        const auto second = load<float, 8>(packed + (p + j + 8) * kImages);
+        r[j] = __builtin_shufflevector(first, second, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+      }
+      transpose_squares<16>(r);
+      for (int i = 0; i < 8; ++i) store<float, 16>(to[i] + p, r[i]);
+    }
+  }
   Scalar squares[2][kImages * kImages];
-  for (std::int64_t p = 0; p < count; p += 2 * kImages) {
+  for (; p < count; p += 2 * kImages) {
     const int num_squares = p + kImages < count ? 2 : 1;
     std::int64_t at[2] = {};
     for (int q = 0; q < num_squares; ++q) {
@@ -158,7 +217,7 @@ void separate_images(const Scalar* packed, std::int64_t count, Scalar* const* im
       at[q] = start + kImages <= count ? start : count - kImages;
       const Scalar* rows[kImages];
       for (int i = 0; i < kImages; ++i) rows[i] = packed + (at[q] + i) * kImages;
-      transpose_8_rows(rows, 0, squares[q]);
+      transpose_square(rows, 0, squares[q]);
     }
     for (int i = 0; i < kImages && images[i] != nullptr; ++i) {
       for (int q = 0; q < num_squares; ++q) {

@@ -15,6 +15,10 @@ struct EntryRuns {
 /// Samples are processed in tiles of 1, 2, 4 ... 2^(kNumTileSizes-1); a table holds one function per size.
 inline constexpr int kNumTileSizes = 8;
 
+/// Consecutive positions of a plane are processed in runs of one of these: multiples of 7 divide the usual images.
+inline constexpr int kRunWidths[] = {16, 32, 64, 112, 128, 224};
+inline constexpr int kNumRunWidths = 6;
+
 /// The inner loops of one instruction set. `Scalar` is the type of the arithmetic: float or double.
 ///
 /// Every function sees one tile of `S` samples: a row or column of a dense operand is `S` contiguous scalars. In the
@@ -30,13 +34,15 @@ struct SparseKernels {
   using Multiply = void (*)(const EntryRuns& runs, const Scalar* values, std::uint32_t value_base, const Scalar* in,
                             Scalar* out, std::int64_t out_stride, const Scalar* bias, bool accumulate);
   Multiply multiply_columns[kNumTileSizes] = {};
-  Multiply multiply_positions[kNumTileSizes] = {};
+  Multiply multiply_positions[kNumRunWidths] = {};  ///< by width
+  int num_multiply_widths = 0;
 
   /// gradient[e - value_base] (+)= <rows[r], in[offset of e]> for every entry `e` of every row `r`.
   using Dot = void (*)(const EntryRuns& runs, const Scalar* rows, std::int64_t row_stride, const Scalar* in,
                        Scalar* gradient, std::uint32_t value_base, bool accumulate);
   Dot dot_columns[kNumTileSizes] = {};
-  Dot dot_positions[kNumTileSizes] = {};
+  Dot dot_positions[kNumRunWidths] = {};  ///< by width
+  int num_dot_widths = 0;
 
   /// out[offset of e] += value * rows[r]: the product with the transpose, in row order.
   using Scatter = void (*)(const EntryRuns& runs, const Scalar* values, std::uint32_t value_base, const Scalar* rows,

@@ -398,11 +398,31 @@ template <class Scalar, int kLog2>
 void fill(SparseKernels<Scalar>& table) {
   constexpr int kSamples = 1 << kLog2;
   table.multiply_columns[kLog2] = multiply<Scalar, kSamples, kSamples>;
-  table.multiply_positions[kLog2] = multiply<Scalar, kSamples, 1>;
   table.dot_columns[kLog2] = dot<Scalar, kSamples, kSamples>;
-  table.dot_positions[kLog2] = dot<Scalar, kSamples, 1>;
   table.scatter_columns[kLog2] = scatter<Scalar, kSamples, kSamples>;
   if constexpr (kLog2 > 0) fill<Scalar, kLog2 - 1>(table);
+}
+
+#if defined(__AVX512F__)
+constexpr int kRegisters = 32;
+#else
+constexpr int kRegisters = 16;
+#endif
+
+template <class Scalar, int kIndex>
+void fill_positions(SparseKernels<Scalar>& table) {
+  constexpr int kWidth = kRunWidths[kIndex];
+  constexpr int kVectors = Tile<Scalar, kWidth>::kVectors;
+  // A broadcast value, and four sums of a dot product, need registers as well.
+  if constexpr (kVectors <= 14 && kVectors + 2 <= kRegisters) {
+    table.multiply_positions[kIndex] = multiply<Scalar, kWidth, 1>;
+    table.num_multiply_widths = kIndex + 1;
+  }
+  if constexpr (kVectors <= 14 && kVectors + 5 <= kRegisters) {
+    table.dot_positions[kIndex] = dot<Scalar, kWidth, 1>;
+    table.num_dot_widths = kIndex + 1;
+  }
+  if constexpr (kIndex + 1 < kNumRunWidths) fill_positions<Scalar, kIndex + 1>(table);
 }
 
 template <class Scalar>
@@ -412,6 +432,7 @@ SparseKernels<Scalar> make_table() {
   SparseKernels<Scalar> table;
   table.max_tile_log2 = kMaxLog2;
   fill<Scalar, kMaxLog2>(table);
+  fill_positions<Scalar, 0>(table);
   table.product = product<Scalar>;
   table.product_rows = kProductRows;
   table.product_columns = 2 * kVectorBytes / static_cast<int>(sizeof(Scalar));

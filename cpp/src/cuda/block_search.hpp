@@ -10,19 +10,20 @@ namespace itop::cuda {
 
 /// Shared memory of find_bin.
 struct BinSearchShared {
-  std::uint32_t warp_sums[kSearchThreads / kWarpSize];
+  std::uint64_t warp_sums[kSearchThreads / kWarpSize];
   BinOfRank found;
 };
 
 /// The bin that holds the element of rank `rank` (from 1, at most the number of elements), found by the whole block;
 /// every thread gets it. Begins and ends with a barrier.
-ITOP_DEVICE BinOfRank find_bin(const std::uint32_t* bins, std::uint64_t rank, BinSearchShared& shared) {
+template <class Count>
+ITOP_DEVICE BinOfRank find_bin(const Count* bins, std::uint64_t rank, BinSearchShared& shared) {
   static_assert(kBins == 2 * kSearchThreads, "two bins a thread");
   simt::sync_block();
   const int thread = simt::thread();
-  const std::uint32_t first = bins[2 * thread];
-  const std::uint32_t second = bins[2 * thread + 1];
-  const std::uint32_t in_warp = simt::inclusive_sum(first + second);
+  const Count first = bins[2 * thread];
+  const Count second = bins[2 * thread + 1];
+  const Count in_warp = simt::inclusive_sum(first + second);
   if (simt::lane() == kWarpSize - 1) shared.warp_sums[simt::warp()] = in_warp;
   simt::sync_block();
   if (simt::warp() == 0) shared.warp_sums[simt::lane()] = simt::inclusive_sum(shared.warp_sums[simt::lane()]);
@@ -41,7 +42,8 @@ ITOP_DEVICE BinOfRank find_bin(const std::uint32_t* bins, std::uint64_t rank, Bi
 }
 
 /// Sets all bins to zero; a barrier must follow before they are used.
-ITOP_DEVICE void clear_bins(std::uint32_t* bins) {
+template <class Count>
+ITOP_DEVICE void clear_bins(Count* bins) {
   for (int bin = simt::thread(); bin < kBins; bin += simt::num_threads()) bins[bin] = 0;
 }
 

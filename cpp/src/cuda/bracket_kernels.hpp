@@ -88,9 +88,13 @@ struct BracketShared {
   BinSearchShared search;
 };
 
-/// Finds the keys of two ranks in a sample of `size`, exactly, by the whole block.
+/// Sampled keys that a thread has under way at once: a block alone waits for memory and little else.
+inline constexpr int kSampleLoads = 8;
+
+/// Finds the keys of two ranks in a sample of `size`, exactly, and how many of the sample have each, by the whole
+/// block.
 ITOP_DEVICE void search_sample(const std::uint64_t* sample, std::int64_t size, RangeSearch (&ranges)[2],
-                               BracketShared& shared) {
+                               std::uint64_t (&num_equal)[2], BracketShared& shared) {
   while (!ranges[0].is_single() || !ranges[1].is_single()) {
     // While the two searches go on in the same range they share a histogram.
     const bool together = ranges[0].low == ranges[1].low && ranges[0].high == ranges[1].high;
@@ -99,23 +103,55 @@ ITOP_DEVICE void search_sample(const std::uint64_t* sample, std::int64_t size, R
     clear_bins(shared.bins[0]);
     clear_bins(shared.bins[1]);
     simt::sync_block();
-    for (std::int64_t i = simt::thread(); i < size; i += simt::num_threads()) {
-      const std::uint64_t key = sample[i];
-      for (int which = 0; which < 2; ++which) {
-        if (counts[which] && ranges[which].contains(key)) {
-          simt::atomic_add(&shared.bins[which][RangeSearch::bin(key, ranges[which].low, shifts[which])], 1u);
+    const std::int64_t step = simt::num_threads();
+    for (std::int64_t first = simt::thread(); first < size; first += kSampleLoads * step) {
+      std::uint64_t keys[kSampleLoads];
+      ITOP_UNROLL
+      for (int i = 0; i < kSampleLoads; ++i) {
+        keys[i] = first + i * step < size ? sample[first + i * step] : 0;
+      }
+      ITOP_UNROLL
+      for (int i = 0; i < kSampleLoads; ++i) {
+        if (first + i * step >= size) continue;
+        ITOP_UNROLL
+        for (int which = 0; which < 2; ++which) {
+          if (counts[which] && ranges[which].contains(keys[i])) {
+            simt::atomic_add(&shared.bins[which][RangeSearch::bin(keys[i], ranges[which].low, shifts[which])], 1u);
+          }
         }
       }
     }
     const bool second_is_open = !ranges[1].is_single();
-    if (counts[0]) ranges[0].enter(find_bin(shared.bins[0], ranges[0].rank, shared.search));
-    if (second_is_open) ranges[1].enter(find_bin(shared.bins[together ? 0 : 1], ranges[1].rank, shared.search));
+    if (counts[0]) {
+      const BinOfRank found = find_bin(shared.bins[0], ranges[0].rank, shared.search);
+      ranges[0].enter(found);
+      num_equal[0] = found.count;
+    }
+    if (second_is_open) {
+      const BinOfRank found = find_bin(shared.bins[together ? 0 : 1], ranges[1].rank, shared.search);
+      ranges[1].enter(found);
+      num_equal[1] = found.count;
+    }
     simt::sync_block();
   }
 }
 
 ITOP_HOST_DEVICE std::int64_t clamp_rank(std::int64_t rank, std::int64_t size) {
   return rank < 1 ? 1 : rank > size ? size : rank;
+}
+
+/// Candidates that share a key on an edge of the bracket would overflow its list: then they are counted and not listed.
+ITOP_HOST_DEVICE void count_heavy_edges(Window& window, const SampleRanks& ranks, std::int64_t size,
+                                        const std::uint64_t (&num_equal)[2], std::int64_t num_candidates,
+                                        std::int64_t capacity) {
+  if (window.low == window.high) return;
+  const auto width = static_cast<double>(clamp_rank(ranks.high, size) - clamp_rank(ranks.low, size) + 1);
+  const double at_low = ranks.low >= 1 ? static_cast<double>(num_equal[0]) : 0.0;
+  const double at_high = ranks.high <= size ? static_cast<double>(num_equal[1]) : 0.0;
+  const double share = static_cast<double>(num_candidates) / static_cast<double>(size);
+  if ((width + at_low + at_high) * share < 0.9 * static_cast<double>(capacity)) return;
+  window.counts_low = 8.0 * at_low > width;
+  window.counts_high = 8.0 * at_high > width;
 }
 
 /// One block of kSearchThreads threads a problem: decides how the pass over the weights splits its candidates.
@@ -140,9 +176,11 @@ ITOP_DEVICE void find_bracket(const SelectionTables& tables, BracketShared& shar
       ranges[0].high = ranges[1].high = problem.highest_key;
       ranges[0].rank = static_cast<std::uint64_t>(clamp_rank(ranks.low, size));
       ranges[1].rank = static_cast<std::uint64_t>(clamp_rank(ranks.high, size));
-      search_sample(tables.samples + problem.sample_begin, size, ranges, shared);
+      std::uint64_t num_equal[2] = {};
+      search_sample(tables.samples + problem.sample_begin, size, ranges, num_equal, shared);
       if (ranks.low >= 1) window.low = ranges[0].low;
       if (ranks.high <= size) window.high = ranges[1].low;
+      count_heavy_edges(window, ranks, size, num_equal, num_candidates, problem.broad.capacity);
     }
   }
   if (simt::thread() == 0) {

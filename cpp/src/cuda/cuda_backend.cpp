@@ -1,48 +1,16 @@
 #include "cuda/cuda_backend.hpp"
 
+#include <utility>
+
 #include "cuda/cuda_check.hpp"
 #include "cuda/device_layout.hpp"
+#include "cuda/device_words.hpp"
 #include "cuda/launches.hpp"
 #include "cuda/selection.hpp"
-#include "cuda/stream_executor.hpp"
+#include "cuda/verdict.hpp"
 
 namespace itop::cuda {
 namespace {
-
-class DeviceWords final : public WordBuffer {
- public:
-  DeviceWords(int device_index, DeviceMemory& memory, std::int64_t num_words, Contents contents, cudaStream_t stream)
-      : device_index_(device_index), memory_(memory), stream_(stream), size_(num_words) {
-    const std::int64_t num_bytes = num_words * static_cast<std::int64_t>(sizeof(Word));
-    data_ = static_cast<Word*>(memory_.allocate(num_bytes, stream));
-    if (contents == Contents::kUnspecified) return;
-    const cudaError_t error = cudaMemsetAsync(data_, 0, static_cast<std::size_t>(num_bytes), stream);
-    if (error != cudaSuccess) {
-      memory_.release(data_, stream);
-      check(error, "cudaMemsetAsync");
-    }
-  }
-  ~DeviceWords() override {
-    try {
-      const DeviceGuard guard(device_index_);
-      memory_.release(data_, stream_);
-    } catch (const CudaError&) {
-      // The context is gone, and the memory with it.
-    }
-  }
-  DeviceWords(const DeviceWords&) = delete;
-  DeviceWords& operator=(const DeviceWords&) = delete;
-
-  Word* data() noexcept override { return data_; }
-  std::int64_t size() const noexcept override { return size_; }
-
- private:
-  int device_index_;
-  DeviceMemory& memory_;
-  cudaStream_t stream_;
-  Word* data_ = nullptr;
-  std::int64_t size_;
-};
 
 /// Makes the device current and the stream known to its memory.
 class Call {
@@ -68,7 +36,12 @@ CudaBackend::CudaBackend(int device_index) : device_index_(device_index), memory
 
 std::unique_ptr<WordBuffer> CudaBackend::allocate(std::int64_t num_words, Contents contents, StreamHandle stream) {
   const Call call(device_index_, memory_, stream);
-  return std::make_unique<DeviceWords>(device_index_, memory_, num_words, contents, call.stream());
+  auto words = std::make_unique<DeviceWords>(device_index_, memory_, num_words, call.stream());
+  if (contents == Contents::kZero) {
+    check(cudaMemsetAsync(words->data(), 0, static_cast<std::size_t>(num_words) * sizeof(Word), call.stream()),
+          "cudaMemsetAsync");
+  }
+  return words;
 }
 
 void CudaBackend::copy_to_host(const Word* source, std::span<Word> target, StreamHandle stream) {
@@ -102,7 +75,7 @@ std::vector<std::int64_t> CudaBackend::count(const Word* words, std::span<const 
                                              StreamHandle stream) {
   if (offsets.size() < 2) return {};
   const Call call(device_index_, memory_, stream);
-  StreamExecutor executor(memory_, staging_pool_, call.stream());
+  Executor executor(memory_, call.stream());
   const std::size_t num_ranges = offsets.size() - 1;
   std::vector<std::int64_t> chunk_offsets{0};
   for (std::size_t i = 0; i < num_ranges; ++i) {
@@ -130,26 +103,55 @@ void CudaBackend::pack(const std::uint8_t* bytes, Word* words, std::int64_t nume
   launch_pack(bytes, words, numel, call.stream());
 }
 
-void CudaBackend::select(std::span<const Selection> selections, Reduction& reduction, StreamHandle stream) {
+std::shared_ptr<SelectionVerdict> CudaBackend::select(std::span<const Selection> selections, Reduction& reduction,
+                                                      StreamHandle stream) {
   const Call call(device_index_, memory_, stream);
-  StreamExecutor executor(memory_, staging_pool_, call.stream());
-  cuda::select(selections, reduction, executor);
+  Executor executor(memory_, call.stream());
+  if (!reduction.is_local()) {
+    select_over_parts(selections, reduction, executor);
+    return nullptr;
+  }
+  std::vector<std::string> layers = layers_of(selections);
+  constexpr std::int64_t flags_per_word = sizeof(Word) / sizeof(std::uint32_t);
+  auto flags =
+      std::make_unique<DeviceWords>(device_index_, memory_, num_flags(layers.size()) / flags_per_word, call.stream());
+  select_here(selections, reinterpret_cast<std::uint32_t*>(flags->data()), executor);
+  return std::make_shared<DeviceVerdict>(device_index_, std::move(layers), std::move(flags), call.stream());
 }
 
 std::vector<LayerCounts> CudaBackend::commit(std::span<const LayerCommit> layers, const CommitOptions& options,
+                                             std::span<const std::shared_ptr<SelectionVerdict>> verdicts,
                                              StreamHandle stream) {
   if (layers.empty()) return {};
   const Call call(device_index_, memory_, stream);
-  StreamExecutor executor(memory_, staging_pool_, call.stream());
+  Executor executor(memory_, call.stream());
+  Refusals refusals;
+  for (const auto& verdict : verdicts) {
+    const auto& on_device = static_cast<const DeviceVerdict&>(*verdict);
+    if (on_device.is_known() || refusals.num_flags == Refusals::kCapacity) {
+      verdict->check();
+    } else {
+      refusals.flags[refusals.num_flags++] = on_device.refusal();
+    }
+  }
   DeviceLayout layout;
   const auto num_counts = static_cast<std::int64_t>(layers.size()) * kCountPlaces * kCountFields;
-  const auto counts = layout.zeros<std::uint64_t>(num_counts);
+  const auto counts = layout.zeros<std::uint64_t>(num_counts + 1);
   layout.materialise(executor);
+  refusals.noted = layout.at(counts) + num_counts;
   const CommitPlan plan = commit_plan(layers, layout.at(counts));
-  launch_commit(plan.zero_first, options, call.stream());
-  launch_commit(plan.rows, options, call.stream());
-  std::vector<std::uint64_t> result(static_cast<std::size_t>(num_counts));
-  executor.download(result.data(), layout.at(counts), num_counts * static_cast<std::int64_t>(sizeof(std::uint64_t)));
+  launch_commit(plan.zero_first, options, refusals, call.stream());
+  launch_commit(plan.rows, options, refusals, call.stream());
+  std::vector<std::uint64_t> result(static_cast<std::size_t>(num_counts) + 1);
+  executor.download(result.data(), layout.at(counts), static_cast<std::int64_t>(result.size() * sizeof(std::uint64_t)));
+  for (const auto& verdict : verdicts) {
+    if (result.back() == 0) {
+      static_cast<DeviceVerdict&>(*verdict).accept();
+    } else {
+      verdict->check();
+    }
+  }
+  result.pop_back();
   return layer_counts(result);
 }
 

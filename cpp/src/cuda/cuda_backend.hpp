@@ -1,16 +1,14 @@
 #pragma once
 
 #include "cuda/device_memory.hpp"
-#include "cuda/staging.hpp"
 #include "itop/backend.hpp"
 
 namespace itop::cuda {
 
 /// The backend of one GPU.
 ///
-/// `allocate`, `combine`, `complement`, `unpack`, `pack` and `apply` return at once; `apply` can be captured in a CUDA
-/// graph. `select`, `commit`, `count` and the copies wait for the stream once, at their end, for what they return or
-/// may refuse.
+/// `commit`, `count` and the copies wait for the stream once, at their end, for what they return; a selection over
+/// several processes waits for each sum. Everything else returns at once, and `apply` can be captured in a CUDA graph.
 class CudaBackend final : public Backend {
  public:
   explicit CudaBackend(int device_index);
@@ -25,15 +23,16 @@ class CudaBackend final : public Backend {
                                   StreamHandle stream) override;
   void unpack(const Word* words, std::uint8_t* bytes, std::int64_t numel, StreamHandle stream) override;
   void pack(const std::uint8_t* bytes, Word* words, std::int64_t numel, StreamHandle stream) override;
-  void select(std::span<const Selection> selections, Reduction& reduction, StreamHandle stream) override;
+  std::shared_ptr<SelectionVerdict> select(std::span<const Selection> selections, Reduction& reduction,
+                                           StreamHandle stream) override;
   std::vector<LayerCounts> commit(std::span<const LayerCommit> layers, const CommitOptions& options,
+                                  std::span<const std::shared_ptr<SelectionVerdict>> verdicts,
                                   StreamHandle stream) override;
   void apply(std::span<const LayerApply> layers, StreamHandle stream) override;
 
  private:
   int device_index_;
   DeviceMemory memory_;
-  StagingPool staging_pool_;
 };
 
 }  // namespace itop::cuda

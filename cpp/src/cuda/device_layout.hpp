@@ -11,8 +11,8 @@
 
 namespace itop::cuda {
 
-/// One piece of device memory made of tables (uploaded together), then zeros (set together), then room that is written
-/// before it is read. Arrays are asked for in that order; their addresses are known once the memory is there.
+/// One piece of device memory made of tables, then zeros (both written by one launch), then room that is written before
+/// it is read. Arrays are asked for in that order; their addresses are known once the memory is there.
 class DeviceLayout {
  public:
   template <class T>
@@ -40,10 +40,14 @@ class DeviceLayout {
     return {take(count * static_cast<std::int64_t>(sizeof(T)))};
   }
 
-  void materialise(Executor& executor) {
+  /// @param more_zeros elsewhere, made in the same launch
+  void materialise(Executor& executor, const ZeroRange& more_zeros = {}) {
     base_ = executor.scratch(size_);
-    if (!tables_.empty()) executor.upload(base_, tables_.data(), static_cast<std::int64_t>(tables_.size()));
-    if (zeros_end_ > zeros_begin_) executor.zero(base_ + zeros_begin_, zeros_end_ - zeros_begin_);
+    const ZeroRange zeros{reinterpret_cast<std::uint64_t*>(base_ + zeros_begin_),
+                          (zeros_end_ - zeros_begin_) / static_cast<std::int64_t>(sizeof(std::uint64_t))};
+    if (!tables_.empty() || zeros.num_words > 0 || more_zeros.num_words > 0) {
+      executor.write(base_, tables_, zeros, more_zeros);
+    }
   }
 
   template <class T>

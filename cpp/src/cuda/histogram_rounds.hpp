@@ -9,25 +9,25 @@
 
 namespace itop::cuda {
 
-/// Exact selection without samples: the last candidate to be chosen is found digit by digit, first its key, then its
+/// Exact selection over several parts: the last candidate to be chosen is found digit by digit, first its key, then its
 /// tie key, then its index. A round is one launch for all problems; its counts come to the host, are summed over the
 /// parts of the reduction, and say where the search goes on.
 class HistogramRounds {
  public:
-  /// @param problems       the plan's problems that take part
   /// @param num_candidates of each of the plan's problems, over all parts
-  HistogramRounds(const SelectionPlan& plan, std::span<const std::int32_t> problems,
-                  std::span<const std::int64_t> num_candidates, Executor& executor, Reduction& reduction);
+  HistogramRounds(const SelectionPlan& plan, std::span<const std::int64_t> num_candidates, Executor& executor,
+                  Reduction& reduction);
 
   /// Sets the plan's flags of segments whose scores hold NaN or infinity.
   void check_finite();
   /// Finds the last candidate of every problem.
   void run();
-  /// Writes the chosen bits of the problems that take part.
+  /// Writes the chosen bits.
   void write();
 
  private:
   std::vector<std::size_t> open_problems() const;
+  void write_searches(std::span<const HistogramSearch> searches, const ZeroRange& zeros);
 
   std::vector<HistogramSearch> searches_;
   SelectionTables tables_;

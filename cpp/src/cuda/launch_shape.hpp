@@ -27,6 +27,9 @@ inline constexpr int kSampleGroupsPerBlock = kStreamThreads / kSampleGroup;
 inline constexpr int kListSteps = 16;
 inline constexpr std::int64_t kListChunk = std::int64_t{kListSteps} * kStreamThreads;
 
+/// Blocks of a refinement that go over all weights again, where a problem needs it.
+inline constexpr std::int64_t kRefiningBlocks = 1024;
+
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 constexpr std::int64_t chunks_for(std::int64_t numel) { return ceil_div(words_for(numel), kChunkWords); }
 

@@ -8,8 +8,8 @@ namespace {
 
 template <class Table>
 __global__ void __launch_bounds__(kStreamThreads)
-    commit_kernel(const __grid_constant__ Table table, CommitOptions options) {
-  commit_chunk(table, options);
+    commit_kernel(const __grid_constant__ Table table, CommitOptions options, Refusals refusals) {
+  commit_chunk(table, options, refusals);
 }
 
 template <class Table>
@@ -35,8 +35,9 @@ void launch_tables(const char* name, void (*kernel)(Table, Parameters...), std::
 
 }  // namespace
 
-void launch_commit(std::span<const CommitEntry> rows, const CommitOptions& options, cudaStream_t stream) {
-  launch_tables("commit", commit_kernel<CommitTable>, rows, stream, options);
+void launch_commit(std::span<const CommitEntry> rows, const CommitOptions& options, const Refusals& refusals,
+                   cudaStream_t stream) {
+  launch_tables("commit", commit_kernel<CommitTable>, rows, stream, options, refusals);
 }
 
 void launch_apply(std::span<const ApplyEntry> rows, cudaStream_t stream) {

@@ -52,9 +52,18 @@ ITOP_HOST_DEVICE WordChange change_of(Word before, Word dropped, Word grown, Wor
   return change;
 }
 
+/// Whether a selection behind the commit was refused; notes it for the host.
+ITOP_DEVICE bool is_refused(const Refusals& refusals) {
+  std::uint32_t refused = 0;
+  for (int i = 0; i < refusals.num_flags; ++i) refused |= *refusals.flags[i];
+  if (refused != 0 && simt::block() == 0 && simt::thread() == 0) *refusals.noted = 1;
+  return refused != 0;
+}
+
 /// A block a chunk, kStreamThreads threads, a word a lane.
 template <class Table>
-ITOP_DEVICE void commit_chunk(const Table& table, const CommitOptions& options) {
+ITOP_DEVICE void commit_chunk(const Table& table, const CommitOptions& options, const Refusals& refusals) {
+  if (is_refused(refusals)) return;
   const int row = row_of(table.chunk_offsets, table.num_rows, simt::block());
   const CommitEntry& layer = table.rows[row];
   const std::int64_t first_word = (simt::block() - table.chunk_offsets[row]) * kChunkWords + simt::warp() * kTileWords;

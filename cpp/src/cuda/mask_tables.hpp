@@ -35,6 +35,16 @@ struct CommitEntry {
   std::int32_t num_tensors = 0;
 };
 
+/// What keeps a commit from changing anything: flags that selections before it set on the device, whose scores had no
+/// order.
+struct Refusals {
+  static constexpr int kCapacity = 4;
+
+  const std::uint32_t* flags[kCapacity] = {};
+  std::int32_t num_flags = 0;
+  std::uint64_t* noted = nullptr;  ///< set to 1 where a flag is set
+};
+
 /// One tensor to which its layer's mask is applied.
 struct ApplyEntry {
   const Word* active = nullptr;
@@ -73,7 +83,7 @@ using CommitTable = LayerTable<CommitEntry, 300>;
 using ComplementTable = LayerTable<LayerComplement, 120>;
 static_assert(sizeof(ApplyTable) <= 4096);
 static_assert(sizeof(LargeApplyTable) <= 32764);
-static_assert(sizeof(CommitTable) + 64 <= 32764);
+static_assert(sizeof(CommitTable) + sizeof(CommitOptions) + sizeof(Refusals) + 32 <= 32764);
 static_assert(sizeof(ComplementTable) <= 4096);
 
 /// A commit as rows. Tensors beyond a row's room come first, in rows that only zero: they need the masks as they were.

@@ -3,9 +3,11 @@
 #include <cstdint>
 
 #include "cuda/block_search.hpp"
+#include "cuda/histogram_kernels.hpp"
 #include "cuda/row_lookup.hpp"
 #include "cuda/selection_tables.hpp"
 #include "cuda/simt.hpp"
+#include "cuda/split_kernels.hpp"
 
 /// The kernels after the pass over the weights: narrow the bracket by the histogram of what fell inside, split the
 /// listed candidates again, and order the few that remain.
@@ -23,13 +25,21 @@ ITOP_DEVICE void narrow_window(const SelectionTables& tables, NarrowShared& shar
   if (state.action != Action::kByKey) return;
   const auto k = static_cast<std::uint64_t>(problem.k);
   const Tally tally = state.broad;
+  const std::uint64_t at_low = state.at_low;
+  const std::uint64_t at_high = state.at_high;
+  const std::uint64_t up_to_inside = tally.below + at_low + tally.inside;
   Window window = state.window;
   Action action = Action::kUnresolved;
   const bool is_listed = tally.inside <= static_cast<std::uint64_t>(problem.broad.capacity);
+  // The list does not hold what is at a counted edge, so the weights themselves are split again.
+  const Action next = window.counts_low || window.counts_high ? Action::kRefineData : Action::kRefineList;
   if (tally.below == k) {
     action = Action::kSettled;
-  } else if (tally.below < k && tally.below + tally.inside >= k) {
-    const std::uint64_t wanted = k - tally.below;
+  } else if (tally.below < k && tally.below + at_low >= k) {
+    window = tie_window(window.low, at_low, k - tally.below);
+    action = next;
+  } else if (tally.below < k && up_to_inside >= k) {
+    const std::uint64_t wanted = k - tally.below - at_low;
     if (window.low == window.high) {
       window = tie_window(window.low, tally.inside, wanted);
       action = is_listed ? Action::kRefineList : Action::kRefineData;
@@ -39,19 +49,26 @@ ITOP_DEVICE void narrow_window(const SelectionTables& tables, NarrowShared& shar
       RangeSearch range{window.low, window.high, wanted};
       const BinOfRank found = find_bin(shared.bins, wanted, shared.search);
       range.enter(found);
+      if (window.counts_low && range.low == window.low) ++range.low;
+      if (window.counts_high && range.high == window.high) --range.high;
       if (range.is_single()) {
         window = tie_window(range.low, found.count, range.rank);
       } else {
+        window = Window{};
         window.low = range.low;
         window.high = range.high;
       }
-      action = Action::kRefineList;
+      action = next;
     }
+  } else if (tally.below < k && up_to_inside + at_high >= k) {
+    window = tie_window(window.high, at_high, k - up_to_inside);
+    action = next;
   }
   simt::sync_block();  // everybody has read the state
   if (simt::thread() == 0) {
     state.window = window;
     state.action = action;
+    if (action == Action::kRefineData) *tables.refines_data = 1;
   }
 }
 
@@ -98,15 +115,33 @@ ITOP_DEVICE void refine_list(const SelectionTables& tables) {
   simt::add_warp_sum(&state.fine.below, num_below);
 }
 
+/// As many blocks as the lists have chunks, then kRefiningBlocks or fewer, kStreamThreads threads each: splits listed
+/// candidates, or all weights again where too many to list shared the threshold.
+ITOP_DEVICE void refine(const SelectionTables& tables) {
+  const std::int64_t num_list_blocks = tables.list_block_offsets[tables.num_problems];
+  if (simt::block() < num_list_blocks) return refine_list(tables);
+  if (*tables.refines_data == 0) return;
+  const std::int64_t step = simt::num_blocks() - num_list_blocks;
+  for (std::int64_t chunk = simt::block() - num_list_blocks; chunk < tables.num_chunks; chunk += step) {
+    split_chunk(tables, chunk, true);
+  }
+}
+
 /// So many candidates are ordered by comparing each with all others.
 inline constexpr std::uint64_t kRankable = 1024;
 
-struct FinishShared {
+struct RankShared {
   std::uint32_t bins[kBins];
   BinSearchShared search;
   RankedCandidate ranked[kRankable];
   std::uint64_t place[kRankable];
   std::uint32_t num_ranked;
+};
+
+/// One after the other.
+union FinishShared {
+  RankShared rank;
+  ExactShared exact;
 };
 
 ITOP_DEVICE std::uint64_t tie_key_of(const SelectionTables& tables, std::uint64_t place) {
@@ -124,7 +159,7 @@ ITOP_DEVICE RankedCandidate ranked_candidate(const SelectionTables& tables, cons
 /// Takes the `wanted` best of a list, exactly. Returns false where more candidates than can be ranked share one tie
 /// key.
 ITOP_DEVICE bool choose_from_list(const SelectionTables& tables, const ListEntry* list, std::int64_t length,
-                                  const Window& window, std::uint64_t wanted, FinishShared& shared) {
+                                  const Window& window, std::uint64_t wanted, RankShared& shared) {
   RangeSearch keys{window.low, window.high, wanted};
   RangeSearch ties{0, ~std::uint64_t{0}, wanted};
   bool at_ties = window.by_ties;
@@ -182,26 +217,29 @@ ITOP_DEVICE bool choose_from_list(const SelectionTables& tables, const ListEntry
   return true;
 }
 
-/// One block of kSearchThreads threads a problem: orders what is left on the fine list.
+/// One block of kSearchThreads threads a problem: orders what is left on the fine list. Where the bracket missed or a
+/// list was too short it looks at all weights again.
 ITOP_DEVICE void finish(const SelectionTables& tables, FinishShared& shared) {
   const ProblemEntry& problem = tables.problems[simt::block()];
-  ProblemState& state = tables.states[simt::block()];
+  const ProblemState& state = tables.states[simt::block()];
   const Action action = state.action;
-  const bool is_due =
-      tables.refines_data ? action == Action::kRefineData : action == Action::kByTies || action == Action::kRefineList;
-  if (!is_due) return;
-  const Tally fine = state.fine;
-  // The second pass over the weights wrote all chosen bits again; otherwise they add to those of the first.
-  const std::uint64_t num_chosen = fine.below + (action == Action::kRefineData ? 0 : state.broad.below);
-  const auto k = static_cast<std::uint64_t>(problem.k);
-  bool is_resolved = num_chosen <= k && num_chosen + fine.inside >= k &&
-                     fine.inside <= static_cast<std::uint64_t>(problem.fine.capacity);
-  if (is_resolved && num_chosen < k) {
-    is_resolved = choose_from_list(tables, tables.entries + problem.fine.begin, static_cast<std::int64_t>(fine.inside),
-                                   state.window, k - num_chosen, shared);
+  if (action == Action::kSettled) return;
+  bool is_resolved = action != Action::kUnresolved;
+  if (is_resolved) {
+    const Tally fine = state.fine;
+    // The second pass over the weights wrote all chosen bits again; otherwise they add to those of the first.
+    const std::uint64_t num_chosen = fine.below + (action == Action::kRefineData ? 0 : state.broad.below);
+    const auto k = static_cast<std::uint64_t>(problem.k);
+    is_resolved = num_chosen <= k && num_chosen + fine.inside >= k &&
+                  fine.inside <= static_cast<std::uint64_t>(problem.fine.capacity);
+    if (is_resolved && num_chosen < k) {
+      is_resolved = choose_from_list(tables, tables.entries + problem.fine.begin,
+                                     static_cast<std::int64_t>(fine.inside), state.window, k - num_chosen, shared.rank);
+    }
   }
-  simt::sync_block();  // everybody has read the state
-  if (simt::thread() == 0) state.action = is_resolved ? Action::kSettled : Action::kUnresolved;
+  if (is_resolved || tables.not_finite[tables.num_segments] != 0) return;
+  simt::sync_block();
+  choose_exactly(tables, problem, static_cast<std::int64_t>(state.num_candidates), shared.exact);
 }
 
 }  // namespace itop::cuda

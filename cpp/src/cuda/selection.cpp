@@ -1,88 +1,54 @@
 #include "cuda/selection.hpp"
 
+#include <algorithm>
 #include <vector>
 
+#include "cuda/device_layout.hpp"
 #include "cuda/histogram_rounds.hpp"
+#include "cuda/launches.hpp"
 #include "cuda/selection_plan.hpp"
-#include "itop/error.hpp"
+#include "cuda/verdict.hpp"
 
 namespace itop::cuda {
-namespace {
 
-void refuse_not_finite(const SelectionPlan& plan, std::span<const std::uint32_t> not_finite) {
-  for (std::size_t i = 0; i < not_finite.size(); ++i) {
-    if (not_finite[i] == 0) continue;
-    throw NonFiniteError(plan.layer_of(i), "the scores of layer '" + plan.layer_of(i) + "' hold NaN or infinity");
+void select_here(std::span<const Selection> selections, std::uint32_t* not_finite, Executor& executor) {
+  LocalReduction local;
+  const SelectionPlan plan(selections, comparisons(selections, local), not_finite, executor);
+  const SelectionTables& tables = plan.tables();
+  const auto start = [&](SelectionKernel kernel, std::int64_t num_blocks) {
+    launch_selection(kernel, num_blocks, tables, executor.stream());
+  };
+  start(SelectionKernel::kCountAndSample, tables.num_chunks + plan.num_sample_blocks());
+  start(SelectionKernel::kFindBracket, tables.num_problems);
+  start(SelectionKernel::kSplitWeights, tables.num_chunks);
+  if (plan.num_list_blocks() > 0) {  // at random everything is decided by ties, in one pass
+    start(SelectionKernel::kNarrowWindow, tables.num_problems);
+    start(SelectionKernel::kRefine, plan.num_list_blocks() + std::min(tables.num_chunks, kRefiningBlocks));
   }
-}
-
-std::vector<std::int32_t> problems_with(std::span<const ProblemState> states, Action action) {
-  std::vector<std::int32_t> problems;
-  for (std::size_t i = 0; i < states.size(); ++i) {
-    if (states[i].action == action) problems.push_back(static_cast<std::int32_t>(i));
-  }
-  return problems;
-}
-
-void select_here(std::span<const Selection> selections, Reduction& reduction, Executor& executor) {
-  const SelectionPlan plan(selections, comparisons(selections, reduction), true, executor);
-  SelectionTables tables = plan.tables();
-  executor.launch(SelectionKernel::kCountAndSample, tables.num_chunks + plan.num_sample_blocks(), tables);
-  executor.launch(SelectionKernel::kFindBracket, tables.num_problems, tables);
-  executor.launch(SelectionKernel::kSplitWeights, tables.num_chunks, tables);
-  executor.launch(SelectionKernel::kNarrowWindow, tables.num_problems, tables);
-  executor.launch(SelectionKernel::kRefineList, plan.num_list_blocks(), tables);
-  executor.launch(SelectionKernel::kFinish, tables.num_problems, tables);
-  SelectionPlan::Outcome outcome = plan.download(executor);
-  refuse_not_finite(plan, outcome.not_finite);
-
-  if (!problems_with(outcome.states, Action::kRefineData).empty()) {
-    tables.refines_data = true;
-    executor.launch(SelectionKernel::kSplitWeights, tables.num_chunks, tables);
-    executor.launch(SelectionKernel::kFinish, tables.num_problems, tables);
-    outcome = plan.download(executor);
-  }
-  const std::vector<std::int32_t> unresolved = problems_with(outcome.states, Action::kUnresolved);
-  if (unresolved.empty()) return;
-  std::vector<std::int64_t> num_candidates;
-  for (const ProblemState& state : outcome.states)
-    num_candidates.push_back(static_cast<std::int64_t>(state.num_candidates));
-  HistogramRounds rounds(plan, unresolved, num_candidates, executor, reduction);
-  rounds.run();
-  rounds.write();
+  start(SelectionKernel::kFinish, tables.num_problems);
 }
 
 void select_over_parts(std::span<const Selection> selections, Reduction& reduction, Executor& executor) {
-  const SelectionPlan plan(selections, comparisons(selections, reduction), false, executor);
-  executor.launch(SelectionKernel::kCountAndSample, plan.tables().num_chunks, plan.tables());
-  std::vector<std::int64_t> num_candidates;
-  for (const ProblemState& state : plan.download(executor).states) {
-    num_candidates.push_back(static_cast<std::int64_t>(state.num_candidates));
-  }
+  const std::vector<std::string> layers = layers_of(selections);
+  DeviceLayout layout;
+  const auto flags = layout.unset<std::uint32_t>(num_flags(layers.size()));
+  layout.materialise(executor);
+  const SelectionPlan plan(selections, comparisons(selections, reduction), layout.at(flags), executor, false);
+  launch_selection(SelectionKernel::kCountAndSample, plan.tables().num_chunks, plan.tables(), executor.stream());
+  std::vector<std::int64_t> num_candidates = plan.num_candidates(executor);
   reduction.sum(num_candidates);
 
-  std::vector<std::int32_t> all;
-  for (std::size_t i = 0; i < selections.size(); ++i) all.push_back(static_cast<std::int32_t>(i));
-  HistogramRounds rounds(plan, all, num_candidates, executor, reduction);
+  HistogramRounds rounds(plan, num_candidates, executor, reduction);
   rounds.check_finite();
-  std::vector<std::int64_t> flags;
-  for (const std::uint32_t flag : plan.download(executor).not_finite) flags.push_back(flag);
-  reduction.sum(flags);
-  std::vector<std::uint32_t> not_finite;
-  for (const std::int64_t flag : flags) not_finite.push_back(flag != 0 ? 1 : 0);
-  refuse_not_finite(plan, not_finite);
+  std::vector<std::uint32_t> not_finite(layers.size());
+  executor.download(not_finite.data(), layout.at(flags),
+                    static_cast<std::int64_t>(layers.size() * sizeof(std::uint32_t)));
+  std::vector<std::int64_t> sums(not_finite.begin(), not_finite.end());
+  reduction.sum(sums);
+  for (std::size_t i = 0; i < sums.size(); ++i) not_finite[i] = sums[i] != 0 ? 1 : 0;
+  refuse_not_finite(layers, not_finite);
   rounds.run();
   rounds.write();
-}
-
-}  // namespace
-
-void select(std::span<const Selection> selections, Reduction& reduction, Executor& executor) {
-  if (reduction.is_local()) {
-    select_here(selections, reduction, executor);
-  } else {
-    select_over_parts(selections, reduction, executor);
-  }
 }
 
 }  // namespace itop::cuda

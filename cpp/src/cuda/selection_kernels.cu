@@ -15,12 +15,12 @@ __global__ void __launch_bounds__(kSearchThreads) find_bracket_kernel(SelectionT
   find_bracket(tables, simt::shared<BracketShared>());
 }
 __global__ void __launch_bounds__(kStreamThreads) split_weights_kernel(SelectionTables tables) {
-  split_weights(tables);
+  split_chunk(tables, simt::block(), false);
 }
 __global__ void __launch_bounds__(kSearchThreads) narrow_window_kernel(SelectionTables tables) {
   narrow_window(tables, simt::shared<NarrowShared>());
 }
-__global__ void __launch_bounds__(kStreamThreads) refine_list_kernel(SelectionTables tables) { refine_list(tables); }
+__global__ void __launch_bounds__(kStreamThreads) refine_kernel(SelectionTables tables) { refine(tables); }
 __global__ void __launch_bounds__(kSearchThreads) finish_kernel(SelectionTables tables) {
   finish(tables, simt::shared<FinishShared>());
 }
@@ -45,8 +45,8 @@ void launch_selection(SelectionKernel kernel, std::int64_t num_blocks, const Sel
       return start("split_weights", split_weights_kernel, kStreamThreads);
     case SelectionKernel::kNarrowWindow:
       return start("narrow_window", narrow_window_kernel, kSearchThreads);
-    case SelectionKernel::kRefineList:
-      return start("refine_list", refine_list_kernel, kStreamThreads);
+    case SelectionKernel::kRefine:
+      return start("refine", refine_kernel, kStreamThreads);
     case SelectionKernel::kFinish:
       return start("finish", finish_kernel, kSearchThreads);
     case SelectionKernel::kCountBins:

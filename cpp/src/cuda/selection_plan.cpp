@@ -2,12 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
-#include <type_traits>
 
 #include "cuda/device_layout.hpp"
 #include "cuda/launch_shape.hpp"
+#include "cuda/verdict.hpp"
 
 namespace itop::cuda {
 namespace {
@@ -65,9 +64,9 @@ std::int64_t fine_list_capacity(std::int64_t numel) {
 }
 
 SelectionPlan::SelectionPlan(std::span<const Selection> selections, std::span<const Comparison> comparisons,
-                             bool samples, Executor& executor) {
+                             std::uint32_t* not_finite, Executor& executor, bool samples) {
   for (std::size_t i = 0; i < selections.size(); ++i) add(selections[i], comparisons[i], samples);
-  upload(executor);
+  upload(not_finite, executor);
 }
 
 void SelectionPlan::add(const Selection& selection, const Comparison& comparison, bool samples) {
@@ -91,7 +90,6 @@ void SelectionPlan::add(const Selection& selection, const Comparison& comparison
     entry.problem = static_cast<std::int32_t>(problems_.size());
     entry.draws_blocks = segment.index_map.is_contiguous() && segment.index_map.offset % kCoarseKeysPerBlock == 0;
     segments_.push_back(entry);
-    layers_.push_back(&segment.layer);
     problem.num_words += words_for(segment.numel);
     chunk_offsets_.push_back(chunk_offsets_.back() + chunks_for(segment.numel));
   }
@@ -114,7 +112,7 @@ void SelectionPlan::add(const Selection& selection, const Comparison& comparison
   problems_.push_back(problem);
 }
 
-void SelectionPlan::upload(Executor& executor) {
+void SelectionPlan::upload(std::uint32_t* not_finite, Executor& executor) {
   DeviceLayout layout;
   const auto segments = layout.table(std::span<const SegmentEntry>(segments_));
   const auto chunk_offsets = layout.table(std::span<const std::int64_t>(chunk_offsets_));
@@ -123,11 +121,13 @@ void SelectionPlan::upload(Executor& executor) {
   const auto list_block_offsets = layout.table(std::span<const std::int64_t>(list_block_offsets_));
   const auto num_problems = static_cast<std::int64_t>(problems_.size());
   const auto states = layout.zeros<ProblemState>(num_problems);
-  const auto not_finite = layout.zeros<std::uint32_t>(static_cast<std::int64_t>(segments_.size()));
+  const auto refines_data = layout.zeros<std::uint32_t>(1);
   const auto bins = layout.zeros<std::uint32_t>(num_entries_ > 0 ? num_problems * kBins : 0);
   const auto samples = layout.unset<std::uint64_t>(num_samples_);
   const auto entries = layout.unset<ListEntry>(num_entries_);
-  layout.materialise(executor);
+  constexpr std::int64_t flags_per_word = sizeof(std::uint64_t) / sizeof(std::uint32_t);
+  layout.materialise(executor,
+                     {reinterpret_cast<std::uint64_t*>(not_finite), num_flags(segments_.size()) / flags_per_word});
 
   tables_.segments = layout.at(segments);
   tables_.chunk_offsets = layout.at(chunk_offsets);
@@ -135,7 +135,8 @@ void SelectionPlan::upload(Executor& executor) {
   tables_.sample_block_offsets = layout.at(sample_block_offsets);
   tables_.list_block_offsets = layout.at(list_block_offsets);
   tables_.states = layout.at(states);
-  tables_.not_finite = layout.at(not_finite);
+  tables_.not_finite = not_finite;
+  tables_.refines_data = layout.at(refines_data);
   tables_.bins = layout.at(bins);
   tables_.samples = layout.at(samples);
   tables_.entries = layout.at(entries);
@@ -144,22 +145,14 @@ void SelectionPlan::upload(Executor& executor) {
   tables_.num_problems = static_cast<std::int32_t>(problems_.size());
 }
 
-SelectionPlan::Outcome SelectionPlan::download(Executor& executor) const {
-  if (problems_.empty()) return {};
-  // The flags lie behind the states: one transfer brings both.
-  const auto* begin = reinterpret_cast<const std::byte*>(tables_.states);
-  const auto* flags = reinterpret_cast<const std::byte*>(tables_.not_finite);
-  std::vector<std::byte> bytes(static_cast<std::size_t>(flags - begin) + segments_.size() * sizeof(std::uint32_t));
-  executor.download(bytes.data(), begin, static_cast<std::int64_t>(bytes.size()));
-  Outcome outcome;
-  outcome.states.resize(problems_.size());
-  outcome.not_finite.resize(segments_.size());
-  static_assert(std::is_trivially_copyable_v<ProblemState>);
-  std::memcpy(outcome.states.data(), bytes.data(), problems_.size() * sizeof(ProblemState));
-  if (!segments_.empty()) {
-    std::memcpy(outcome.not_finite.data(), bytes.data() + (flags - begin), segments_.size() * sizeof(std::uint32_t));
+std::vector<std::int64_t> SelectionPlan::num_candidates(Executor& executor) const {
+  std::vector<ProblemState> states(problems_.size());
+  if (!states.empty()) {
+    executor.download(states.data(), tables_.states, static_cast<std::int64_t>(states.size() * sizeof(ProblemState)));
   }
-  return outcome;
+  std::vector<std::int64_t> counts;
+  for (const ProblemState& state : states) counts.push_back(static_cast<std::int64_t>(state.num_candidates));
+  return counts;
 }
 
 }  // namespace itop::cuda

@@ -2,10 +2,10 @@
 
 #include <cstdint>
 #include <span>
-#include <string>
 #include <vector>
 
 #include "cuda/executor.hpp"
+#include "cuda/selection_tables.hpp"
 #include "itop/reduction.hpp"
 #include "itop/selection.hpp"
 
@@ -32,30 +32,24 @@ std::int64_t fine_list_capacity(std::int64_t numel);
 /// The tables of a set of selections, on the host and, uploaded, on the device.
 class SelectionPlan {
  public:
-  /// @param samples whether to make room for samples and lists; the histogram rounds need none
-  SelectionPlan(std::span<const Selection> selections, std::span<const Comparison> comparisons, bool samples,
-                Executor& executor);
+  /// @param not_finite see select_here; zero when this returns
+  /// @param samples    whether to make room for samples and lists; the histogram rounds need none
+  SelectionPlan(std::span<const Selection> selections, std::span<const Comparison> comparisons,
+                std::uint32_t* not_finite, Executor& executor, bool samples = true);
 
   const SelectionTables& tables() const noexcept { return tables_; }
   std::span<const ProblemEntry> problems() const noexcept { return problems_; }
   std::int64_t num_sample_blocks() const noexcept { return sample_block_offsets_.back(); }
   std::int64_t num_list_blocks() const noexcept { return list_block_offsets_.back(); }
 
-  /// What the kernels left: the problems' states and, a segment each, whether scores were not finite. Waits for them.
-  struct Outcome {
-    std::vector<ProblemState> states;
-    std::vector<std::uint32_t> not_finite;
-  };
-  Outcome download(Executor& executor) const;
-
-  const std::string& layer_of(std::size_t segment) const { return *layers_[segment]; }
+  /// The candidates of each problem, once they are counted. Waits for them.
+  std::vector<std::int64_t> num_candidates(Executor& executor) const;
 
  private:
   void add(const Selection& selection, const Comparison& comparison, bool samples);
-  void upload(Executor& executor);
+  void upload(std::uint32_t* not_finite, Executor& executor);
 
   std::vector<SegmentEntry> segments_;
-  std::vector<const std::string*> layers_;
   std::vector<ProblemEntry> problems_;
   std::vector<std::int64_t> chunk_offsets_{0};
   std::vector<std::int64_t> sample_block_offsets_{0};

@@ -75,7 +75,7 @@ enum class Action : std::uint32_t {
   kByTies,      ///< all keys are equal: the pass lists what falls inside a bracket of coarse tie keys
   kRefineList,  ///< the listed candidates are to be split by the narrowed window
   kRefineData,  ///< too many to list: the weights are to be split again by the narrowed window
-  kUnresolved,  ///< the bracket missed, or a list was too short: the histogram rounds take over
+  kUnresolved,  ///< the bracket missed, or a list was too short: found again, digit by digit
 };
 
 /// Candidates below and inside a window. `inside` is the list's length too; it may exceed the list's capacity.
@@ -90,6 +90,8 @@ struct ProblemState {
   Window window;
   Tally broad;
   Tally fine;
+  std::uint64_t at_low = 0;  ///< candidates at the edges of a window that counts them
+  std::uint64_t at_high = 0;
   Action action = Action::kSettled;
 };
 
@@ -111,8 +113,8 @@ struct RankedCandidate {
   }
 };
 
-/// What the histogram rounds look for next, one a problem: the key, then the tie key, then the index of the last
-/// candidate to be chosen.
+/// What an exact search looks for next, one a problem: the key, then the tie key, then the index of the last candidate
+/// to be chosen.
 enum class Stage : std::int32_t { kKey, kTie, kIndex };
 
 struct HistogramSearch {
@@ -120,7 +122,6 @@ struct HistogramSearch {
   std::uint64_t exact_key = 0;  ///< known from stage kTie on
   std::uint64_t exact_tie = 0;  ///< known in stage kIndex
   Stage stage = Stage::kKey;
-  bool takes_part = false;
   bool is_open = false;  ///< otherwise everything up to `range.high` is chosen
 
   /// Where the candidate lies: -1 chosen, 1 not chosen whatever the range, 0 for the range to decide.
@@ -134,6 +135,51 @@ struct HistogramSearch {
   ITOP_HOST_DEVICE std::uint64_t value_of(const RankedCandidate& candidate) const {
     return stage == Stage::kKey ? candidate.key : stage == Stage::kTie ? candidate.tie : candidate.index;
   }
+
+  /// Where a search begins.
+  ITOP_HOST_DEVICE static HistogramSearch of(const ProblemEntry& problem, std::int64_t num_candidates) {
+    HistogramSearch search;
+    search.range.high = problem.highest_key;
+    if (problem.k <= 0) {
+      search.range.high = 0;  // no key is 0: nothing is chosen
+    } else if (problem.k < num_candidates) {
+      search.is_open = true;
+      search.range.rank = static_cast<std::uint64_t>(problem.k);
+      if (!problem.has_scores) {
+        search.stage = Stage::kTie;
+        search.exact_key = kNoScore;
+        search.range.high = ~std::uint64_t{0};
+      }
+    }
+    return search;
+  }
+
+  /// Goes on in the bin that holds the rank. A range all of whose candidates are wanted is closed: everything up to its
+  /// end is chosen. A single value with more candidates than wanted hands over to the next stage.
+  ITOP_HOST_DEVICE void enter(const BinOfRank& found) {
+    range.enter(found);
+    if (range.rank == found.count) {
+      is_open = false;
+      return;
+    }
+    if (!range.is_single()) return;
+    const RangeSearch everything{0, ~std::uint64_t{0}, range.rank};
+    switch (stage) {
+      case Stage::kKey:
+        exact_key = range.low;
+        stage = Stage::kTie;
+        range = everything;
+        break;
+      case Stage::kTie:
+        exact_tie = range.low;
+        stage = Stage::kIndex;
+        range = everything;
+        break;
+      case Stage::kIndex:
+        is_open = false;
+        break;
+    }
+  }
 };
 
 /// The argument of every kernel of a selection, passed by value; all pointers are the device's.
@@ -144,8 +190,10 @@ struct SelectionTables {
   const std::int64_t* sample_block_offsets = nullptr;  ///< [num_problems + 1]
   const std::int64_t* list_block_offsets = nullptr;    ///< [num_problems + 1]
   ProblemState* states = nullptr;
-  std::uint32_t* not_finite = nullptr;  ///< [num_segments], set where scores hold NaN or infinity
-  std::uint32_t* bins = nullptr;        ///< [num_problems][kBins], keys inside the sampled bracket
+  std::uint32_t* not_finite =
+      nullptr;  ///< [num_segments + 1], set where scores hold NaN or infinity; the last: anywhere
+  std::uint32_t* refines_data = nullptr;  ///< set where a problem has Action::kRefineData
+  std::uint32_t* bins = nullptr;          ///< [num_problems][kBins], keys inside the sampled bracket
   std::uint64_t* samples = nullptr;
   ListEntry* entries = nullptr;
   HistogramSearch* searches = nullptr;   ///< [num_problems], of the histogram rounds
@@ -153,7 +201,6 @@ struct SelectionTables {
   std::int64_t num_chunks = 0;
   std::int32_t num_segments = 0;
   std::int32_t num_problems = 0;
-  bool refines_data = false;   ///< this launch is for problems with Action::kRefineData only
   bool checks_finite = false;  ///< this histogram round looks at every score, to refuse NaN and infinity
 };
 

@@ -16,13 +16,15 @@
 /// first ballot, as many bytes as four reads of 16.
 namespace itop::cuda {
 
-/// Bits of one mask word: candidates below and inside a window.
+/// Bits of one mask word: candidates below and inside a window, and at edges of it that are counted only.
 struct SplitWord {
   Word below = 0;
   Word inside = 0;
+  Word at_low = 0;
+  Word at_high = 0;
 };
 
-template <bool kWholeTile, class Scores>
+template <bool kWholeTile, bool kCountsEdges, class Scores>
 ITOP_DEVICE bool split_tile_by_key(const Scores& scores, std::int64_t first, std::int64_t numel, const Window& window,
                                    SplitWord& word) {
   using Key = typename Scores::OrderedKey;
@@ -47,6 +49,14 @@ ITOP_DEVICE bool split_tile_by_key(const Scores& scores, std::int64_t first, std
       if (lane == (batch + i) / 2) {
         word.below |= Word{below} << (i % 2 * kWarpSize);
         word.inside |= Word{not_above & ~below} << (i % 2 * kWarpSize);
+      }
+      if constexpr (kCountsEdges) {
+        const std::uint32_t at_low = simt::ballot(window.counts_low && key == low);
+        const std::uint32_t at_high = simt::ballot(window.counts_high && key == high);
+        if (lane == (batch + i) / 2) {
+          word.at_low |= Word{at_low} << (i % 2 * kWarpSize);
+          word.at_high |= Word{at_high} << (i % 2 * kWarpSize);
+        }
       }
     }
   }
@@ -121,14 +131,23 @@ ITOP_DEVICE void list_inside(const SelectionTables& tables, const SegmentEntry& 
   }
 }
 
-/// A block a chunk, kStreamThreads threads. Warps are independent of each other.
-ITOP_DEVICE void split_weights(const SelectionTables& tables) {
-  const int row = row_of(tables.chunk_offsets, tables.num_segments, simt::block());
+template <bool kWholeTile, class Scores>
+ITOP_DEVICE bool split_tile(const Scores& scores, std::int64_t first, std::int64_t numel, const Window& window,
+                            SplitWord& word) {
+  return window.counts_low || window.counts_high
+             ? split_tile_by_key<kWholeTile, true>(scores, first, numel, window, word)
+             : split_tile_by_key<kWholeTile, false>(scores, first, numel, window, word);
+}
+
+/// A chunk by one block of kStreamThreads threads; of those with Action::kRefineData only where `refines`. Warps are
+/// independent of each other.
+ITOP_DEVICE void split_chunk(const SelectionTables& tables, std::int64_t chunk, bool refines) {
+  const int row = row_of(tables.chunk_offsets, tables.num_segments, chunk);
   const SegmentEntry& segment = tables.segments[row];
   const ProblemEntry& problem = tables.problems[segment.problem];
   ProblemState& state = tables.states[segment.problem];
-  if (tables.refines_data && state.action != Action::kRefineData) return;
-  const std::int64_t first_word = (simt::block() - tables.chunk_offsets[row]) * kChunkWords + simt::warp() * kWarpSize;
+  if (refines && state.action != Action::kRefineData) return;
+  const std::int64_t first_word = (chunk - tables.chunk_offsets[row]) * kChunkWords + simt::warp() * kWarpSize;
   const std::int64_t num_words = words_for(segment.numel);
   if (first_word >= num_words) return;
 
@@ -143,21 +162,28 @@ ITOP_DEVICE void split_weights(const SelectionTables& tables) {
     bool finite = true;
     const std::int64_t first = first_word * kWordBits;
     with_scores(segment.scores, segment.format, [&](const auto& scores) {
-      finite = segment.numel - first >= kTileWeights
-                   ? split_tile_by_key<true>(scores, first, segment.numel, window, split)
-                   : split_tile_by_key<false>(scores, first, segment.numel, window, split);
+      finite = segment.numel - first >= kTileWeights ? split_tile<true>(scores, first, segment.numel, window, split)
+                                                     : split_tile<false>(scores, first, segment.numel, window, split);
     });
-    if (simt::ballot(!finite) != 0 && simt::lane() == 0) tables.not_finite[row] = 1;
+    if (simt::ballot(!finite) != 0 && simt::lane() == 0) {
+      tables.not_finite[row] = 1;
+      tables.not_finite[tables.num_segments] = 1;
+    }
   }
   split.below &= candidates;
-  split.inside &= candidates;
+  split.at_low &= candidates;
+  split.at_high &= candidates;
+  split.inside &= candidates & ~(split.at_low | split.at_high);
   if (window.by_ties && split.inside != 0) split_word_by_ties(segment, word, window, split);
   if (word < num_words) segment.chosen[word] = split.below;
 
-  // A window of one key needs no histogram; one that ties have split is already as narrow as it gets.
-  const bool is_fine = window.by_ties;
+  if (window.counts_low) simt::add_warp_sum(&state.at_low, static_cast<std::uint64_t>(simt::popcount(split.at_low)));
+  if (window.counts_high) simt::add_warp_sum(&state.at_high, static_cast<std::uint64_t>(simt::popcount(split.at_high)));
+  // A window of one key needs no histogram; one that was narrowed, or that ties have split, is as narrow as it gets.
+  const bool is_fine = refines || window.by_ties;
   Tally& tally = is_fine ? state.fine : state.broad;
-  std::uint32_t* bins = window.low == window.high ? nullptr : tables.bins + std::int64_t{segment.problem} * kBins;
+  std::uint32_t* bins =
+      is_fine || window.low == window.high ? nullptr : tables.bins + std::int64_t{segment.problem} * kBins;
   simt::add_warp_sum(&tally.below, static_cast<std::uint64_t>(simt::popcount(split.below)));
   list_inside(tables, segment, row, word, split.inside, &tally.inside, is_fine ? problem.fine : problem.broad, bins,
               window);

@@ -10,13 +10,15 @@ namespace itop::cuda {
 
 /// What decides about a candidate without looking at the others: keys below the window are chosen, keys above are not,
 /// and those inside go on. Where the window is a single key and `by_ties` is set, the coarse tie keys split it in the
-/// same way.
+/// same way. Candidates at a key on the window's edge may be so many (zeros, mostly) that they are counted only.
 struct Window {
   std::uint64_t low = 0;
   std::uint64_t high = 0;
   std::int32_t tie_low = 0;
   std::int32_t tie_high = -1;
   bool by_ties = false;
+  bool counts_low = false;
+  bool counts_high = false;
 };
 
 inline constexpr std::int32_t kNumCoarseKeys = 1 << kCoarseKeyBits;

@@ -109,7 +109,7 @@ inline std::vector<Chosen> select_on(const Device& device, const std::vector<Sel
       selection.segments.push_back(std::move(segment));
     }
   }
-  backend_for(device).select(selections, reduction, 0);
+  if (const auto verdict = backend_for(device).select(selections, reduction, 0)) verdict->check();
   std::vector<Chosen> result;
   for (std::size_t c = 0; c < cases.size(); ++c) {
     Chosen& chosen = result.emplace_back();

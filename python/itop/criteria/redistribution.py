@@ -30,7 +30,7 @@ class Redistribution(Part):
 
         Args:
             dropped: Weights each layer drops in this update.
-            room: Sites each layer could grow at most.
+            room: Sites each layer could grow at most; empty where connections do not move between layers.
             kept: What stays active.
         """
 

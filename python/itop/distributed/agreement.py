@@ -150,16 +150,18 @@ class Ranks:
             self._meeting.look()
 
 
-def check_same(fingerprints: Mapping[int, Mapping[str, str]]) -> None:
-    """Raises a ValueError that names the first thing in which a rank differs from the first rank."""
+def check_same(
+    fingerprints: Mapping[int, Mapping[str, str]],
+    advice: str = "make the engine with the same model and arguments on every rank",
+) -> None:
+    """Raises a ValueError that names the first thing in which a rank differs from the first rank, and ends in advice."""
     first, *others = fingerprints
     for name, expected in fingerprints[first].items():
         for rank in others:
             got = fingerprints[rank].get(name)
             if got != expected:
                 raise ValueError(
-                    f"ranks disagree about {name}: rank {first} has {expected}, rank {rank} has {got}; make the engine with "
-                    "the same model and arguments on every rank"
+                    f"ranks disagree about {name}: rank {first} has {expected}, rank {rank} has {got}; {advice}"
                 )
 
 

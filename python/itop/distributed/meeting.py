@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +19,8 @@ from typing import Any, final
 
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
+
+_logger = logging.getLogger(__name__)
 
 _GRACE = 2.0
 """Seconds in which a rank that announced another engine may still come: it may have made one more than others did."""
@@ -51,13 +54,17 @@ class Announcement:
         content = json.loads(text)
         return cls(content["rank"], tuple(content["peers"]), content["layers"], content["problem"])
 
+    def is_of_same_layers(self, other: Announcement) -> bool:
+        """Whether two engines are of one model, however it is cut."""
+        return self.layers == other.layers
+
     def objection(self, peer: Announcement) -> str | None:
         """Why the ranks that share this model cannot do with what one of them makes; None if they can."""
         if peer.peers == self.peers:
             return None  # it comes; what else differs is compared then
         if peer.problem is not None:
             return f"rank {peer.rank} refused: {peer.problem}"
-        if peer.layers == self.layers:
+        if peer.is_of_same_layers(self):
             return (
                 f"ranks disagree about how the model is shared: rank {peer.rank} has {_shared(peer.peers)}, others "
                 f"{_shared(self.peers)}; wrap or shard the model alike on every rank"
@@ -83,6 +90,7 @@ class Meeting:
         self._store: Any = dist.PrefixStore("itop", _get_default_store())  # type: ignore[attr-defined]
         self._place = f"engine/{Meeting._num_announced}"
         self._num_looks = 0
+        self._has_warned = False
         Meeting._num_announced += 1
 
     def hold(self) -> None:
@@ -140,7 +148,16 @@ class Meeting:
         call = self._call_to(self._mine.rank)
         if self._mine.problem is not None or not self._store.check([call]):
             return None
-        return Announcement.from_text(self._store.get(call)).objection(self._mine)
+        caller = Announcement.from_text(self._store.get(call))
+        if not self._has_warned and not caller.is_of_same_layers(self._mine):
+            self._has_warned = True
+            _logger.warning(
+                "rank %d waits for an engine of the model that %d ranks share, while rank %d trains one of its own with other layers",
+                caller.rank,
+                len(caller.peers),
+                self._mine.rank,
+            )
+        return caller.objection(self._mine)
 
     # --- a model that is shared -----------------------------------------------------------------------------------------
 
@@ -192,6 +209,7 @@ class _Others:
         self._place = place
         self._silent = list(watched)
         self._objection: str | None = None
+        self._elsewhere: dict[int, float] = {}
         self._since = 0.0
 
     def objection(self, waited: float) -> str | None:
@@ -205,6 +223,19 @@ class _Others:
                 self._objection, self._since = self._mine.objection(announced), waited
                 if self._objection is not None:
                     break
+                if announced.peers != self._mine.peers:
+                    self._elsewhere[peer] = waited
+        for peer, since in tuple(self._elsewhere.items()):
+            if waited > since + _GRACE:
+                del self._elsewhere[peer]
+                _logger.warning(
+                    "rank %d made an engine of another model; rank %d waits up to %.0f s for it to make one of the model that "
+                    "%d ranks share",
+                    peer,
+                    self._mine.rank,
+                    self._store.timeout.total_seconds(),
+                    len(self._mine.peers),
+                )
         return None
 
 

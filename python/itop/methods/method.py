@@ -315,11 +315,12 @@ class DropAndGrow(Method):
         fraction = self.drop_fraction(context.step, context.total_steps)
         gone, goals, extra = self._ramped(context)
         remaining = topology.active - gone if gone is not None else topology.active
-        dropped = self.drop.drop(context, fraction, remaining, self.pattern)
+        dropped = self.drop.drop(context, fraction, None if gone is None else remaining, self.pattern)
         kept = remaining - dropped
         candidates = ~kept
         preferred = None if self.may_regrow else ~topology.active
-        wanted = self.redistribution.grow_counts(context, dropped.counts(), candidates.counts(), kept)
+        room = candidates.counts() if self.redistribution.moves_between_layers else []
+        wanted = self.redistribution.grow_counts(context, dropped.counts(), room, kept)
         counts = [count + more for count, more in zip(wanted, extra, strict=True)]
         quota = self.pattern.grow_quota(context, kept, counts, goals)
         grown = self.grow.grow(context, candidates, quota, preferred)

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from itop import _core
-from itop.nn import kernels
-from itop.nn.kernels import address, value_type
+from itop.nn.derived_indices import address, in_column_order, value_type
 from itop.nn.pattern import SparsePattern
 
 
@@ -96,7 +95,7 @@ def _transposed_rows(pattern: SparsePattern, device: torch.device) -> _DeviceRow
     key = ("device columns", device)
     known: _DeviceRows | None = pattern.kernel_cache.get(key)
     if known is None:
-        other = kernels.in_column_order(pattern)
+        other = in_column_order(pattern)
         known = _upload(pattern.shape[1], device, other.pointers, other.rows, other.permutation)
         pattern.kernel_cache[key] = known
     return known

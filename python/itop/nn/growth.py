@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from itop import _core
-from itop.nn.kernels import ConvolutionGeometry
+from itop.nn.convolution_kernels import ConvolutionGeometry
 from itop.nn.pattern import Positions, TieKeys
 
 __all__ = [

@@ -15,9 +15,9 @@ from torch.optim import Optimizer
 from itop import _core
 from itop.allocation import target_count
 from itop.compressed_weight import CompressedWeight
-from itop.nn import kernels
+from itop.nn.convolution_kernels import ConvolutionGeometry
+from itop.nn.derived_indices import chosen_layouts
 from itop.nn.growth import ConvolutionGradientRows, LinearGradientRows, ScoreRows
-from itop.nn.kernels import ConvolutionGeometry
 from itop.nn.lent_memory import lent_tensor
 from itop.nn.operators import flat_geometry, sparse_conv2d, sparse_linear
 from itop.nn.pattern import PatternUpdate, SparsePattern, TieKeys, select_entries
@@ -100,7 +100,7 @@ class SparseLayer(CompressedWeight):
 
     def chosen_layouts(self) -> dict[str, str]:
         """Which kernels and layouts this layer has chosen so far, in words; empty before its first call."""
-        return kernels.chosen_layouts(self._pattern)
+        return chosen_layouts(self._pattern)
 
     # --- changing -----------------------------------------------------------------------------------------------------
 

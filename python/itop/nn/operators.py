@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from itop.nn import device_kernels, kernels
-from itop.nn.kernels import ConvolutionGeometry
+from itop.nn import convolution_kernels, device_kernels, linear_kernels
+from itop.nn.convolution_kernels import ConvolutionGeometry
 from itop.nn.pattern import pattern_of
 
 __all__ = ["sparse_conv2d", "sparse_linear"]
@@ -31,7 +31,7 @@ def sparse_linear(x: Tensor, values: Tensor, bias: Tensor | None, handle: Tensor
     """``x W^T + bias`` for ``x [..., in]``; ``W [out, in]`` has ``values`` at the positions of the pattern."""
     pattern = _pattern(handle)
     flat = x.reshape(-1, x.shape[-1]).contiguous()
-    y = kernels.linear_forward(pattern, values.contiguous(), None if bias is None else bias.contiguous(), flat)
+    y = linear_kernels.linear_forward(pattern, values.contiguous(), None if bias is None else bias.contiguous(), flat)
     return y.view(*x.shape[:-1], out_features)
 
 
@@ -52,7 +52,7 @@ def _linear_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     flat_x = x.reshape(-1, x.shape[-1]).contiguous()
     flat_gradient = gradient.reshape(-1, gradient.shape[-1]).contiguous()
-    grad_x, grad_values, grad_bias = kernels.linear_backward(
+    grad_x, grad_values, grad_bias = linear_kernels.linear_backward(
         _pattern(handle), values.contiguous(), flat_x, flat_gradient, needs_x, needs_values, needs_bias
     )
     return (grad_x.view(x.shape) if needs_x else grad_x), grad_values, grad_bias
@@ -131,7 +131,7 @@ def _computed_in(values: Tensor) -> torch.dtype:
 def sparse_conv2d(x: Tensor, values: Tensor, bias: Tensor | None, handle: Tensor, geometry: Sequence[int]) -> Tensor:
     """A convolution of ``x [batch, in, height, width]``; bfloat16 images are computed in float32."""
     wide = x.to(_computed_in(values)).contiguous()
-    y = kernels.convolution_forward(
+    y = convolution_kernels.convolution_forward(
         _pattern(handle), _geometry(geometry), values.contiguous(), None if bias is None else bias.contiguous(), wide
     )
     return y.to(x.dtype)
@@ -165,7 +165,7 @@ def _conv2d_backward(
     needs_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     wide = _computed_in(values)
-    grad_x, grad_values, grad_bias = kernels.convolution_backward(
+    grad_x, grad_values, grad_bias = convolution_kernels.convolution_backward(
         _pattern(handle),
         _geometry(geometry),
         values.contiguous(),

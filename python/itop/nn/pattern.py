@@ -87,7 +87,7 @@ class SparsePattern:
 
     def _register(self) -> None:
         self.kernel_cache: dict[Any, Any] = {}
-        """Block starts, transposed indices and choices of layout, made by :mod:`itop.nn.kernels` when first needed."""
+        """Block starts, transposed indices and choices of layout, made by :mod:`itop.nn.derived_indices` when first needed."""
         self.identifier = next(_next_identifier)
         _alive[self.identifier] = self
 
@@ -162,7 +162,7 @@ class SparsePattern:
 
     def num_bytes(self) -> int:
         """Memory of the indices, those the kernels derived included."""
-        from itop.nn.kernels import cached_bytes
+        from itop.nn.derived_indices import cached_bytes
 
         return self.row_pointers.nbytes + self.columns.nbytes + cached_bytes(self)
 

@@ -36,18 +36,7 @@ class MaskedOptimizer(Optimizer):
     @property
     def uses_native_step(self) -> bool:
         """Whether every parameter can take the fused native step."""
-        for group in self.param_groups:
-            if not _is_native_group(group):
-                return False
-            for parameter in group["params"]:
-                if not (
-                    parameter.is_cpu
-                    and parameter.dtype is torch.float32
-                    and type(parameter) in _PLAIN_TYPES
-                    and (parameter.is_contiguous() or _fills_its_memory(parameter))
-                ):
-                    return False
-        return True
+        return all(is_native_group(group) and all(map(_is_native, group["params"])) for group in self.param_groups)
 
     def _masks(self) -> tuple[MaskStore | None, dict[int, int]]:
         """The attached engine's masks, and which layer a parameter (by identity) is."""
@@ -70,7 +59,18 @@ def evaluate(closure: Callable[[], Any] | None) -> Any:
         return closure()
 
 
-def _is_native_group(group: dict[str, Any]) -> bool:
+def _is_native(parameter: Tensor) -> bool:
+    """Whether the fused native step can take a parameter."""
+    return (
+        parameter.is_cpu
+        and parameter.dtype is torch.float32
+        and type(parameter) in _PLAIN_TYPES
+        and (parameter.is_contiguous() or _fills_its_memory(parameter))
+    )
+
+
+def is_native_group(group: dict[str, Any]) -> bool:
+    """Whether the fused native step has all that the options of a group ask for."""
     # torch's fused step also unscales gradients for a gradient scaler; an eps of zero divides zero by zero at inactive
     # weights that share a vector register with active ones.
     return not (group.get("differentiable") or group.get("amsgrad") or group.get("fused")) and group.get("eps", 1.0) > 0
