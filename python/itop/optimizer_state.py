@@ -142,7 +142,7 @@ class OptimizerState:
     def signature(self) -> tuple[int, int]:
         """Changes when the optimiser makes state: of how many parameters it has some, and how much in all."""
         states = self._states()
-        return sum(map(len, states)), sum(len(of_weight) for state in states for of_weight in state.values())
+        return sum(map(len, states)), sum([sum(map(len, state.values())) for state in states])
 
 
 @dataclass(frozen=True, slots=True)

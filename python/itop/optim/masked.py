@@ -36,7 +36,18 @@ class MaskedOptimizer(Optimizer):
     @property
     def uses_native_step(self) -> bool:
         """Whether every parameter can take the fused native step."""
-        return all(is_native_group(group) and all(map(_is_native, group["params"])) for group in self.param_groups)
+        for group in self.param_groups:
+            if not is_native_group(group):
+                return False
+            for parameter in group["params"]:
+                if not (
+                    parameter.is_cpu
+                    and parameter.dtype is torch.float32
+                    and type(parameter) in _PLAIN_TYPES
+                    and (parameter.is_contiguous() or _fills_its_memory(parameter))
+                ):
+                    return False
+        return True
 
     def _masks(self) -> tuple[MaskStore | None, dict[int, int]]:
         """The attached engine's masks, and which layer a parameter (by identity) is."""
@@ -57,16 +68,6 @@ def evaluate(closure: Callable[[], Any] | None) -> Any:
         return None
     with torch.enable_grad():
         return closure()
-
-
-def _is_native(parameter: Tensor) -> bool:
-    """Whether the fused native step can take a parameter."""
-    return (
-        parameter.is_cpu
-        and parameter.dtype is torch.float32
-        and type(parameter) in _PLAIN_TYPES
-        and (parameter.is_contiguous() or _fills_its_memory(parameter))
-    )
 
 
 def is_native_group(group: dict[str, Any]) -> bool:
