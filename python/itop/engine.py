@@ -370,9 +370,13 @@ class SparseEngine:
             "layers": layers,
             **self._stepper.density_record.state_dict(),
             "method_state": pack_method_state(self._context.state, topology),
-            "method_parameters": {name: value.detach() for name, value in self._context.parameters.items()},
+            "method_parameters": {name: value.detach().clone() for name, value in self._context.parameters.items()},
             **({} if self._young is None else {"ages": self._young.state_dict(full)}),
         }
+
+    def check_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raises what :meth:`load_state_dict` would, and changes nothing: to look before model and optimiser are loaded."""
+        self._read(state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from a saved state: masks, explored and reliable sets, schedule position, random keys.
@@ -385,13 +389,7 @@ class SparseEngine:
             ValueError: If the state is not an engine's, of another model, version, seed or sharding, or damaged; nothing
                 has been changed then.
         """
-
-        def checked() -> tuple[list[Tensor], dict[str, Any]]:
-            codes = check_state(state, self.topology)
-            return codes, unpack_method_state(state["method_state"], self.topology)
-
-        ranks = self._ranks if self.topology.has_shards else Ranks()
-        codes, method_state = ranks.agree(checked, lambda _: {"steps": str(state["steps"])})
+        codes, method_state = self._read(state)
         if self._displaced is not None:
             self._displaced.put_back()
         self._context.load(method_state, state.get("method_parameters", {}))
@@ -404,3 +402,13 @@ class SparseEngine:
             self._young.load_state_dict(ages)
         self._stepper.forget()
         self._is_verified = not self._ranks.is_collective
+
+    def _read(self, state: Mapping[str, Any]) -> tuple[list[Tensor], dict[str, Any]]:
+        """The codes of the parts held here, and what the method remembers; a ValueError on every rank if one refuses."""
+
+        def read() -> tuple[list[Tensor], dict[str, Any]]:
+            codes = check_state(state, self.topology)
+            return codes, unpack_method_state(state["method_state"], self.topology)
+
+        ranks = self._ranks if self.topology.has_shards else Ranks()
+        return ranks.agree(read, lambda _: {"steps": str(state["steps"])})

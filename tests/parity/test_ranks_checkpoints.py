@@ -16,7 +16,7 @@ from torch import nn
 from itop import SparseEngine
 from itop.distributed.checkpoint import ModelAndOptimizer, latest, load, save
 from itop.methods import METHODS
-from rank_models import LAYOUTS, attach, data_parallel, fsdp, make_model, masks, train
+from rank_models import LAYOUTS, attach, data_parallel, fsdp, make_model, masks, train, whole
 from rank_pool import RankPool
 
 
@@ -174,6 +174,28 @@ def test_a_checkpoint_of_another_model_is_refused_on_every_rank(pools: dict[int,
     pools[2].run(train_and_save, "DDP on 2", 1, str(tmp_path))
     for error in pools[2].errors(load_into_another_model, str(tmp_path)):
         assert "does not fit this model, optimiser and engine" in error
+
+
+def load_with_another_seed(folder: str) -> tuple[str, bool]:
+    model = make_model()
+    fsdp(model)
+    engine = attach(model, seed=1)
+    newest = latest(folder)
+    assert newest is not None
+    weights, digest = [whole(p).clone() for p in model.parameters()], engine.topology.digest()
+    with pytest.raises(ValueError, match="seed") as refusal:
+        load(newest, {"training": ModelAndOptimizer(model, engine.optimizer), "engine": engine})
+    is_unchanged = all(torch.equal(whole(p), w) for p, w in zip(model.parameters(), weights, strict=True))
+    return str(refusal.value), is_unchanged and engine.topology.digest() == digest
+
+
+def test_a_checkpoint_of_another_seed_is_refused_before_a_weight_has_changed(
+    pools: dict[int, RankPool], tmp_path: Path
+) -> None:
+    pools[2].run(train_and_save, "DDP on 2", 1, str(tmp_path))
+    for message, is_unchanged in pools[2].run(load_with_another_seed, str(tmp_path)):
+        assert "was saved with seed 0, this engine has seed 1" in message
+        assert is_unchanged
 
 
 def test_saving_before_the_first_step_counts_no_step(tmp_path: Path) -> None:

@@ -91,12 +91,20 @@ def latest(folder: str | os.PathLike[str]) -> Path | None:
 def load(path: str | os.PathLike[str], states: Mapping[str, Any]) -> None:
     """Loads a checkpoint of :func:`save`, whatever number of ranks wrote it and however they cut the model.
 
+    Torch reads into the tensors of a model before anybody has looked at the rest, so engines look at theirs first.
+
     Raises:
-        ValueError: If there is no complete checkpoint, or it belongs to another model or method.
+        ValueError: If there is no complete checkpoint, or it belongs to another model or seed; nothing has been changed then.
     """
     if not (Path(path) / ".metadata").is_file():
         raise ValueError(f"{path} is not a complete checkpoint: it has no .metadata")
+    looking = {key: state for key, state in states.items() if hasattr(state, "check_state_dict")}
+    saved = {key: state.state_dict() for key, state in looking.items()}
     with _in_one_sentence(path):
+        if saved:
+            load_states(saved, checkpoint_id=Path(path), no_dist=not _has_ranks())
+        for key, state in looking.items():
+            state.check_state_dict(saved[key])
         load_states(dict(states), checkpoint_id=Path(path), no_dist=not _has_ranks())
 
 
