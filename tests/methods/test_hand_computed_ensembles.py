@@ -86,8 +86,8 @@ def test_edst_says_when_a_run_is_too_short_for_its_tickets() -> None:
     ("options", "message"),
     [
         ({"tickets": 1}, "tickets must be a whole number of at least 2, got 1"),
-        ({"exploration": 1.0}, r"exploration must be a part of the run in \(0, 1\), got 1.0"),
-        ({"escape_fraction": 1.5}, r"drop fractions must be in \[0, 1\], got 1.5"),
+        ({"exploration": 1.0}, r"exploration must be in \(0, 1\), got 1.0"),
+        ({"escape_fraction": 1.5}, r"escape_fraction must be in \[0, 1\], got 1.5"),
     ],
 )
 def test_options_outside_their_range_are_named(options: dict[str, float], message: str) -> None:
