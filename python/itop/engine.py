@@ -123,7 +123,7 @@ class SparseEngine:
         if self._young is not None:
             self.topology.on_grown = self._young.add
         self._is_verified = not self._ranks.is_collective
-        self._held = HeldLayers(self._context.model, self.topology.layers)
+        self._held = HeldLayers(self._context.model, self.topology.layers, acts_by_itself=attach)
         self._stepper = Stepper(self._context, self.method, plan.members, self._young, self._before_any_step)
         self._example: ExampleInput | None = None
         self._attach(model, plan.members, attach, sparse_gradients)

@@ -22,17 +22,21 @@ class HeldLayers:
 
     Args:
         model: The user's network.
-        layers: Of the engine. Older engines that hold one of them must not step any more.
+        layers: Of the engine. Older engines that act by themselves and hold one of them must not step any more.
+        acts_by_itself: Whether the engine is hooked to an optimiser. One that is not acts when it is told to: several may
+            take turns.
     """
 
     _all: ClassVar[weakref.WeakSet[HeldLayers]] = weakref.WeakSet()
 
-    def __init__(self, model: nn.Module, layers: Sequence[Layer]) -> None:
+    def __init__(self, model: nn.Module, layers: Sequence[Layer], acts_by_itself: bool) -> None:
         self._model = model
         self._layers = {id(layer.parameter): layer for layer in layers}
         self._newer: tuple[weakref.ref[HeldLayers], str] | None = None
         self._links = list(_links_to(model, [layer for layer in layers if not is_sharded(layer.parameter)]))
         self._next_link = 0
+        if not acts_by_itself:
+            return
         for other in tuple(HeldLayers._all):
             shared = next((layer for key, layer in other._layers.items() if key in self._layers), None)
             if shared is not None:

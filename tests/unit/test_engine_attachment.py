@@ -224,3 +224,19 @@ def test_an_engine_is_neither_copied_nor_pickled(duplicate: Any) -> None:
         TypeError, match=r"^a SparseEngine can be neither copied nor pickled, .*; save state_dict\(\), and load"
     ):
         duplicate(engine)
+
+
+def test_engines_that_are_told_when_to_act_take_turns_over_one_model() -> None:
+    model = small_mlp()
+    engines = [
+        SparseEngine(
+            model, torch.optim.SGD(model.parameters(), lr=0.1), "set", sparsity=0.5, total_steps=100, attach=False
+        )
+        for _ in range(2)
+    ]
+    for engine in engines * 2:
+        for layer in engine.topology.layers:
+            nn.init.ones_(layer.parameter)
+        engine.step()
+        assert all(torch.equal(x.parameter != 0, engine.mask(x.name)) for x in engine.topology.layers)
+        assert engine.update() is not None
