@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from itop import _core
-from itop.nn.derived_indices import DerivedIndices, address, batch_class, block, density_class, value_type
+from itop.nn.derived_indices import (
+    DerivedIndices,
+    address,
+    batch_class,
+    block,
+    density_class,
+    empty_gradients,
+    value_type,
+)
 from itop.nn.layouts import ConvolutionLayout, choose
 from itop.nn.lent_memory import lent_tensor
 from itop.nn.pattern import SparsePattern
@@ -202,9 +210,9 @@ def convolution_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the input, the values and the bias; what is not needed is an empty tensor."""
     size = (x.shape[2], x.shape[3])
-    grad_x = lent_tensor(x.shape if needs_x else (0,), x.dtype)
-    grad_values = lent_tensor(values.shape if needs_values else (0,), values.dtype)
-    grad_bias = values.new_empty(geometry.out_channels if needs_bias else 0)
+    grad_x, grad_values, grad_bias = empty_gradients(
+        x, values, geometry.out_channels, needs_x, needs_values, needs_bias
+    )
 
     def run(layout: ConvolutionLayout) -> None:
         plan = _plan(pattern, geometry, size, layout, True)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from itop import _core
 from itop.nn.layouts import BlockSize, ConvolutionLayout, InputGradient
+from itop.nn.lent_memory import lent_tensor
 from itop.nn.pattern import SparsePattern
 
 _VALUE_TYPES = {
@@ -42,6 +43,15 @@ class DerivedIndices:
     @property
     @abstractmethod
     def tensors(self) -> tuple[Tensor, ...]: ...
+
+
+def empty_gradients(
+    x: Tensor, values: Tensor, num_outputs: int, needs_x: bool, needs_values: bool, needs_bias: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Where a backward pass writes: gradients of the input, the values and the bias; what is not needed has no element."""
+    grad_x = lent_tensor(x.shape if needs_x else (0,), x.dtype)
+    grad_values = lent_tensor(values.shape if needs_values else (0,), values.dtype)
+    return grad_x, grad_values, values.new_empty(num_outputs if needs_bias else 0)
 
 
 @final

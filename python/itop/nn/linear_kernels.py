@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 
 from itop import _core
-from itop.nn.derived_indices import Blocked, address, batch_class, block, density_class, in_column_order, value_type
+from itop.nn.derived_indices import (
+    Blocked,
+    address,
+    batch_class,
+    block,
+    density_class,
+    empty_gradients,
+    in_column_order,
+    value_type,
+)
 from itop.nn.layouts import BlockSize, InputGradient, choose
 from itop.nn.lent_memory import lent_tensor
 from itop.nn.pattern import SparsePattern
@@ -128,9 +137,7 @@ def linear_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the input, the values and the bias; what is not needed is an empty tensor."""
     batch, wide = x.shape[0], (8 if values.dtype == torch.float64 else 4)
-    grad_x = lent_tensor(x.shape if needs_x else (0,), x.dtype)
-    grad_values = lent_tensor(values.shape if needs_values else (0,), values.dtype)
-    grad_bias = values.new_empty(pattern.shape[0] if needs_bias else 0)
+    grad_x, grad_values, grad_bias = empty_gradients(x, values, pattern.shape[0], needs_x, needs_values, needs_bias)
 
     def run(way: InputGradient | None, only_input: bool = False) -> None:
         other = None
