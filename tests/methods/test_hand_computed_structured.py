@@ -113,6 +113,15 @@ def test_nm_regrows_in_each_group_what_the_group_dropped() -> None:
     assert run.weights().tolist() == [[9.0, 0.0, 0.0, 0.0, 0.0, 8.0, 0.0, 0.0]]
 
 
+@pins("nm")
+def test_nm_has_as_many_weights_as_asked_where_they_are_no_multiple_of_its_groups() -> None:
+    run = ByHand(preset("nm", m=4, allocation="uniform"), [[1.0] * 10] * 3, sparsity=0.8)
+    # Six of thirty, in nine groups of 4, 4 and 2: one each at most, in six of them. Steps of round(9 * 0.618) = 6, which
+    # shares a factor with 9, so 7, pass them in the order 0 7 5 3 1 8 6 4 2; those numbered 0 to 5 have one.
+    held = [[sum(row[:4]), sum(row[4:8]), sum(row[8:])] for row in run.active()]
+    assert held == [[1, 0, 1], [1, 1, 0], [0, 1, 1]]
+
+
 @pins("block")
 def test_block_drops_and_grows_whole_blocks_by_the_sums_of_their_magnitudes() -> None:
     method = preset("block", update_every=1, rows=2, columns=2, drop_fraction=0.5)

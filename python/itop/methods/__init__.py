@@ -90,7 +90,7 @@ _PRESETS = (
         "2 f_S + a f_D, a the density of activations; 5 bytes a weight",
     ),
     Preset("srigl", SRigL, Family.STRUCTURED, "Lasby, ICLR 2024", _RIGL, Density.NEAREST),
-    Preset("nm", NMDynamic, Family.STRUCTURED, "Zhou, ICLR 2021; Evci, ICML 2020", _RIGL, Density.NEAREST),
+    Preset("nm", NMDynamic, Family.STRUCTURED, "Zhou, ICLR 2021; Evci, ICML 2020", _RIGL),
     Preset("block", BlockDynamic, Family.STRUCTURED, "Gray 2017; Evci, ICML 2020", _RIGL, Density.NEAREST),
     Preset("random", RandomPruning, Family.ONE_SHOT, "-", _SPARSE),
     Preset("magnitude", MagnitudePruning, Family.ONE_SHOT, "-", _SPARSE),
