@@ -86,7 +86,7 @@ class VariationalDropout(DenselyTrained):
 
     def saliency(self, context: Context, layer: int, weight: Tensor) -> Tensor:
         # The true ratio, not the clamped: among thousands of drowned weights the order still matters.
-        return (weight.square() + 1e-12).log() - self.parameter(context, _VARIANCE, layer)
+        return weight.square().add_(1e-12).log_().sub_(self.parameter(context, _VARIANCE, layer))
 
     def regulariser(self, context: Context) -> Tensor | None:
         if not self.hides_weights(context) or context.total_steps is None:

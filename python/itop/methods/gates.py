@@ -18,8 +18,10 @@ from itop.context import Context
 from itop.methods.hidden_weights import DenselyTrained, straight_through
 from itop.ranges import FINITE, NOT_NEGATIVE, POSITIVE, POSITIVE_FRACTION, PROPER_FRACTION, Range
 from itop.schedules import step_at
+from itop.selection import BitSet
 
 _GATE = "gate"
+_HALF = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,11 @@ class Gated(DenselyTrained):
     def initial_gate(self) -> float:
         """The trained number behind a gate at the start."""
 
+    @property
+    @abstractmethod
+    def opens_at(self) -> float:
+        """The smallest trained number at which a gate is open."""
+
     @abstractmethod
     def gate(self, context: Context, layer: int, weight: Tensor, gate: Tensor, training: bool) -> Tensor:
         """What multiplies the weights, differentiable in the trained numbers ``gate``."""
@@ -65,6 +72,9 @@ class Gated(DenselyTrained):
 
     def effective(self, context: Context, layer: int, weight: Tensor, training: bool) -> Tensor:
         return weight * self.gate(context, layer, weight, self.parameter(context, _GATE, layer), training)
+
+    def kept(self, context: Context, effective: Sequence[Tensor]) -> BitSet:
+        return ~context.topology.where(self.gates(context), limit=self.opens_at)
 
     def saliency(self, context: Context, layer: int, weight: Tensor) -> Tensor:
         return self.parameter(context, _GATE, layer)
@@ -111,13 +121,18 @@ class L0(Gated):
     def initial_gate(self) -> float:
         return math.log(1.0 - self.drop_rate) - math.log(self.drop_rate)
 
+    @property
+    def opens_at(self) -> float:
+        return math.log(-self.gamma / self.zeta)  # where the stretched sigmoid is 0
+
     def gate(self, context: Context, layer: int, weight: Tensor, gate: Tensor, training: bool) -> Tensor:
         if training:
             uniform = context.noise(layer).clamp(1e-6, 1.0 - 1e-6)
             soft = torch.sigmoid((uniform.log() - (-uniform).log1p() + gate) / self.beta)
         else:
             soft = torch.sigmoid(gate)
-        return (soft * (self.zeta - self.gamma) + self.gamma).clamp(0.0, 1.0)
+        value = (soft * (self.zeta - self.gamma) + self.gamma).clamp(0.0, 1.0)
+        return value if training else value.masked_fill(gate < self.opens_at, 0.0)
 
     def regulariser(self, context: Context) -> Tensor | None:
         if not self.hides_weights(context):
@@ -156,10 +171,14 @@ class BernoulliGates(Gated):
     def initial_gate(self) -> float:
         return self.initial_probability
 
+    @property
+    def opens_at(self) -> float:
+        return _HALF
+
     def gate(self, context: Context, layer: int, weight: Tensor, gate: Tensor, training: bool) -> Tensor:
         if training:
             return straight_through((context.noise(layer) < gate).to(gate.dtype), gate)
-        return straight_through((gate >= 0.5).to(gate.dtype), gate)
+        return straight_through((gate >= self.opens_at).to(gate.dtype), gate)
 
     def saliency(self, context: Context, layer: int, weight: Tensor) -> Tensor:
         return expected_size(weight, self.parameter(context, _GATE, layer))
@@ -215,10 +234,14 @@ class ContinuousSparsification(Gated):
         """The steepness of now."""
         return float(self.final_beta ** self.until_finish(context))
 
+    @property
+    def opens_at(self) -> float:
+        return 0.0
+
     def gate(self, context: Context, layer: int, weight: Tensor, gate: Tensor, training: bool) -> Tensor:
         if training:
             return torch.sigmoid(self.beta(context) * gate)
-        return (gate >= 0).to(gate.dtype)
+        return (gate >= self.opens_at).to(gate.dtype)
 
     def regulariser(self, context: Context) -> Tensor | None:
         if not self.hides_weights(context):
@@ -272,8 +295,15 @@ class AutoPrune(Gated):
     def initial_gate(self) -> float:
         return self.initial
 
+    @property
+    def opens_at(self) -> float:
+        return 0.0  # above it
+
+    def kept(self, context: Context, effective: Sequence[Tensor]) -> BitSet:
+        return context.topology.where(self.gates(context), limit=self.opens_at, greater=True)
+
     def gate(self, context: Context, layer: int, weight: Tensor, gate: Tensor, training: bool) -> Tensor:
-        return (gate > 0).to(weight.dtype)
+        return (gate > self.opens_at).to(weight.dtype)
 
     def effective(self, context: Context, layer: int, weight: Tensor, training: bool) -> Tensor:
         result: Tensor = _SignedStep.apply(weight, self.parameter(context, _GATE, layer))
@@ -315,9 +345,13 @@ class ProbMask(Gated):
     def initial_gate(self) -> float:
         return 1.0
 
+    @property
+    def opens_at(self) -> float:
+        return _HALF
+
     def gate(self, context: Context, layer: int, weight: Tensor, gate: Tensor, training: bool) -> Tensor:
         if not training:
-            return straight_through((gate >= 0.5).to(gate.dtype), gate)
+            return straight_through((gate >= self.opens_at).to(gate.dtype), gate)
         first, second = (context.noise(layer, stream).clamp(1e-6, 1.0 - 1e-6) for stream in (0, 1))
         probability = gate.clamp(1e-4, 1.0 - 1e-4)
         logit = probability.log() - (-probability).log1p()
@@ -337,7 +371,7 @@ class ProbMask(Gated):
 
 def expected_size(weight: Tensor, probability: Tensor) -> Tensor:
     """``p abs(w)``: thousands of probabilities may stand at 1, and their weights then tell them apart."""
-    return probability * weight.abs()
+    return weight.abs().mul_(probability)
 
 
 def project_to_sum(values: Sequence[Tensor], total: float) -> None:
