@@ -25,6 +25,18 @@ def test_top_kast_runs_forward_with_a_trains_b_and_forgets_nothing_outside() -> 
 
 
 @pins("top-kast")
+def test_top_kast_ends_with_weights_that_forward_passes_have_seen() -> None:
+    method = preset("top-kast", update_every=2, extra_density=0.25, penalty=0.0)
+    run = ByHand(method, [[4.0, 3.0, 2.5, 1.0]], lr=1.0, total_steps=4)
+    for _ in range(2):
+        run.step()
+    for _ in range(2):
+        run.step([[0.0, 0.0, -2.0, 0.0]])
+    assert run.state["hidden weights"][0][0].tolist() == [4.0, 3.0, 6.5, 1.0]
+    assert run.active() == [[1, 1, 0, 0]], "step 4 is the last"
+
+
+@pins("top-kast")
 def test_top_kast_pulls_the_rest_of_b_harder_by_one_over_the_density() -> None:
     method = preset("top-kast", update_every=100, extra_density=0.25, penalty=0.1)
     run = ByHand(method, [[4.0, 3.0, 2.0, 1.0]], lr=1.0)

@@ -377,14 +377,26 @@ def expected_size(weight: Tensor, probability: Tensor) -> Tensor:
 def project_to_sum(values: Sequence[Tensor], total: float) -> None:
     """The nearest point with entries in [0, 1] and a sum of at most ``total``, in place: ``clamp(s - v, 0, 1)``."""
     flat = torch.cat([value.flatten() for value in values])
-    if float(flat.clamp(0.0, 1.0).sum()) > total:
-        low, high = 0.0, float(flat.max())
+    moved = torch.empty_like(flat)
+
+    def surplus(shift: float) -> float:
+        return float(torch.sub(flat, shift, out=moved).clamp_(0.0, 1.0).sum()) - total
+
+    low, high = 0.0, float(flat.max())
+    above, below = surplus(low), -total
+    if above > 0.0:
+        # The sum falls with the shift in straight pieces: a few secants find it. An end that stays counts half the next time.
+        reached = below
         for _ in range(30):
-            middle = (low + high) / 2
-            if float((flat - middle).clamp_(0.0, 1.0).sum()) > total:
-                low = middle
+            middle = low + (high - low) * above / (above - below)
+            found = surplus(middle)
+            if found > 0.0:
+                low, above, below = middle, found, below / 2
             else:
-                high = middle
+                high, below, above = middle, found, above / 2
+                reached = found
+            if reached >= -1e-6 * total or not low < high:
+                break
         for value in values:
             value.sub_(high)
     for value in values:
