@@ -53,6 +53,8 @@ def BlockDynamic(
 ) -> DropAndGrow:
     """Dynamic block sparsity: blocks of weights are dropped and grown as a whole, by the sums of their magnitudes.
 
+    A layer has the number of blocks nearest to its density, at least one: the number of weights is not exact.
+
     Args:
         update_every: dT in steps.
         rows, columns: Of a block, in the matrix ``[out, in * kernel]``.
