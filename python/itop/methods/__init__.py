@@ -16,7 +16,7 @@ from itop.methods.dst_ee import DSTEE
 from itop.methods.early_bird import EarlyBird
 from itop.methods.edst import EDST
 from itop.methods.fixed_topology import Dense, Fixed, Static
-from itop.methods.gates import L0, AutoPrune, BernoulliGates, ContinuousSparsification, ProbMask
+from itop.methods.gates import L0, AutoPrune, BernoulliGates, ContinuousSparsification
 from itop.methods.gradual import GMP, OBD, GraNet, TaylorPruning
 from itop.methods.group_lasso import GroupLasso
 from itop.methods.lottery import IMP, OMP, LearningRateRewinding, LotteryTicket
@@ -36,6 +36,7 @@ from itop.methods.one_shot import (
     SynFlow,
 )
 from itop.methods.patterned import BlockDynamic, NMDynamic
+from itop.methods.prob_mask import ProbMask
 from itop.methods.registry import Density, Family, MethodFactory, Preset
 from itop.methods.rigl import RigL, RigLITOP
 from itop.methods.selfish_rnn import SelfishRNN

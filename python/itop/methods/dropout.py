@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from itop.context import Context
-from itop.methods.hidden_weights import ChosenMasks, DenselyTrained
+from itop.methods.chosen_masks import ChosenMasks
+from itop.methods.hidden_weights import DenselyTrained
 from itop.ranges import FINITE, FRACTION, NOT_NEGATIVE, POSITIVE_FRACTION
 from itop.schedules import step_at
 from itop.selection import Scores

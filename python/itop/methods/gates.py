@@ -1,4 +1,4 @@
-"""One trained gate a weight: hard concrete (L0), Bernoulli, continuous sparsification, AutoPrune, ProbMask.
+"""One trained gate a weight: hard concrete (L0), Bernoulli, continuous sparsification, AutoPrune.
 
 A gate costs as much memory as its weight, and as much again for its share of the optimiser's state.
 """
@@ -16,12 +16,12 @@ from torch import Tensor
 
 from itop.context import Context
 from itop.methods.hidden_weights import DenselyTrained, straight_through
-from itop.ranges import FINITE, NOT_NEGATIVE, POSITIVE, POSITIVE_FRACTION, PROPER_FRACTION, Range
+from itop.ranges import FINITE, NOT_NEGATIVE, POSITIVE, PROPER_FRACTION, Range
 from itop.schedules import step_at
 from itop.selection import BitSet
 
-_GATE = "gate"
-_HALF = 0.5
+GATE = "gate"
+"""The name of the trained numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +62,22 @@ class Gated(DenselyTrained):
     def add_parameters(self, context: Context) -> None:
         self.add_to_layers(
             context,
-            _GATE,
+            GATE,
             [torch.full_like(weight, self.initial_gate) for weight in context.topology.weights()],
         )
 
     def gates(self, context: Context) -> list[Tensor]:
         """The trained numbers of each layer."""
-        return [self.parameter(context, _GATE, i) for i in range(len(context.topology.layers))]
+        return [self.parameter(context, GATE, i) for i in range(len(context.topology.layers))]
 
     def effective(self, context: Context, layer: int, weight: Tensor, training: bool) -> Tensor:
-        return weight * self.gate(context, layer, weight, self.parameter(context, _GATE, layer), training)
+        return weight * self.gate(context, layer, weight, self.parameter(context, GATE, layer), training)
 
     def kept(self, context: Context, effective: Sequence[Tensor]) -> BitSet:
         return ~context.topology.where(self.gates(context), limit=self.opens_at)
 
     def saliency(self, context: Context, layer: int, weight: Tensor) -> Tensor:
-        return self.parameter(context, _GATE, layer)
+        return self.parameter(context, GATE, layer)
 
     def until_finish(self, context: Context) -> float:
         """How far the run is on its way to where the masks are fixed, in [0, 1]."""
@@ -173,7 +173,7 @@ class BernoulliGates(Gated):
 
     @property
     def opens_at(self) -> float:
-        return _HALF
+        return 0.5
 
     def gate(self, context: Context, layer: int, weight: Tensor, gate: Tensor, training: bool) -> Tensor:
         if training:
@@ -181,7 +181,7 @@ class BernoulliGates(Gated):
         return straight_through((gate >= self.opens_at).to(gate.dtype), gate)
 
     def saliency(self, context: Context, layer: int, weight: Tensor) -> Tensor:
-        return expected_size(weight, self.parameter(context, _GATE, layer))
+        return expected_size(weight, self.parameter(context, GATE, layer))
 
     def after_optimizer(self, context: Context, weights: Sequence[Tensor]) -> None:
         with torch.no_grad():
@@ -306,7 +306,7 @@ class AutoPrune(Gated):
         return (gate > self.opens_at).to(weight.dtype)
 
     def effective(self, context: Context, layer: int, weight: Tensor, training: bool) -> Tensor:
-        result: Tensor = _SignedStep.apply(weight, self.parameter(context, _GATE, layer))
+        result: Tensor = _SignedStep.apply(weight, self.parameter(context, GATE, layer))
         return result
 
     def regulariser(self, context: Context) -> Tensor | None:
@@ -315,89 +315,6 @@ class AutoPrune(Gated):
         return self.penalty * torch.stack([torch.relu(gate).sum() for gate in self.gates(context)]).sum()
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class ProbMask(Gated):
-    """Probabilities projected to ``sum(s) = K`` over all layers, sampled by Gumbel-sigmoid (Zhou et al., CVPR 2021).
-
-    K falls from all weights to the target by a cubic ramp until the masks are fixed, the temperature linearly from 1.
-
-    Args:
-        final_temperature: Of the sigmoid (?).
-    """
-
-    gate_speed: float = 1.0
-    final_temperature: float = 0.03
-
-    def check_options(self) -> None:
-        Gated.check_options(self)
-        POSITIVE_FRACTION.require("final_temperature", self.final_temperature)
-
-    @property
-    def name(self) -> str:
-        return "probmask"
-
-    @property
-    def needs_total_steps(self) -> bool:
-        return True
-
-    @property
-    def initial_gate(self) -> float:
-        return 1.0
-
-    @property
-    def opens_at(self) -> float:
-        return _HALF
-
-    def gate(self, context: Context, layer: int, weight: Tensor, gate: Tensor, training: bool) -> Tensor:
-        if not training:
-            return straight_through((gate >= self.opens_at).to(gate.dtype), gate)
-        first, second = (context.noise(layer, stream).clamp(1e-6, 1.0 - 1e-6) for stream in (0, 1))
-        probability = gate.clamp(1e-4, 1.0 - 1e-4)
-        logit = probability.log() - (-probability).log1p()
-        gumbel = -torch.log(-torch.log(first)) + torch.log(-torch.log(second))
-        temperature = 1.0 - (1.0 - self.final_temperature) * self.until_finish(context)
-        return torch.sigmoid((logit + gumbel) / temperature)
-
-    def saliency(self, context: Context, layer: int, weight: Tensor) -> Tensor:
-        return expected_size(weight, self.parameter(context, _GATE, layer))
-
-    def after_optimizer(self, context: Context, weights: Sequence[Tensor]) -> None:
-        numel = sum(weight.numel() for weight in weights)
-        left = (1.0 - self.until_finish(context)) ** 3
-        with torch.no_grad():
-            project_to_sum(self.gates(context), context.target_total + (numel - context.target_total) * left)
-
-
 def expected_size(weight: Tensor, probability: Tensor) -> Tensor:
     """``p abs(w)``: thousands of probabilities may stand at 1, and their weights then tell them apart."""
     return weight.abs().mul_(probability)
-
-
-def project_to_sum(values: Sequence[Tensor], total: float) -> None:
-    """The nearest point with entries in [0, 1] and a sum of at most ``total``, in place: ``clamp(s - v, 0, 1)``."""
-    flat = torch.cat([value.flatten() for value in values])
-    moved = torch.empty_like(flat)
-
-    def surplus(shift: float) -> float:
-        return float(torch.sub(flat, shift, out=moved).clamp_(0.0, 1.0).sum()) - total
-
-    low, high = 0.0, float(flat.max())
-    above, below = surplus(low), -total
-    if above > 0.0:
-        # The sum falls with the shift in straight pieces: a few secants find it. An end that stays counts half the next time.
-        reached = below
-        for _ in range(30):
-            middle = low + (high - low) * above / (above - below)
-            found = surplus(middle)
-            if found > 0.0:
-                low, above, below = middle, found, below / 2
-            else:
-                high, below, above = middle, found, above / 2
-                reached = found
-            if reached >= -1e-6 * total or not low < high:
-                break
-        for value in values:
-            value.sub_(high)
-    for value in values:
-        value.clamp_(0.0, 1.0)

@@ -28,7 +28,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -39,12 +38,10 @@ from itop.methods.method import Method
 from itop.ranges import POSITIVE_FRACTION, require_count
 from itop.schedules import AtFractions, DensityRamp, EitherOf, Every, TimesARun, UpdateSchedule, step_at
 from itop.selection import BitSet, Scores
-from itop.topology import Topology
 from itop.update_report import UpdateReport
 
 _HIDDEN = "hidden weights"
 _REPORTED = "reported masks"
-_MASKS = "masks"
 _SAMPLED = "sampled"
 _LIMIT = "limit"
 
@@ -182,7 +179,7 @@ class HiddenWeights(Method):
         topology.initialise(self.kept(context, effective))
         for weight, value in zip(topology.weights(), effective, strict=True):
             weight.copy_(value)
-        context.state[_REPORTED] = words_of(topology.active, topology)
+        context.state[_REPORTED] = topology.active.to_tensors()
 
     def before_step(self, context: Context) -> None:
         if not self.hides_weights(context):
@@ -238,9 +235,9 @@ class HiddenWeights(Method):
         if self._is_to_finish(context):
             self.fix_masks(context)
         topology = context.topology
-        report = topology.changes_since(set_of(context.state[_REPORTED], topology))
+        report = topology.changes_since(topology.from_tensors(context.state[_REPORTED]))
         if self.hides_weights(context):
-            context.state[_REPORTED] = words_of(topology.active, topology)
+            context.state[_REPORTED] = topology.active.to_tensors()
         else:
             del context.state[_REPORTED]
         return report
@@ -336,50 +333,6 @@ class HiddenWeights(Method):
         return TopKASTTraining(sparse, dense)
 
 
-class ChosenMasks(HiddenWeights):
-    """A rule whose forward pass sees the hidden weights through masks that it chooses itself.
-
-    The masks are kept as bool tensors, one byte a weight; gradients pass them as if they were not there, unless a
-    subclass stops them. How dense they are is the rule's business on the way to ``finish`` too.
-    """
-
-    @property
-    def has_limit(self) -> bool:
-        return False
-
-    def choose_masks(self, context: Context, weights: Sequence[Tensor], masks: list[Tensor] | None) -> list[Tensor]:
-        """The masks of the coming step, bool, one a layer.
-
-        Args:
-            masks: Those so far; None at the start.
-        """
-        raise TypeError("a rule of chosen masks says how it chooses them")
-
-    def gradient_masks(self, context: Context, layer: int) -> Tensor | None:
-        """Where hidden weights have a gradient; None: everywhere."""
-        return None
-
-    def masks(self, context: Context) -> list[Tensor]:
-        """The masks of now."""
-        masks: list[Tensor] = context.state[_MASKS]
-        return masks
-
-    def after_optimizer(self, context: Context, weights: Sequence[Tensor]) -> None:
-        context.state[_MASKS] = self.choose_masks(context, weights, context.state.get(_MASKS))
-
-    def kept(self, context: Context, effective: Sequence[Tensor]) -> BitSet:
-        return context.topology.from_tensors(self.masks(context))
-
-    def effective(self, context: Context, layer: int, weight: Tensor, training: bool) -> Tensor:
-        gradients = self.gradient_masks(context, layer)
-        through = weight if gradients is None else torch.where(gradients, weight, weight.detach())
-        return straight_through(weight * self.masks(context)[layer], through)
-
-    def fix_masks(self, context: Context) -> None:
-        HiddenWeights.fix_masks(self, context)
-        del context.state[_MASKS]
-
-
 class DenselyTrained(HiddenWeights):
     """A rule whose gates are soft while it trains: forward and backward passes are dense."""
 
@@ -395,22 +348,6 @@ def _is_sampled(context: Context) -> bool:
 
 def _mark_sampled(context: Context, sampled: bool) -> None:
     context.state[_SAMPLED] = [context.step, context.topology.layers[0].parameter._version] if sampled else None
-
-
-def words_of(weights: BitSet, topology: Topology) -> list[Tensor]:
-    """A set as numbers that can be saved, a bit for each weight."""
-    return [
-        torch.from_numpy(weights.native.words(i, topology.stream).view(np.int64).copy())
-        for i in range(len(topology.layers))
-    ]
-
-
-def set_of(words: Sequence[Tensor], topology: Topology) -> BitSet:
-    """The inverse."""
-    result = topology.empty()
-    for i, saved in enumerate(words):
-        result.native.set_words(i, saved.cpu().numpy().view(np.uint64), topology.stream)
-    return result
 
 
 def straight_through(value: Tensor, through: Tensor) -> Tensor:

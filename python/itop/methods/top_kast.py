@@ -12,7 +12,7 @@ from torch import Tensor
 from itop.allocation import AllocationLike
 from itop.analysis.training_flops import TopKASTTraining, TrainingFlops
 from itop.context import Context
-from itop.methods.hidden_weights import ChosenMasks
+from itop.methods.chosen_masks import ChosenMasks
 from itop.ranges import FRACTION, NOT_NEGATIVE
 from itop.schedules import Every
 from itop.selection import Scores
