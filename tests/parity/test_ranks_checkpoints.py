@@ -176,26 +176,51 @@ def test_a_checkpoint_of_another_model_is_refused_on_every_rank(pools: dict[int,
         assert "does not fit this model, optimiser and engine" in error
 
 
-def load_with_another_seed(folder: str) -> tuple[str, bool]:
+OTHERS: dict[str, tuple[dict[str, Any], str]] = {
+    "seed": ({"seed": 1}, "was saved with seed 0, this engine has seed 1"),
+    "method": ({"method": "set"}, "was saved by method 'rigl', this engine has 'set'"),
+    "sparsity": ({"sparsity": 0.6}, "this engine to 461 (sparsity 0.599826)"),
+    "horizon": ({"total_steps": 1}, "was saved at step 2 of 1000, this engine ends at total_steps 1"),
+}
+
+
+def load_with_another(difference: str, folder: str) -> tuple[str, bool]:
     model = make_model()
     fsdp(model)
-    engine = attach(model, seed=1)
+    engine = attach(model, **{"method": METHODS["rigl"](update_every=1), **OTHERS[difference][0]})
     newest = latest(folder)
     assert newest is not None
     weights, digest = [whole(p).clone() for p in model.parameters()], engine.topology.digest()
-    with pytest.raises(ValueError, match="seed") as refusal:
+    with pytest.raises(ValueError, match="^the engine state was|^the engine state comes") as refusal:
         load(newest, {"training": ModelAndOptimizer(model, engine.optimizer), "engine": engine})
     is_unchanged = all(torch.equal(whole(p), w) for p, w in zip(model.parameters(), weights, strict=True))
     return str(refusal.value), is_unchanged and engine.topology.digest() == digest
 
 
-def test_a_checkpoint_of_another_seed_is_refused_before_a_weight_has_changed(
-    pools: dict[int, RankPool], tmp_path: Path
+@pytest.mark.parametrize("difference", OTHERS)
+def test_a_checkpoint_of_another_run_is_refused_before_a_weight_has_changed(
+    pools: dict[int, RankPool], difference: str, tmp_path: Path
 ) -> None:
-    pools[2].run(train_and_save, "DDP on 2", 1, str(tmp_path))
-    for message, is_unchanged in pools[2].run(load_with_another_seed, str(tmp_path)):
-        assert "was saved with seed 0, this engine has seed 1" in message
+    pools[2].run(train_and_save, "DDP on 2", 2, str(tmp_path))
+    for message, is_unchanged in pools[2].run(load_with_another, difference, str(tmp_path)):
+        assert OTHERS[difference][1] in message
         assert is_unchanged
+
+
+def fine_tune(folder: str) -> bool:
+    model = make_model()
+    fsdp(model)
+    engine = attach(model, METHODS["fixed"](), sparsity=0.1)
+    load(latest(folder) or "", {"training": ModelAndOptimizer(model, engine.optimizer), "engine": engine})
+    before = masks(engine)
+    train(model, engine, 3, parts=2)
+    engine.check_sync()
+    return all(np.array_equal(mask, before[name]) for name, mask in masks(engine).items()) and engine.density < 0.31
+
+
+def test_a_checkpoint_of_any_method_is_fine_tuned_on_shards(pools: dict[int, RankPool], tmp_path: Path) -> None:
+    pools[2].run(train_and_save, "DDP on 2", 2, str(tmp_path))
+    assert pools[2].run(fine_tune, str(tmp_path)) == [True, True]
 
 
 def test_saving_before_the_first_step_counts_no_step(tmp_path: Path) -> None:
