@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from itop.distributed.agreement import describe
-from itop.grown_state import GrownState
 from itop.layers import Layer
 from itop.methods import Method
 from itop.saved_codes import SETS
@@ -49,12 +48,12 @@ class MadeWith:
     grown_state: str
 
     @classmethod
-    def of(cls, method: Method, layers: Sequence[Layer], counts: Sequence[int], grown_state: GrownState) -> MadeWith:
+    def of(cls, method: Method, layers: Sequence[Layer], counts: Sequence[int], grown_state: object) -> MadeWith:
         return cls(
             method.name,
             {name: describe(value) for name, value in method.options().items()},
             {layer.name: int(count) for layer, count in zip(layers, counts, strict=True)},
-            repr(grown_state),
+            describe(grown_state),
         )
 
     @classmethod
