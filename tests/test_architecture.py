@@ -23,6 +23,7 @@ LAYERS = {
     "layer_state": 1,
     "layers": 1,
     "ranges": 1,
+    "torch_files": 1,
     "turns": 1,
     "update_report": 1,
     "allocation": 2,
