@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 
 #include "cpu/sparse_kernels.hpp"
 #include "itop/thread_pool.hpp"
@@ -13,23 +15,54 @@ constexpr std::int64_t kDepthAtOnce = 256;  // a tile of columns this deep stays
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-/// Tiles of `width` columns of `dense` [depth][num_columns], block of depth after block.
-template <class Scalar>
-void pack_tiles(const Scalar* dense, std::int64_t depth, std::int64_t num_columns, std::int64_t width, Scalar* packed,
-                ThreadPool& pool) {
-  const std::int64_t num_tiles = divide_up(num_columns, width);
-  pool.parallel_for(num_tiles, [&](std::int64_t tile) {
-    const std::int64_t first_column = tile * width;
-    const auto in_matrix = static_cast<std::size_t>(std::min(width, num_columns - first_column));
+/// Columns that are copied at a time: whole cache lines of the dense operand, which narrow tiles share.
+constexpr std::int64_t kColumnsAtOnce = 128;
+
+/// Tiles of `kWidth` columns of `dense` [depth][num_columns], block of depth after block.
+template <int kWidth, class Scalar>
+void pack_tiles_of(const Scalar* dense, std::int64_t depth, std::int64_t num_columns, Scalar* packed,
+                   ThreadPool& pool) {
+  const std::int64_t num_tiles = divide_up(num_columns, kWidth);
+  constexpr std::int64_t tiles_at_once = kColumnsAtOnce / kWidth;
+  pool.parallel_for(divide_up(num_tiles, tiles_at_once), [&](std::int64_t group) {
+    const std::int64_t first_tile = group * tiles_at_once;
+    const std::int64_t last_tile = std::min(num_tiles, first_tile + tiles_at_once);
     for (std::int64_t first = 0; first < depth; first += kDepthAtOnce) {
-      const std::int64_t last = std::min(depth, first + kDepthAtOnce);
-      Scalar* to = packed + first * num_tiles * width + tile * (last - first) * width;
-      for (std::int64_t s = first; s < last; ++s, to += width) {
-        std::memcpy(to, dense + s * num_columns + first_column, in_matrix * sizeof(Scalar));
-        std::fill(to + in_matrix, to + width, Scalar{0});
+      const std::int64_t block_depth = std::min(depth - first, kDepthAtOnce);
+      Scalar* const block = packed + first * num_tiles * kWidth;
+      for (std::int64_t s = 0; s < block_depth; ++s) {
+        for (std::int64_t tile = first_tile; tile < last_tile; ++tile) {
+          Scalar* const to = block + (tile * block_depth + s) * kWidth;
+          const Scalar* const from = dense + (first + s) * num_columns + tile * kWidth;
+          const std::int64_t in_matrix = num_columns - tile * kWidth;
+          if (in_matrix >= kWidth) {
+            std::memcpy(to, from, kWidth * sizeof(Scalar));
+          } else {
+            std::copy_n(from, in_matrix, to);
+            std::fill(to + in_matrix, to + kWidth, Scalar{0});
+          }
+        }
       }
     }
   });
+}
+
+/// The same with a width that the kernels name as the program runs.
+template <class Scalar>
+void pack_tiles(const Scalar* dense, std::int64_t depth, std::int64_t num_columns, std::int64_t width, Scalar* packed,
+                ThreadPool& pool) {
+  switch (width) {
+    case 4:
+      return pack_tiles_of<4>(dense, depth, num_columns, packed, pool);
+    case 8:
+      return pack_tiles_of<8>(dense, depth, num_columns, packed, pool);
+    case 16:
+      return pack_tiles_of<16>(dense, depth, num_columns, packed, pool);
+    case 32:
+      return pack_tiles_of<32>(dense, depth, num_columns, packed, pool);
+    default:
+      throw std::logic_error("no product takes tiles of " + std::to_string(width));
+  }
 }
 
 }  // namespace

@@ -43,15 +43,37 @@ std::int64_t group_samples(std::int64_t num_features, int max_log2) {
   return std::clamp(fitting / tile * tile, tile, kMaxGroupSamples);
 }
 
+/// Runs `body` on the tiles: on one at a time in each thread, so that what is packed of it stays in the cache of the
+/// processor that multiplies with it; on all of them together, `body` sharing out the rows, where they are too few.
+template <class Body>
+void for_tiles(const std::vector<SampleTile>& tiles, ThreadPool& pool, Body&& body) {
+  if (static_cast<int>(tiles.size()) < 2 * pool.num_threads()) return body(tiles);
+  pool.parallel_for(static_cast<std::int64_t>(tiles.size()),
+                    [&](std::int64_t i) { body(std::vector<SampleTile>{tiles[static_cast<std::size_t>(i)]}); });
+}
+
+/// Some tiles of a group of samples with a place of their own in memory.
+std::vector<SampleTile> packed_from_zero(std::vector<SampleTile> tiles) {
+  std::int64_t packed = 0;
+  for (SampleTile& tile : tiles) {
+    tile.packed_before = packed;
+    packed += tile.size();
+  }
+  return tiles;
+}
+
 /// A group of samples of one dense operand, packed in tiles.
 template <class Scalar>
 class PackedGroup {
  public:
-  PackedGroup(const ActivationView& dense, std::int64_t num_features, const std::vector<SampleTile>& tiles,
-              ThreadPool& pool)
-      : num_features_(num_features),
-        memory_(static_cast<std::size_t>(packed_samples(tiles) * num_features) * sizeof(Scalar)) {
-    pack_activations(dense, num_features, tiles, memory_.template as<Scalar>(), pool);
+  /// Room for the tiles.
+  PackedGroup(const ActivationView& dense, std::int64_t num_features, const std::vector<SampleTile>& tiles)
+      : dense_(dense),
+        num_features_(num_features),
+        memory_(static_cast<std::size_t>(packed_samples(tiles) * num_features) * sizeof(Scalar)) {}
+
+  void pack(const std::vector<SampleTile>& tiles, ThreadPool& pool) const {
+    pack_activations(dense_, num_features_, tiles, memory_.template as<Scalar>(), pool);
   }
 
   const Scalar* tile(const SampleTile& tile) const noexcept {
@@ -59,6 +81,7 @@ class PackedGroup {
   }
 
  private:
+  ActivationView dense_;
   std::int64_t num_features_;
   ScratchLease memory_;
 };
@@ -114,30 +137,90 @@ void scatter(const SparsePattern& pattern, const Scalar* values, const PackedGro
   });
 }
 
-/// value gradients (+)= <g[row], x[column]> and the bias gradient of one group.
+/// Value gradients (+)= <g[row], x[column]> and the bias gradient of one group.
+///
+/// The group's tiles go in slices of two or more, each summed by itself and added up in order: a thread takes whole
+/// slices, its tiles in its own cache, or where there are fewer slices than threads, all of them share one slice's
+/// rows. Either way every sum has the same order.
 template <class Scalar>
-void dot(const SparsePattern& pattern, const PackedGroup<Scalar>& x, const PackedGroup<Scalar>& output_gradient,
-         const std::vector<SampleTile>& tiles, bool accumulate_first, Scalar* value_gradient, Scalar* bias_gradient,
-         ThreadPool& pool) {
-  const auto& kernels = cpu::sparse_kernels<Scalar>();
-  const auto panels = panels_for<Scalar>(pattern, tiles, pool);
-  for (const SampleTile& tile : tiles) {
-    const bool accumulate = accumulate_first || tile.packed_before > 0;
-    pool.parallel_for(static_cast<std::int64_t>(panels.size()) - 1, [&](std::int64_t panel) {
-      const std::int64_t first_row = panels[panel];
-      const std::int64_t last_row = panels[panel + 1];
-      const Scalar* const rows = output_gradient.tile(tile) + first_row * tile.size();
-      for (std::int64_t block = 0; value_gradient != nullptr && block < pattern.num_blocks(); ++block) {
-        kernels.dot_columns[tile.log2](runs_of(pattern, block, first_row, last_row), rows, tile.size(), x.tile(tile),
-                                       value_gradient, 0, accumulate);
+class ValueGradients {
+ public:
+  ValueGradients(const SparsePattern& pattern, const std::vector<SampleTile>& tiles, Scalar* values, Scalar* bias)
+      : pattern_(pattern),
+        tiles_(tiles),
+        num_slices_(std::clamp<std::int64_t>(static_cast<std::int64_t>(tiles.size()) / 2, 1, kMaxSlices)),
+        values_(values),
+        bias_(bias),
+        partial_(static_cast<std::size_t>((num_slices_ - 1) * size()) * sizeof(Scalar)) {}
+
+  /// @param x null where only the bias gradient is wanted
+  void add(const PackedGroup<Scalar>* x, const PackedGroup<Scalar>& output_gradient, bool accumulate_first,
+           ThreadPool& pool) const {
+    const auto panels = panels_for<Scalar>(pattern_, tiles_, pool);
+    const auto run_slice = [&](std::int64_t slice) {
+      const auto num_tiles = static_cast<std::int64_t>(tiles_.size());
+      const std::int64_t first = num_tiles * slice / num_slices_;
+      for (std::int64_t t = first; t < num_tiles * (slice + 1) / num_slices_; ++t) {
+        const SampleTile& tile = tiles_[static_cast<std::size_t>(t)];
+        if (x != nullptr) x->pack({tile}, pool);
+        const bool accumulate = t > first || (slice == 0 && accumulate_first);
+        pool.parallel_for(static_cast<std::int64_t>(panels.size()) - 1, [&](std::int64_t panel) {
+          add_rows(tile, panels[panel], panels[panel + 1], x, output_gradient, slice, accumulate);
+        });
       }
-      if (bias_gradient != nullptr) {
-        kernels.sum_rows(rows, tile.size(), last_row - first_row, tile.num_samples, bias_gradient + first_row,
-                         accumulate);
+    };
+    if (num_slices_ < pool.num_threads()) {
+      for (std::int64_t slice = 0; slice < num_slices_; ++slice) run_slice(slice);
+    } else {
+      pool.parallel_for(num_slices_, run_slice);
+    }
+    add_up(values_, 0, num_values(), pool);
+    add_up(bias_, num_values(), num_biases(), pool);
+  }
+
+ private:
+  static constexpr std::int64_t kMaxSlices = 8;
+
+  std::int64_t num_values() const noexcept { return values_ == nullptr ? 0 : pattern_.num_entries(); }
+  std::int64_t num_biases() const noexcept { return bias_ == nullptr ? 0 : pattern_.num_rows; }
+  std::int64_t size() const noexcept { return num_values() + num_biases(); }
+  Scalar* partial(std::int64_t slice) const noexcept { return partial_.template as<Scalar>() + (slice - 1) * size(); }
+
+  void add_rows(const SampleTile& tile, std::int64_t first_row, std::int64_t last_row, const PackedGroup<Scalar>* x,
+                const PackedGroup<Scalar>& output_gradient, std::int64_t slice, bool accumulate) const {
+    const auto& kernels = cpu::sparse_kernels<Scalar>();
+    Scalar* const values = slice == 0 ? values_ : partial(slice);
+    Scalar* const bias = slice == 0 ? bias_ : partial(slice) + num_values();
+    const Scalar* const rows = output_gradient.tile(tile) + first_row * tile.size();
+    for (std::int64_t block = 0; x != nullptr && block < pattern_.num_blocks(); ++block) {
+      kernels.dot_columns[tile.log2](runs_of(pattern_, block, first_row, last_row), rows, tile.size(), x->tile(tile),
+                                     values, 0, accumulate);
+    }
+    if (bias_ != nullptr) {
+      kernels.sum_rows(rows, tile.size(), last_row - first_row, tile.num_samples, bias + first_row, accumulate);
+    }
+  }
+
+  void add_up(Scalar* target, std::int64_t offset, std::int64_t count, ThreadPool& pool) const {
+    if (num_slices_ == 1) return;
+    constexpr std::int64_t kPerChunk = 16384;
+    pool.parallel_for((count + kPerChunk - 1) / kPerChunk, [&](std::int64_t chunk) {
+      const std::int64_t first = chunk * kPerChunk;
+      const std::int64_t last = std::min(count, first + kPerChunk);
+      for (std::int64_t slice = 1; slice < num_slices_; ++slice) {
+        const Scalar* const sums = partial(slice) + offset;
+        for (std::int64_t i = first; i < last; ++i) target[i] += sums[i];
       }
     });
   }
-}
+
+  const SparsePattern& pattern_;
+  const std::vector<SampleTile>& tiles_;
+  std::int64_t num_slices_;
+  Scalar* values_;
+  Scalar* bias_;
+  ScratchLease partial_;
+};
 
 template <class Scalar>
 void forward(const SparsePattern& pattern, const void* values, ValueType value_type, const ActivationView& x,
@@ -149,8 +232,12 @@ void forward(const SparsePattern& pattern, const void* values, ValueType value_t
   const std::int64_t group = group_samples<Scalar>(pattern.num_columns, max_log2);
   for (std::int64_t first = 0; first < x.batch; first += group) {
     const auto tiles = tile_samples(first, std::min(group, x.batch - first), max_log2);
-    const PackedGroup<Scalar> packed(x, pattern.num_columns, tiles, pool);
-    multiply(pattern, ordered.data(), packed, tiles, wide_bias.as<const Scalar>(), y, x.type, pool);
+    for_tiles(tiles, pool, [&](const std::vector<SampleTile>& of_group) {
+      const auto some = packed_from_zero(of_group);
+      const PackedGroup<Scalar> packed(x, pattern.num_columns, some);
+      packed.pack(some, pool);
+      multiply(pattern, ordered.data(), packed, some, wide_bias.as<const Scalar>(), y, x.type, pool);
+    });
   }
 }
 
@@ -197,18 +284,19 @@ void backward(const SparsePattern& pattern, const SparsePattern* transposed, con
   const std::int64_t group = group_samples<Scalar>(std::max(pattern.num_columns, pattern.num_rows), max_log2);
   for (std::int64_t first = 0; first < output_gradient.batch; first += group) {
     const auto tiles = tile_samples(first, std::min(group, output_gradient.batch - first), max_log2);
-    const PackedGroup<Scalar> packed(output_gradient, pattern.num_rows, tiles, pool);
-    if (scatters) {
-      scatter(pattern, ordered.data(), packed, tiles, gradients.input, output_gradient.type, pool);
-    } else if (gradients.input != nullptr) {
-      multiply<Scalar>(*transposed, ordered.data(), packed, tiles, nullptr, gradients.input, output_gradient.type,
-                       pool);
-    }
+    const PackedGroup<Scalar> packed(output_gradient, pattern.num_rows, tiles);
+    for_tiles(tiles, pool, [&](const std::vector<SampleTile>& some) {
+      packed.pack(some, pool);
+      if (gradients.input == nullptr || scatters) return;
+      multiply<Scalar>(*transposed, ordered.data(), packed, some, nullptr, gradients.input, output_gradient.type, pool);
+    });
+    if (scatters) scatter(pattern, ordered.data(), packed, tiles, gradients.input, output_gradient.type, pool);
+    const ValueGradients<Scalar> sums(pattern, tiles, value_gradient.data(), bias_gradient.data());
     if (gradients.values != nullptr) {
-      const PackedGroup<Scalar> packed_x(x, pattern.num_columns, tiles, pool);
-      dot(pattern, packed_x, packed, tiles, first > 0, value_gradient.data(), bias_gradient.data(), pool);
+      const PackedGroup<Scalar> packed_x(x, pattern.num_columns, tiles);
+      sums.add(&packed_x, packed, first > 0, pool);
     } else if (gradients.bias != nullptr) {
-      dot(pattern, packed, packed, tiles, first > 0, static_cast<Scalar*>(nullptr), bias_gradient.data(), pool);
+      sums.add(nullptr, packed, first > 0, pool);
     }
   }
   value_gradient.finish();

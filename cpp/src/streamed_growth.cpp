@@ -260,34 +260,67 @@ void StreamedGrowth::offer_rows(const ProductScores<Scalar>& scores, std::int64_
 }
 
 void StreamedGrowth::keep_best(ThreadPool& pool) {
-  if (static_cast<std::int64_t>(candidates_.size()) <= k_) return;
+  const auto count = static_cast<std::int64_t>(candidates_.size());
+  if (count <= k_) return;
   ScratchArray<std::int64_t> keys;
   keys.resize(candidates_.size());
-  std::transform(candidates_.begin(), candidates_.end(), keys.begin(), [](const Candidate& each) { return each.key; });
-  limit_ = nth_smallest(keys, k_, pool);
+  const auto for_pieces = [&](auto&& body) {
+    constexpr std::int64_t kPiece = 16384;
+    pool.parallel_for(divide_up(count, kPiece),
+                      [&](std::int64_t piece) { body(piece, piece * kPiece, std::min(count, (piece + 1) * kPiece)); });
+    return divide_up(count, kPiece);
+  };
   // Equal keys at the limit: tie keys are drawn for these few only.
   using Tie = std::pair<std::uint64_t, std::int64_t>;
+  const auto tie_of = [&](const Candidate& candidate) {
+    return Tie{tie_key(stream_, static_cast<std::uint64_t>(candidate.index)), candidate.index};
+  };
+  struct Piece {
+    std::int64_t num_below = 0;
+    std::vector<Tie> ties;
+    std::int64_t first_kept = 0;
+  };
+  const std::int64_t num_pieces = for_pieces([&](std::int64_t, std::int64_t first, std::int64_t last) {
+    for (std::int64_t i = first; i < last; ++i) keys[static_cast<std::size_t>(i)] = candidates_[i].key;
+  });
+  limit_ = nth_smallest(keys, k_, pool);
+  std::vector<Piece> pieces(static_cast<std::size_t>(num_pieces));
+  for_pieces([&](std::int64_t number, std::int64_t first, std::int64_t last) {
+    Piece& piece = pieces[static_cast<std::size_t>(number)];
+    for (std::int64_t i = first; i < last; ++i) {
+      piece.num_below += keys[static_cast<std::size_t>(i)] < limit_ ? 1 : 0;
+      if (keys[static_cast<std::size_t>(i)] == limit_) piece.ties.push_back(tie_of(candidates_[i]));
+    }
+  });
   std::vector<Tie> ties;
   std::int64_t wanted = k_;
-  for (const Candidate& candidate : candidates_) {
-    wanted -= candidate.key < limit_ ? 1 : 0;
-    if (candidate.key != limit_) continue;
-    ties.emplace_back(tie_key(stream_, static_cast<std::uint64_t>(candidate.index)), candidate.index);
+  for (const Piece& piece : pieces) {
+    wanted -= piece.num_below;
+    ties.insert(ties.end(), piece.ties.begin(), piece.ties.end());
   }
   std::nth_element(ties.begin(), ties.begin() + (wanted - 1), ties.end());
   const Tie last_tie = ties[static_cast<std::size_t>(wanted - 1)];
-  const bool takes_all_ties = wanted == static_cast<std::int64_t>(ties.size());
-  // In their order: candidates of rows offered in order stay sorted.
-  std::size_t kept = 0;
-  for (const Candidate candidate : candidates_) {
-    bool stays = candidate.key <= limit_;
-    if (candidate.key == limit_ && !takes_all_ties) {
-      stays = Tie{tie_key(stream_, static_cast<std::uint64_t>(candidate.index)), candidate.index} <= last_tie;
-    }
-    candidates_[kept] = candidate;
-    kept += stays ? 1 : 0;
+  std::int64_t num_kept = 0;
+  for (Piece& piece : pieces) {
+    piece.first_kept = num_kept;
+    num_kept += piece.num_below +
+                std::count_if(piece.ties.begin(), piece.ties.end(), [&](const Tie& tie) { return tie <= last_tie; });
   }
-  candidates_.resize(kept);
+  // In their order: candidates of rows offered in order stay sorted.
+  ScratchArray<Candidate> kept;
+  kept.resize(static_cast<std::size_t>(num_kept));
+  for_pieces([&](std::int64_t number, std::int64_t first, std::int64_t last) {
+    const Piece& piece = pieces[static_cast<std::size_t>(number)];
+    Candidate* to = kept.data() + piece.first_kept;
+    const Tie* tie = piece.ties.data();
+    for (std::int64_t i = first; i < last; ++i) {
+      const Candidate candidate = candidates_[i];
+      bool stays = candidate.key < limit_;
+      if (candidate.key == limit_) stays = *tie++ <= last_tie;
+      if (stays) *to++ = candidate;
+    }
+  });
+  candidates_ = std::move(kept);
 }
 
 ScratchArray<std::int64_t> StreamedGrowth::finish(ThreadPool& pool) {

@@ -89,9 +89,12 @@ class OptimizerState:
 
         Of a sharded weight the parts held here.
         """
+        yield from self._states_among(self._states(), layer)
+
+    def _states_among(self, states: Iterable[Mapping[Any, Any]], layer: Layer) -> Iterator[Tensor]:
         if layer.is_compressed:
             return  # no place of it is inactive: what it holds moves with its values
-        for of_optimizer in self._states():
+        for of_optimizer in states:
             state = of_optimizer.get(layer.parameter) or {}
             if is_sharded(layer.parameter):
                 yield from self._sharded_states(state, layer)
@@ -128,10 +131,11 @@ class OptimizerState:
     def tensors_to_mask(self, topology: Topology) -> TensorsToMask:
         """Of each layer its weights and all state of theirs."""
         tensors = TensorsToMask([], {})
+        states = self._states()
         for i, layer in enumerate(self.layers):
             weight = topology.local(i)
             alike = [weight]
-            for state in self.states(layer):
+            for state in self._states_among(states, layer):
                 if _same_layout(state, weight):
                     alike.append(state)
                 else:

@@ -476,8 +476,8 @@ class Topology:
             step=self.step,
             drop_fraction=drop_fraction,
             layers=tuple(
-                LayerUpdate(layer.name, layer.numel, *(int(count) for count in row))
-                for layer, row in zip(self.layers, counts, strict=True)
+                LayerUpdate(layer.name, layer.numel, *row)
+                for layer, row in zip(self.layers, counts.tolist(), strict=True)
             ),
             num_reductions=self.traffic.num_reductions - self._traffic_before.num_reductions,
             num_wire_bytes=self.traffic.num_bytes - self._traffic_before.num_bytes,

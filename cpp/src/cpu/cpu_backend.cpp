@@ -146,9 +146,12 @@ void CpuBackend::complement(std::span<const LayerComplement> layers, StreamHandl
   for_chunks(chunks, [&](std::size_t i) {
     const auto& [layer, range] = chunks[i];
     const auto [of, target, numel] = layers[layer];
-    for (std::int64_t word = range.begin_word; word < range.end_word; ++word) {
-      target[word] = valid_bits(word, numel) & ~(of == nullptr ? Word{0} : of[word]);
+    if (of == nullptr) {
+      std::fill(target + range.begin_word, target + range.end_word, ~Word{0});
+    } else {
+      for (std::int64_t word = range.begin_word; word < range.end_word; ++word) target[word] = ~of[word];
     }
+    target[range.end_word - 1] &= valid_bits(range.end_word - 1, numel);
   });
 }
 

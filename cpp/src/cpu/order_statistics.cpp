@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -39,9 +40,25 @@ std::int64_t nth_element_of(std::vector<std::int64_t>& values, std::int64_t rank
   return *wanted;
 }
 
+constexpr std::int64_t kPieceValues = 32768;
+
+std::int64_t num_pieces(const ScratchArray<std::int64_t>& values) {
+  return (static_cast<std::int64_t>(values.size()) + kPieceValues - 1) / kPieceValues;
+}
+
+/// Runs `body(piece, values)` for pieces of an array.
+template <class Body>
+void for_pieces(const ScratchArray<std::int64_t>& values, ThreadPool& threads, Body&& body) {
+  const std::span<const std::int64_t> all(values.data(), values.size());
+  threads.parallel_for(num_pieces(values), [&](std::int64_t piece) {
+    const auto first = static_cast<std::size_t>(piece * kPieceValues);
+    body(static_cast<std::size_t>(piece), all.subspan(first, std::min<std::size_t>(kPieceValues, all.size() - first)));
+  });
+}
+
 /// Answers the queries of one array, values untouched: count by equal steps between the ends, then sort out the steps
 /// from the first query's to the last one's. Queries of one array ask for neighbours.
-void answer_all_of(std::span<OrderStatisticQuery> queries) {
+void answer_all_of(std::span<OrderStatisticQuery> queries, ThreadPool& threads) {
   const ScratchArray<std::int64_t>& values = *queries.front().values;
   constexpr int kBinBits = 10;
   constexpr std::size_t num_bins = std::size_t{1} << kBinBits;
@@ -53,17 +70,35 @@ void answer_all_of(std::span<OrderStatisticQuery> queries) {
     }
     return;
   }
-  std::int64_t least = values[0];
-  std::int64_t greatest = values[0];
-  for (const std::int64_t value : values) {
-    least = std::min(least, value);
-    greatest = std::max(greatest, value);
+  struct Piece {
+    std::int64_t least = std::numeric_limits<std::int64_t>::max();
+    std::int64_t greatest = std::numeric_limits<std::int64_t>::min();
+    std::array<std::int32_t, num_bins> bins{};
+    std::vector<std::int64_t> left;
+  };
+  std::vector<Piece> pieces(static_cast<std::size_t>(num_pieces(values)));
+  for_pieces(values, threads, [&](std::size_t piece, std::span<const std::int64_t> some) {
+    for (const std::int64_t value : some) {
+      pieces[piece].least = std::min(pieces[piece].least, value);
+      pieces[piece].greatest = std::max(pieces[piece].greatest, value);
+    }
+  });
+  std::int64_t least = pieces.front().least;
+  std::int64_t greatest = pieces.front().greatest;
+  for (const Piece& piece : pieces) {
+    least = std::min(least, piece.least);
+    greatest = std::max(greatest, piece.greatest);
   }
   const std::uint64_t low = to_unsigned(least);
   const int shift = std::max(0, static_cast<int>(std::bit_width(to_unsigned(greatest) - low)) - kBinBits);
   const auto bin_of = [&](std::int64_t value) { return static_cast<std::size_t>((to_unsigned(value) - low) >> shift); };
+  for_pieces(values, threads, [&](std::size_t piece, std::span<const std::int64_t> some) {
+    for (const std::int64_t value : some) ++pieces[piece].bins[bin_of(value)];
+  });
   std::array<std::int64_t, num_bins> bins{};
-  for (const std::int64_t value : values) ++bins[bin_of(value)];
+  for (const Piece& piece : pieces) {
+    for (std::size_t bin = 0; bin < num_bins; ++bin) bins[bin] += piece.bins[bin];
+  }
   const auto bin_of_rank = [&](std::int64_t rank) {
     std::size_t bin = 0;
     while (rank > bins[bin]) rank -= bins[bin++];
@@ -76,12 +111,13 @@ void answer_all_of(std::span<OrderStatisticQuery> queries) {
     first = std::min(first, bin);
     last = std::max(last, bin);
   }
+  for_pieces(values, threads, [&](std::size_t piece, std::span<const std::int64_t> some) {
+    for (const std::int64_t value : some) {
+      if (bin_of(value) - first <= last - first) pieces[piece].left.push_back(value);
+    }
+  });
+  for (const Piece& piece : pieces) left.insert(left.end(), piece.left.begin(), piece.left.end());
   const std::int64_t num_before = std::accumulate(bins.begin(), bins.begin() + first, std::int64_t{0});
-  left.reserve(
-      static_cast<std::size_t>(std::accumulate(bins.begin() + first, bins.begin() + last + 1, std::int64_t{0})));
-  for (const std::int64_t value : values) {
-    if (bin_of(value) - first <= last - first) left.push_back(value);
-  }
   for (auto& query : queries) query.result = nth_element_of(left, query.rank - num_before);
 }
 
@@ -161,7 +197,7 @@ void answer(std::span<OrderStatisticQuery> queries, Reduction& reduction, Thread
     begin = end;
   }
   threads.parallel_for(static_cast<std::int64_t>(groups.size()),
-                       [&](std::int64_t i) { answer_all_of(groups[static_cast<std::size_t>(i)]); });
+                       [&](std::int64_t i) { answer_all_of(groups[static_cast<std::size_t>(i)], threads); });
 }
 
 }  // namespace itop::cpu

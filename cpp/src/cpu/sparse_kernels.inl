@@ -335,6 +335,10 @@ inline void transpose_line(const float* from, std::int64_t from_stride, std::int
 }
 #endif
 
+/// A transpose reads at as many places at once as it has rows, more than the hardware follows: it asks for what it will
+/// come to so far ahead. Into the second level: rows a multiple of 4 KiB apart share one set of the first.
+constexpr std::int64_t kScalarsAhead = 32;
+
 /// to[j][i] = from[i][j], i < num_rows, j < num_columns.
 template <class Scalar>
 void transpose(const Scalar* from, std::int64_t from_stride, std::int64_t num_rows, std::int64_t num_columns,
@@ -342,6 +346,9 @@ void transpose(const Scalar* from, std::int64_t from_stride, std::int64_t num_ro
   const std::int64_t whole_rows = num_rows & ~std::int64_t{7};
   std::int64_t column = 0;
   for (; column + 16 <= num_columns; column += 16) {
+    for (std::int64_t row = 0; row < num_rows; ++row) {
+      __builtin_prefetch(from + row * from_stride + column + kScalarsAhead, 0, 2);
+    }
     transpose_line(from + column, from_stride, whole_rows, to + column * to_stride, to_stride);
     for (std::int64_t row = whole_rows; row < num_rows; ++row) {
       for (std::int64_t j = column; j < column + 16; ++j) to[j * to_stride + row] = from[row * from_stride + j];
@@ -366,23 +373,21 @@ template <class Scalar>
 void unpack(const Scalar* packed, int tile, int num_samples, std::int64_t num_features, Scalar* dense,
             std::int64_t dense_stride) {
   // Samples are often a multiple of 4 KiB apart, in the same set of the first-level cache: a line is written whole
-  // before the next sample's takes its place.
+  // before the next sample's takes its place. All samples of some features before the next: their lines are neighbours.
   const std::int64_t whole_features = num_features & ~std::int64_t{15};
-  int sample = 0;
+  const int whole_samples = num_samples & ~7;
+  for (std::int64_t f = 0; f < whole_features; f += 16) {
+    int sample = 0;
 #if defined(__AVX512F__)
-  if constexpr (sizeof(Scalar) == 4) {
-    for (; sample + 16 <= num_samples; sample += 16) {
-      for (std::int64_t f = 0; f < whole_features; f += 16) {
+    if constexpr (sizeof(Scalar) == 4) {
+      for (; sample + 16 <= num_samples; sample += 16) {
         transpose_16x16(packed + f * tile + sample, tile, dense + sample * dense_stride + f, dense_stride);
       }
     }
-  }
 #endif
-  const int whole_samples = num_samples & ~7;
-  for (std::int64_t f = 0; f < whole_features; f += 16) {
-    for (int s = sample; s < whole_samples; s += 8) {
-      transpose_8x8(packed + f * tile + s, tile, dense + s * dense_stride + f, dense_stride);
-      transpose_8x8(packed + (f + 8) * tile + s, tile, dense + s * dense_stride + f + 8, dense_stride);
+    for (; sample < whole_samples; sample += 8) {
+      transpose_8x8(packed + f * tile + sample, tile, dense + sample * dense_stride + f, dense_stride);
+      transpose_8x8(packed + (f + 8) * tile + sample, tile, dense + sample * dense_stride + f + 8, dense_stride);
     }
   }
   for (int s = 0; s < num_samples; ++s) {

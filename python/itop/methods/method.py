@@ -120,6 +120,11 @@ class Method(ABC):
         """
         return False
 
+    @property
+    def continues_any_method(self) -> bool:
+        """Whether masks that another method left, at whatever sparsity, are a start for this one."""
+        return False
+
     def acts(self, context: Context) -> bool:
         """Whether the rule still acts; once it has ended, fixed masks are trained, which costs ``3 f_S``."""
         return True
