@@ -368,6 +368,26 @@ TEST_F(CudaBackendStreams, ASetMayBeDroppedWhileAnotherStreamStillReadsIt) {
   }
 }
 
+TEST_F(CudaBackendStreams, NoNumberOfStreamsIsTooManyToWaitForAndFewAreRemembered) {
+  std::vector<cudaStream_t> streams;
+  for (int i = 0; i < 60; ++i) streams.push_back(machine_.make_stream());
+  Model model({{IndexMap::contiguous(10'000), DType::kFloat32}}, kGpu);
+  auto temporary = std::make_unique<BitSets>(model.store().full(0));
+  machine_.finish();
+  std::vector<BitSets> copies;
+  for (const cudaStream_t stream : streams) copies.push_back(temporary->copy(handle_of(stream)));
+  // Every stream still has its copy to make; the null stream frees what they read, and uses it again.
+  machine_.calls = {};
+  temporary.reset();
+  const Calls calls = machine_.calls;
+  EXPECT_GT(calls.stream_waits, 1);
+  EXPECT_LT(calls.stream_waits, 12);
+  EXPECT_EQ(model.store().empty(0).count(0), (std::vector<std::int64_t>{0}));
+  for (std::size_t i = 0; i < streams.size(); ++i) {
+    EXPECT_EQ(copies[i].count(handle_of(streams[i])), (std::vector<std::int64_t>{10'000})) << i;
+  }
+}
+
 TEST_F(CudaBackendStreams, TheDeviceComesFromTheStoreAndTheCurrentOneStays) {
   machine_.num_devices = 3;
   Draws draws(72);

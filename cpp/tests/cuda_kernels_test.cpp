@@ -95,6 +95,26 @@ TEST(BlockSearch, FindsTheBinOfEveryRank) {
   }
 }
 
+TEST(BlockSearch, CountsBeyond32BitsInHalves) {
+  LongCount count{0xFFFFFFF0u, 2};
+  add_to(count, 15);
+  EXPECT_EQ(count.value(), 0x2FFFFFFFFu);
+  add_to(count, 1);
+  EXPECT_EQ(count.value(), 0x300000000u);
+  add_to(count, 0xFFFFFFFFu);
+  EXPECT_EQ(count.value(), 0x3FFFFFFFFu);
+}
+
+TEST(BlockSearch, RunsOfABinAreCountedTogether) {
+  std::vector<std::uint32_t> bins(4);
+  RunCounter counter(bins.data());
+  for (const std::uint32_t bin : {2u, 2u, 2u, 0u, 2u}) counter.add(bin);
+  EXPECT_EQ(bins, (std::vector<std::uint32_t>{1, 0, 3, 0})) << "the last run is still open";
+  counter.flush();
+  counter.flush();
+  EXPECT_EQ(bins, (std::vector<std::uint32_t>{1, 0, 4, 0}));
+}
+
 TEST(RangeSearch, HistogramsOfAnyWidthEndAtTheRank) {
   std::mt19937_64 random(4);
   for (const std::uint64_t mask :

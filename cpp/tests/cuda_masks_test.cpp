@@ -185,15 +185,26 @@ TEST(CudaWords, CombineCountPackAndUnpackAsTheCpuDoes) {
     EXPECT_EQ(target, expected);
   }
 
-  std::vector<std::uint8_t> bytes(static_cast<std::size_t>(numel), 7), expected_bytes(static_cast<std::size_t>(numel));
-  backend.unpack(a.data(), expected_bytes.data(), numel, 0);
-  simulate(ceil_div(numel, kStreamThreads), kStreamThreads, Schedule::kForward,
-           [&] { unpack_bit(a.data(), bytes.data(), numel); });
-  EXPECT_EQ(bytes, expected_bytes);
-  for (std::uint8_t& byte : bytes) byte = static_cast<std::uint8_t>(byte * 3);
-  simulate(ceil_div(num_words * kWarpSize, kStreamThreads), kStreamThreads, Schedule::kForward,
-           [&] { pack_word(bytes.data(), target.data(), numel); });
-  EXPECT_EQ(target, a);
+  // Bytes that begin at a 16-byte address, and views that do not; any byte but 0 is a set bit.
+  for (const std::size_t begin : {0, 1, 8}) {
+    for (const std::int64_t some : {numel, std::int64_t{1}, std::int64_t{16}, std::int64_t{4'111}}) {
+      std::vector<std::uint8_t> bytes(static_cast<std::size_t>(numel) + 32, 7);
+      std::vector<std::uint8_t> expected_bytes = bytes;
+      backend.unpack(a.data(), expected_bytes.data() + begin, some, 0);
+      const std::int64_t num_blocks = ceil_div(some, kBytesPerThread * kStreamThreads);
+      simulate(num_blocks, kStreamThreads, Schedule::kForward,
+               [&] { unpack_bits(a.data(), bytes.data() + begin, some); });
+      EXPECT_EQ(bytes, expected_bytes);
+      for (std::uint8_t& byte : bytes) byte = static_cast<std::uint8_t>(byte == 0 ? 0 : 1 + random() % 255);
+      std::vector<Word> packed(size, 0x5A5A5A5A5A5A5A5AULL), expected_words = packed;
+      backend.pack(bytes.data() + begin, expected_words.data(), some, 0);
+      simt::num_vector_loads = 0;
+      simulate(num_blocks, kStreamThreads, Schedule::kForward,
+               [&] { pack_bytes(bytes.data() + begin, packed.data(), some); });
+      EXPECT_EQ(packed, expected_words);
+      EXPECT_EQ(simt::num_vector_loads, begin == 0 ? some / kBytesPerThread : 0);
+    }
+  }
 
   const std::vector<std::int64_t> word_offsets{0, 0, 300, 301, num_words};
   std::vector<std::int64_t> chunk_offsets{0};

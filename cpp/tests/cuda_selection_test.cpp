@@ -39,6 +39,7 @@ std::uint16_t to_float16(float value, std::mt19937_64& random) {
 /// One layer in host memory.
 struct Layer {
   std::vector<std::byte> scores;
+  std::size_t begin = 0;  ///< bytes before the first score
   DType dtype = DType::kFloat32;
   std::vector<Word> candidates;
   std::int64_t numel = 0;
@@ -122,7 +123,7 @@ std::vector<Selection> selections_of(std::vector<Problem>& problems, Chosen& cho
     for (Layer& layer : problem.layers) {
       SelectionSegment segment;
       segment.layer = "layer" + std::to_string(next);
-      if (problem.has_scores) segment.scores = {layer.scores.data(), layer.numel, layer.dtype, Device{}};
+      if (problem.has_scores) segment.scores = {layer.scores.data() + layer.begin, layer.numel, layer.dtype, Device{}};
       segment.transform = problem.transform;
       segment.candidates = layer.candidates.data();
       segment.chosen = chosen[next].data();
@@ -207,6 +208,38 @@ TEST_P(EveryDType, ChoosesTheBitsOfTheCpu) {
     }
   }
   EXPECT_EQ(on_gpu(problems), on_cpu(problems));
+}
+
+TEST_P(EveryDType, ViewsThatBeginAnywhereChooseTheSameBits) {
+  const std::size_t element = size_of(GetParam());
+  std::mt19937_64 random(30 + static_cast<unsigned>(GetParam()));
+  for (const Values values : {Values::kNormal, Values::kMostlyZero}) {
+    const Layer layer = make_layer(2 * 16'384 + 2'113, GetParam(), values, 0.7, random);
+    for (std::size_t begin = 0; begin <= 16; begin += element) {
+      std::vector<Problem> problems(1);
+      problems[0].layers.push_back(layer);
+      Layer& view = problems[0].layers.front();
+      view.begin = begin;
+      view.scores.insert(view.scores.begin(), begin, std::byte{0xFF});  // not finite, where somebody looks
+      view.scores.resize(view.scores.size() + 64, std::byte{0xFF});
+      problems[0].k = 3'000;
+      const Chosen expected = on_cpu(problems);
+      simt::num_vector_loads = 0;
+      EXPECT_EQ(on_gpu(problems), expected) << begin;
+      // The whole tiles of a layer are read in loads of 16 bytes once, or twice where ties are split again.
+      const std::int64_t once = layer.numel / kTileWeights * kTileWeights * static_cast<std::int64_t>(element) / 16;
+      EXPECT_TRUE(begin % 16 != 0 ? simt::num_vector_loads == 0
+                                  : simt::num_vector_loads == once || simt::num_vector_loads == 2 * once)
+          << simt::num_vector_loads;
+      Chosen chosen;
+      const std::vector<Selection> selections = selections_of(problems, chosen);
+      SingletonReduction reduction;
+      select_on_gpu(selections, reduction);
+      Machine::instance().finish();
+      EXPECT_EQ(chosen, expected) << begin;
+      EXPECT_EQ(simt::num_vector_loads > 2 * once, begin % 16 == 0);
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(CudaSelection, EveryDType,

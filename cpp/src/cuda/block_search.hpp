@@ -8,6 +8,46 @@
 
 namespace itop::cuda {
 
+/// A count beyond 32 bits in shared memory, where only 32 bits can be added to at once. Without initialisers, like all
+/// that lies there.
+struct LongCount {
+  std::uint32_t low;
+  std::uint32_t high;
+
+  ITOP_HOST_DEVICE std::uint64_t value() const { return (std::uint64_t{high} << 32) | low; }
+};
+ITOP_HOST_DEVICE std::uint64_t value_of(std::uint32_t count) { return count; }
+ITOP_HOST_DEVICE std::uint64_t value_of(const LongCount& count) { return count.value(); }
+
+ITOP_DEVICE void add_to(std::uint32_t& count, std::uint32_t more) { simt::atomic_add(&count, more); }
+ITOP_DEVICE void add_to(LongCount& count, std::uint32_t more) {
+  const std::uint32_t before = simt::atomic_add(&count.low, more);
+  if (before + more < before) simt::atomic_add(&count.high, std::uint32_t{1});
+}
+
+/// Counts what one thread finds in shared bins. Equal values in a row, zeros mostly, are one atomic operation: bins
+/// that all threads of a warp ask for take them one after the other.
+template <class Count>
+class RunCounter {
+ public:
+  ITOP_HOST_DEVICE explicit RunCounter(Count* bins) : bins_(bins) {}
+
+  ITOP_DEVICE void add(std::uint32_t bin) {
+    if (bin != bin_) flush();
+    bin_ = bin;
+    ++length_;
+  }
+  ITOP_DEVICE void flush() {
+    if (length_ > 0) add_to(bins_[bin_], length_);
+    length_ = 0;
+  }
+
+ private:
+  Count* bins_;
+  std::uint32_t bin_ = 0;
+  std::uint32_t length_ = 0;
+};
+
 /// Shared memory of find_bin.
 struct BinSearchShared {
   std::uint64_t warp_sums[kSearchThreads / kWarpSize];
@@ -21,9 +61,9 @@ ITOP_DEVICE BinOfRank find_bin(const Count* bins, std::uint64_t rank, BinSearchS
   static_assert(kBins == 2 * kSearchThreads, "two bins a thread");
   simt::sync_block();
   const int thread = simt::thread();
-  const Count first = bins[2 * thread];
-  const Count second = bins[2 * thread + 1];
-  const Count in_warp = simt::inclusive_sum(first + second);
+  const std::uint64_t first = value_of(bins[2 * thread]);
+  const std::uint64_t second = value_of(bins[2 * thread + 1]);
+  const std::uint64_t in_warp = simt::inclusive_sum(first + second);
   if (simt::lane() == kWarpSize - 1) shared.warp_sums[simt::warp()] = in_warp;
   simt::sync_block();
   if (simt::warp() == 0) shared.warp_sums[simt::lane()] = simt::inclusive_sum(shared.warp_sums[simt::lane()]);
@@ -44,7 +84,7 @@ ITOP_DEVICE BinOfRank find_bin(const Count* bins, std::uint64_t rank, BinSearchS
 /// Sets all bins to zero; a barrier must follow before they are used.
 template <class Count>
 ITOP_DEVICE void clear_bins(Count* bins) {
-  for (int bin = simt::thread(); bin < kBins; bin += simt::num_threads()) bins[bin] = 0;
+  for (int bin = simt::thread(); bin < kBins; bin += simt::num_threads()) bins[bin] = Count{};
 }
 
 }  // namespace itop::cuda

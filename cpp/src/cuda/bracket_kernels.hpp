@@ -103,6 +103,7 @@ ITOP_DEVICE void search_sample(const std::uint64_t* sample, std::int64_t size, R
     clear_bins(shared.bins[0]);
     clear_bins(shared.bins[1]);
     simt::sync_block();
+    RunCounter<std::uint32_t> counters[2] = {RunCounter(shared.bins[0]), RunCounter(shared.bins[1])};
     const std::int64_t step = simt::num_threads();
     for (std::int64_t first = simt::thread(); first < size; first += kSampleLoads * step) {
       std::uint64_t keys[kSampleLoads];
@@ -116,11 +117,13 @@ ITOP_DEVICE void search_sample(const std::uint64_t* sample, std::int64_t size, R
         ITOP_UNROLL
         for (int which = 0; which < 2; ++which) {
           if (counts[which] && ranges[which].contains(keys[i])) {
-            simt::atomic_add(&shared.bins[which][RangeSearch::bin(keys[i], ranges[which].low, shifts[which])], 1u);
+            counters[which].add(RangeSearch::bin(keys[i], ranges[which].low, shifts[which]));
           }
         }
       }
     }
+    counters[0].flush();
+    counters[1].flush();
     const bool second_is_open = !ranges[1].is_single();
     if (counts[0]) {
       const BinOfRank found = find_bin(shared.bins[0], ranges[0].rank, shared.search);

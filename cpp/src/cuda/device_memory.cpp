@@ -21,7 +21,21 @@ DeviceMemory::DeviceMemory(int device_index) {
 
 void DeviceMemory::note(cudaStream_t stream) {
   const std::lock_guard lock(mutex_);
-  if (std::find(streams_.begin(), streams_.end(), stream) == streams_.end()) streams_.push_back(stream);
+  const auto found = std::find(streams_.begin(), streams_.end(), stream);
+  if (found != streams_.end()) {
+    std::rotate(found, found + 1, streams_.end());
+    return;
+  }
+  streams_.push_back(stream);
+  // What is given to a captured stream belongs to the graph: events there say nothing about work under way.
+  if (streams_.size() <= kStreams || is_capturing()) return;
+  if (earlier_streams_ == nullptr) {
+    check(cudaStreamCreateWithFlags(&earlier_streams_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  }
+  while (streams_.size() > kStreams) {
+    wait_for(streams_.front(), earlier_streams_);
+    streams_.erase(streams_.begin());
+  }
 }
 
 void* DeviceMemory::allocate(std::int64_t num_bytes, cudaStream_t stream) {
@@ -61,11 +75,15 @@ bool DeviceMemory::is_capturing() const {
 
 void DeviceMemory::free_on(void* pointer, cudaStream_t stream) {
   for (cudaStream_t other : streams_) {
-    if (other == stream) continue;
-    check(cudaEventRecord(event_, other), "cudaEventRecord");
-    check(cudaStreamWaitEvent(stream, event_, 0), "cudaStreamWaitEvent");
+    if (other != stream) wait_for(other, stream);
   }
+  if (earlier_streams_ != nullptr) wait_for(earlier_streams_, stream);
   check(cudaFreeAsync(pointer, stream), "cudaFreeAsync");
+}
+
+void DeviceMemory::wait_for(cudaStream_t other, cudaStream_t stream) {
+  check(cudaEventRecord(event_, other), "cudaEventRecord");
+  check(cudaStreamWaitEvent(stream, event_, 0), "cudaStreamWaitEvent");
 }
 
 }  // namespace itop::cuda

@@ -18,7 +18,8 @@ class DeviceMemory {
   DeviceMemory(const DeviceMemory&) = delete;
   DeviceMemory& operator=(const DeviceMemory&) = delete;
 
-  /// Remembers that work which may use this memory goes to `stream`.
+  /// Remembers that work which may use this memory goes to `stream`. A few streams are remembered by themselves; of
+  /// those before them, only that their work must be done. Streams must live as long as the memory does, as torch's do.
   void note(cudaStream_t stream);
 
   /// @throws CudaError, when out of memory among others
@@ -29,13 +30,18 @@ class DeviceMemory {
   void release(void* pointer, cudaStream_t stream) noexcept;
 
  private:
+  static constexpr std::size_t kStreams = 8;
+
   bool is_capturing() const;
   void free_on(void* pointer, cudaStream_t stream);
+  /// Holds `stream` back until what `other` was given so far is done.
+  void wait_for(cudaStream_t other, cudaStream_t stream);
 
   std::mutex mutex_;
   cudaMemPool_t pool_ = nullptr;
   cudaEvent_t event_ = nullptr;
-  std::vector<cudaStream_t> streams_;
+  std::vector<cudaStream_t> streams_;       ///< the one used last at the end
+  cudaStream_t earlier_streams_ = nullptr;  ///< waits for the work of all others that were noted; null: there are none
   std::vector<void*> kept_;
 };
 

@@ -5,6 +5,7 @@
 #include "cuda/block_search.hpp"
 #include "cuda/row_lookup.hpp"
 #include "cuda/score_reader.hpp"
+#include "cuda/score_tile.hpp"
 #include "cuda/selection_tables.hpp"
 #include "cuda/simt.hpp"
 
@@ -23,68 +24,70 @@ ITOP_DEVICE RankedCandidate candidate_at(const SegmentEntry& segment, int segmen
   return candidate;
 }
 
-/// Loads that a thread has under way at once where it reads scores in their order.
-inline constexpr int kLoadsAtOnce = 8;
-
 /// Counts the candidates at [first, last) of a segment by the bins of a search, by the whole block. Returns whether all
 /// scores that this thread has read are finite.
+/// @param first a multiple of kWordBits
 template <class Count>
 ITOP_DEVICE bool count_positions(const SegmentEntry& segment, int segment_number, std::int64_t first, std::int64_t last,
                                  const HistogramSearch& search, Count* bins) {
   const int shift = search.range.shift();
+  RunCounter<Count> counter(bins);
   const auto count = [&](std::int64_t position, std::uint64_t key) {
     if (!search.is_open || !test_bit(segment.candidates, position)) return;
     const RankedCandidate candidate = candidate_at(segment, segment_number, position, key, search);
     const std::uint64_t value = search.value_of(candidate);
     if (search.side_of(candidate) != 0 || !search.range.contains(value)) return;
-    simt::atomic_add(&bins[RangeSearch::bin(value, search.range.low, shift)], Count{1});
+    counter.add(RangeSearch::bin(value, search.range.low, shift));
   };
+  bool finite = true;
   if (segment.scores == nullptr) {
     for (std::int64_t position = first + simt::thread(); position < last; position += simt::num_threads()) {
       count(position, kNoScore);
     }
-    return true;
+  } else {
+    with_scores(segment.scores, segment.format, [&](const auto& scores) {
+      finite = for_each_score(scores, first, last,
+                              [&](std::int64_t position, auto bits) { count(position, scores.key(bits)); });
+    });
   }
-  bool finite = true;
-  with_scores(segment.scores, segment.format, [&](const auto& scores) {
-    using Bits = decltype(scores.load(0));
-    const std::int64_t step = simt::num_threads();
-    for (std::int64_t begin = first + simt::thread(); begin < last; begin += kLoadsAtOnce * step) {
-      Bits bits[kLoadsAtOnce];
-      ITOP_UNROLL
-      for (int i = 0; i < kLoadsAtOnce; ++i) {
-        bits[i] = begin + i * step < last ? scores.load(begin + i * step) : Bits{0};
-      }
-      ITOP_UNROLL
-      for (int i = 0; i < kLoadsAtOnce; ++i) {
-        if (begin + i * step >= last) continue;
-        finite = finite && scores.is_finite(bits[i]);
-        count(begin + i * step, scores.key(bits[i]));
-      }
-    }
-  });
+  counter.flush();
   return finite;
 }
 
 /// Writes the chosen bits of a tile of 32 words, by the whole warp.
 ITOP_DEVICE void write_tile(const SegmentEntry& segment, int segment_number, std::int64_t first_word,
                             const HistogramSearch& search) {
-  Word chosen = 0;
-  for (int half = 0; half < kWordBits; ++half) {
-    const std::int64_t position = first_word * kWordBits + half * kWarpSize + simt::lane();
-    bool is_chosen = false;
-    if (position < segment.numel && test_bit(segment.candidates, position)) {
-      std::uint64_t key = kNoScore;
-      if (segment.scores != nullptr) key = ordered_key(segment.scores, segment.format, position);
-      const RankedCandidate candidate = candidate_at(segment, segment_number, position, key, search);
-      const int side = search.side_of(candidate);
-      is_chosen = side < 0 || (side == 0 && search.value_of(candidate) <= search.range.high);
-    }
-    const std::uint32_t bits = simt::ballot(is_chosen);
-    if (simt::lane() == half / 2) chosen |= Word{bits} << (half % 2 * kWarpSize);
+  // The last key of which all are chosen, and the key of which some may be: it follows, or there is none.
+  const bool splits_key = search.stage != Stage::kKey;
+  const std::uint64_t last_key = splits_key ? search.exact_key - 1 : search.range.high;
+  Word planes[2] = {};
+  if (segment.scores == nullptr) {
+    planes[0] = kNoScore <= last_key ? ~Word{0} : Word{0};
+    planes[1] = splits_key && kNoScore == search.exact_key ? ~Word{0} : Word{0};
+  } else {
+    with_scores(segment.scores, segment.format, [&](const auto& scores) {
+      read_tile(
+          scores, first_word * kWordBits, segment.numel,
+          [&](auto bits) {
+            const std::uint64_t key = scores.key(bits);
+            return Sides<2>{key <= last_key, splits_key && key == search.exact_key};
+          },
+          planes);
+    });
   }
   const std::int64_t word = first_word + simt::lane();
-  if (word < words_for(segment.numel)) segment.chosen[word] = chosen;
+  if (word >= words_for(segment.numel)) return;
+  const Word candidates = segment.candidates[word];
+  Word chosen = planes[0] & candidates;
+  for (Word ties = planes[1] & candidates; ties != 0; ties &= ties - 1) {
+    const int bit = simt::lowest_bit(ties);
+    const RankedCandidate candidate =
+        candidate_at(segment, segment_number, word * kWordBits + bit, search.exact_key, search);
+    const int side = search.side_of(candidate);
+    const bool is_chosen = side < 0 || (side == 0 && search.value_of(candidate) <= search.range.high);
+    chosen |= Word{is_chosen} << bit;
+  }
+  segment.chosen[word] = chosen;
 }
 
 struct HistogramShared {
@@ -120,7 +123,7 @@ ITOP_DEVICE void write_chosen(const SelectionTables& tables) {
 }
 
 struct ExactShared {
-  std::uint64_t bins[kBins];
+  LongCount bins[kBins];
   BinSearchShared search;
 };
 

@@ -39,42 +39,48 @@ struct Float16Bits {
   ITOP_HOST_DEVICE static std::uint32_t widen(Stored stored) { return float32_bits_of_float16(stored); }
 };
 
-/// Scores of one 16- or 32-bit type as keys of 32 bits.
-template <class Source>
-struct NarrowScores {
+struct Float64Bits {
+  using Stored = std::uint64_t;
+  ITOP_HOST_DEVICE static std::uint64_t widen(Stored stored) { return stored; }
+};
+
+/// Scores of one type as keys of 32 bits (OrderedKey32) or 64.
+template <class Source, class KeyOf>
+struct StoredScores {
   using Bits = typename Source::Stored;
-  using OrderedKey = Ordered<std::int32_t>::Type;
+  using OrderedKey = typename Ordered<typename KeyOf::Key>::Type;
+  static constexpr bool kIsStored = true;  ///< Bits are what lies in memory
 
   const void* data;
   ScoreFormat format;
 
-  ITOP_HOST_DEVICE Bits load(std::int64_t position) const { return static_cast<const Bits*>(data)[position]; }
-  ITOP_HOST_DEVICE OrderedKey key(Bits bits) const {
-    return Ordered<std::int32_t>::of(OrderedKey32::from_bits(Source::widen(bits), format.transform, format.order));
+  ITOP_HOST_DEVICE const Bits* address(std::int64_t position) const {
+    return static_cast<const Bits*>(data) + position;
   }
-  ITOP_HOST_DEVICE static bool is_finite(Bits bits) { return OrderedKey32::is_finite(Source::widen(bits)); }
+  ITOP_HOST_DEVICE Bits load(std::int64_t position) const { return *address(position); }
+  ITOP_HOST_DEVICE OrderedKey key(Bits bits) const {
+    return Ordered<typename KeyOf::Key>::of(KeyOf::from_bits(Source::widen(bits), format.transform, format.order));
+  }
+  ITOP_HOST_DEVICE static bool is_finite(Bits bits) { return KeyOf::is_finite(Source::widen(bits)); }
 };
 
-/// Scores of any type as keys of 64 bits. The type is looked at for every value: float64 is rare on GPUs.
-struct WideScores {
+/// Scores of 16 or 32 bits as keys of 64, beside float64 layers in one selection. That is rare: the type is looked at
+/// for every value.
+struct WidenedScores {
   using Bits = std::uint64_t;
   using OrderedKey = Ordered<std::int64_t>::Type;
+  static constexpr bool kIsStored = false;
 
   const void* data;
   ScoreFormat format;
 
   ITOP_HOST_DEVICE Bits load(std::int64_t position) const {
-    switch (format.dtype) {
-      case DType::kFloat64:
-        return static_cast<const std::uint64_t*>(data)[position];
-      case DType::kFloat32:
-        return float64_bits_of_float32(static_cast<const std::uint32_t*>(data)[position]);
-      case DType::kBFloat16:
-        return float64_bits_of_float32(float32_bits_of_bfloat16(static_cast<const std::uint16_t*>(data)[position]));
-      case DType::kFloat16:
-        return float64_bits_of_float32(float32_bits_of_float16(static_cast<const std::uint16_t*>(data)[position]));
-    }
-    return 0;
+    const auto read = [&]<class Source>(Source) {
+      return float64_bits_of_float32(Source::widen(static_cast<const typename Source::Stored*>(data)[position]));
+    };
+    return format.dtype == DType::kFloat32    ? read(Float32Bits{})
+           : format.dtype == DType::kBFloat16 ? read(BFloat16Bits{})
+                                              : read(Float16Bits{});
   }
   ITOP_HOST_DEVICE OrderedKey key(Bits bits) const {
     return Ordered<std::int64_t>::of(OrderedKey64::from_bits(bits, format.transform, format.order));
@@ -85,19 +91,15 @@ struct WideScores {
 /// Calls `body` with the reader of the format: a branch that all threads of a block take alike.
 template <class Body>
 ITOP_DEVICE void with_scores(const void* data, const ScoreFormat& format, Body&& body) {
-  if (format.wide) {
-    body(WideScores{data, format});
-    return;
-  }
+  if (format.dtype == DType::kFloat64) return body(StoredScores<Float64Bits, OrderedKey64>{data, format});
+  if (format.wide) return body(WidenedScores{data, format});
   switch (format.dtype) {
-    case DType::kFloat32:
-      return body(NarrowScores<Float32Bits>{data, format});
     case DType::kBFloat16:
-      return body(NarrowScores<BFloat16Bits>{data, format});
+      return body(StoredScores<BFloat16Bits, OrderedKey32>{data, format});
     case DType::kFloat16:
-      return body(NarrowScores<Float16Bits>{data, format});
-    case DType::kFloat64:
-      return;  // always wide
+      return body(StoredScores<Float16Bits, OrderedKey32>{data, format});
+    default:
+      return body(StoredScores<Float32Bits, OrderedKey32>{data, format});
   }
 }
 

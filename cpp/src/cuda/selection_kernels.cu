@@ -14,13 +14,14 @@ __global__ void __launch_bounds__(kStreamThreads) count_and_sample_kernel(Select
 __global__ void __launch_bounds__(kSearchThreads) find_bracket_kernel(SelectionTables tables) {
   find_bracket(tables, simt::shared<BracketShared>());
 }
-__global__ void __launch_bounds__(kStreamThreads) split_weights_kernel(SelectionTables tables) {
+/// Half of a multiprocessor's threads at once, 64 registers each: 64 KB of loads under way.
+__global__ void __launch_bounds__(kStreamThreads, 4) split_weights_kernel(SelectionTables tables) {
   split_chunk(tables, simt::block(), false);
 }
 __global__ void __launch_bounds__(kSearchThreads) narrow_window_kernel(SelectionTables tables) {
   narrow_window(tables, simt::shared<NarrowShared>());
 }
-__global__ void __launch_bounds__(kStreamThreads) refine_kernel(SelectionTables tables) { refine(tables); }
+__global__ void __launch_bounds__(kStreamThreads, 4) refine_kernel(SelectionTables tables) { refine(tables); }
 __global__ void __launch_bounds__(kSearchThreads) finish_kernel(SelectionTables tables) {
   finish(tables, simt::shared<FinishShared>());
 }

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "cuda/launch_shape.hpp"
+#include "cuda/vector.hpp"
 #include "itop/bitset.hpp"
 
 /// The few operations of a GPU's execution model that kernels use. Kernel bodies are written against these names only,
@@ -53,6 +54,15 @@ ITOP_DEVICE std::uint64_t atomic_add(std::uint64_t* target, std::uint64_t value)
 }
 ITOP_DEVICE void atomic_or(std::uint64_t* target, std::uint64_t value) {
   atomicOr(reinterpret_cast<unsigned long long*>(target), static_cast<unsigned long long>(value));
+}
+
+/// One instruction of 16 bytes each; the address must be a multiple of 16.
+ITOP_DEVICE Vector load_vector(const void* address) {
+  const uint4 loaded = *static_cast<const uint4*>(address);
+  return {{loaded.x, loaded.y, loaded.z, loaded.w}};
+}
+ITOP_DEVICE void store_vector(void* address, const Vector& vector) {
+  *static_cast<uint4*>(address) = make_uint4(vector.word[0], vector.word[1], vector.word[2], vector.word[3]);
 }
 
 ITOP_DEVICE int popcount(Word word) { return __popcll(word); }

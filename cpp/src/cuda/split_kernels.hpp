@@ -5,15 +5,14 @@
 #include "cuda/index_walk.hpp"
 #include "cuda/row_lookup.hpp"
 #include "cuda/score_reader.hpp"
+#include "cuda/score_tile.hpp"
 #include "cuda/selection_tables.hpp"
 #include "cuda/simt.hpp"
 
 /// The pass over the weights: every candidate is split by its problem's window into chosen, inside and not chosen.
 ///
-/// A warp owns a tile of 32 mask words, a word a lane. For each half word the 32 lanes read 32 neighbouring scores, and
-/// two ballots give the half words of "below" and "not above" to the lane that owns the word: masks are written whole,
-/// and reads are coalesced without asking for aligned tensors. Sixteen reads are under way in each lane before the
-/// first ballot, as many bytes as four reads of 16.
+/// A warp owns a tile of 32 mask words, a word a lane, and masks are written whole (score_tile.hpp says how scores
+/// become the bits of a word).
 namespace itop::cuda {
 
 /// Bits of one mask word: candidates below and inside a window, and at edges of it that are counted only.
@@ -24,41 +23,33 @@ struct SplitWord {
   Word at_high = 0;
 };
 
-template <bool kWholeTile, bool kCountsEdges, class Scores>
-ITOP_DEVICE bool split_tile_by_key(const Scores& scores, std::int64_t first, std::int64_t numel, const Window& window,
-                                   SplitWord& word) {
+/// Splits a tile of scores. Returns whether all that this lane has read are finite.
+template <bool kCountsEdges, class Scores>
+ITOP_DEVICE bool split_tile(const Scores& scores, std::int64_t first, std::int64_t numel, const Window& window,
+                            SplitWord& word) {
   using Key = typename Scores::OrderedKey;
-  constexpr int kBatch = 16;
-  const int lane = simt::lane();
+  constexpr int kPlanes = kCountsEdges ? 4 : 2;
   const Key low = static_cast<Key>(window.low);
   const Key high = static_cast<Key>(window.high);
   bool finite = true;
-  for (int batch = 0; batch < kWordBits; batch += kBatch) {
-    typename Scores::Bits bits[kBatch];
-    ITOP_UNROLL
-    for (int i = 0; i < kBatch; ++i) {
-      const std::int64_t position = first + (batch + i) * kWarpSize + lane;
-      bits[i] = kWholeTile || position < numel ? scores.load(position) : typename Scores::Bits{0};
-    }
-    ITOP_UNROLL
-    for (int i = 0; i < kBatch; ++i) {
-      const Key key = scores.key(bits[i]);
-      finite = finite && scores.is_finite(bits[i]);
-      const std::uint32_t below = simt::ballot(key < low);
-      const std::uint32_t not_above = simt::ballot(key <= high);
-      if (lane == (batch + i) / 2) {
-        word.below |= Word{below} << (i % 2 * kWarpSize);
-        word.inside |= Word{not_above & ~below} << (i % 2 * kWarpSize);
-      }
-      if constexpr (kCountsEdges) {
-        const std::uint32_t at_low = simt::ballot(window.counts_low && key == low);
-        const std::uint32_t at_high = simt::ballot(window.counts_high && key == high);
-        if (lane == (batch + i) / 2) {
-          word.at_low |= Word{at_low} << (i % 2 * kWarpSize);
-          word.at_high |= Word{at_high} << (i % 2 * kWarpSize);
+  Word planes[kPlanes] = {};
+  read_tile(
+      scores, first, numel,
+      [&](typename Scores::Bits bits) {
+        const Key key = scores.key(bits);
+        finite = finite && scores.is_finite(bits);
+        if constexpr (kCountsEdges) {
+          return Sides<4>{key < low, key <= high, window.counts_low && key == low, window.counts_high && key == high};
+        } else {
+          return Sides<2>{key < low, key <= high};
         }
-      }
-    }
+      },
+      planes);
+  word.below = planes[0];
+  word.inside = planes[1] & ~planes[0];
+  if constexpr (kCountsEdges) {
+    word.at_low = planes[2];
+    word.at_high = planes[3];
   }
   return finite;
 }
@@ -131,14 +122,6 @@ ITOP_DEVICE void list_inside(const SelectionTables& tables, const SegmentEntry& 
   }
 }
 
-template <bool kWholeTile, class Scores>
-ITOP_DEVICE bool split_tile(const Scores& scores, std::int64_t first, std::int64_t numel, const Window& window,
-                            SplitWord& word) {
-  return window.counts_low || window.counts_high
-             ? split_tile_by_key<kWholeTile, true>(scores, first, numel, window, word)
-             : split_tile_by_key<kWholeTile, false>(scores, first, numel, window, word);
-}
-
 /// A chunk by one block of kStreamThreads threads; of those with Action::kRefineData only where `refines`. Warps are
 /// independent of each other.
 ITOP_DEVICE void split_chunk(const SelectionTables& tables, std::int64_t chunk, bool refines) {
@@ -162,8 +145,8 @@ ITOP_DEVICE void split_chunk(const SelectionTables& tables, std::int64_t chunk, 
     bool finite = true;
     const std::int64_t first = first_word * kWordBits;
     with_scores(segment.scores, segment.format, [&](const auto& scores) {
-      finite = segment.numel - first >= kTileWeights ? split_tile<true>(scores, first, segment.numel, window, split)
-                                                     : split_tile<false>(scores, first, segment.numel, window, split);
+      finite = window.counts_low || window.counts_high ? split_tile<true>(scores, first, segment.numel, window, split)
+                                                       : split_tile<false>(scores, first, segment.numel, window, split);
     });
     if (simt::ballot(!finite) != 0 && simt::lane() == 0) {
       tables.not_finite[row] = 1;

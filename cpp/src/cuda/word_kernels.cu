@@ -23,12 +23,12 @@ __global__ void __launch_bounds__(kStreamThreads)
 
 __global__ void __launch_bounds__(kStreamThreads)
     unpack_kernel(const Word* words, std::uint8_t* bytes, std::int64_t numel) {
-  unpack_bit(words, bytes, numel);
+  unpack_bits(words, bytes, numel);
 }
 
 __global__ void __launch_bounds__(kStreamThreads)
     pack_kernel(const std::uint8_t* bytes, Word* words, std::int64_t numel) {
-  pack_word(bytes, words, numel);
+  pack_bytes(bytes, words, numel);
 }
 
 template <class Words>
@@ -84,12 +84,13 @@ void launch_count(const Word* words, const std::int64_t* word_offsets, const std
 }
 
 void launch_unpack(const Word* words, std::uint8_t* bytes, std::int64_t numel, cudaStream_t stream) {
-  launch("unpack", unpack_kernel, ceil_div(numel, kStreamThreads), kStreamThreads, stream, words, bytes, numel);
+  launch("unpack", unpack_kernel, ceil_div(numel, kBytesPerThread * kStreamThreads), kStreamThreads, stream, words,
+         bytes, numel);
 }
 
 void launch_pack(const std::uint8_t* bytes, Word* words, std::int64_t numel, cudaStream_t stream) {
-  launch("pack", pack_kernel, ceil_div(words_for(numel) * kWarpSize, kStreamThreads), kStreamThreads, stream, bytes,
-         words, numel);
+  launch("pack", pack_kernel, ceil_div(numel, kBytesPerThread * kStreamThreads), kStreamThreads, stream, bytes, words,
+         numel);
 }
 
 }  // namespace itop::cuda

@@ -312,8 +312,15 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   return machine->answer("cudaEventSynchronize", machine->wait_for(event));
 }
 
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  const Held machine;
+  *stream = machine->make_stream();
+  return machine->answer("cudaStreamCreateWithFlags");
+}
+
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   const Held machine;
+  ++machine->calls.stream_waits;
   return machine->answer("cudaStreamWaitEvent", machine->hold_back(stream, event));
 }
 

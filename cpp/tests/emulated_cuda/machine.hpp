@@ -25,6 +25,7 @@ struct Calls {
   int downloads = 0;
   int memsets = 0;
   int allocations = 0;
+  int stream_waits = 0;  ///< of one stream for another, which idle nobody
 
   friend bool operator==(const Calls&, const Calls&) = default;
 };

@@ -5,8 +5,10 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <stdexcept>
 
 #include "cuda/launch_shape.hpp"
+#include "cuda/vector.hpp"
 #include "itop/bitset.hpp"
 
 /// A GPU's execution model on the host: what cuda/simt.hpp names, for code that no nvcc compiles. Every thread of a
@@ -80,6 +82,9 @@ inline std::uint32_t match(std::uint32_t value) {
   return same;
 }
 
+/// Loads of 16 bytes since a test made this zero.
+inline std::int64_t num_vector_loads = 0;
+
 // Fibers take turns on one thread, so plain arithmetic is atomic.
 inline std::uint32_t atomic_add(std::uint32_t* target, std::uint32_t value) {
   const std::uint32_t before = *target;
@@ -92,6 +97,23 @@ inline std::uint64_t atomic_add(std::uint64_t* target, std::uint64_t value) {
   return before;
 }
 inline void atomic_or(std::uint64_t* target, std::uint64_t value) { *target |= value; }
+
+inline void require_vector_address(const void* address) {
+  if (!is_vector_address(address)) {
+    throw std::logic_error("an access of 16 bytes at an address that 16 does not divide");
+  }
+}
+inline Vector load_vector(const void* address) {
+  require_vector_address(address);
+  ++num_vector_loads;
+  Vector vector;
+  std::memcpy(&vector, address, sizeof(vector));
+  return vector;
+}
+inline void store_vector(void* address, const Vector& vector) {
+  require_vector_address(address);
+  std::memcpy(address, &vector, sizeof(vector));
+}
 
 inline int popcount(Word word) { return std::popcount(word); }
 inline int lowest_bit(Word word) { return word == 0 ? -1 : std::countr_zero(word); }
