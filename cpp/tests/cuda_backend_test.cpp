@@ -337,6 +337,12 @@ TEST_F(CudaBackendStreams, ApplyIsCapturedInAGraphAndAnUpdateIsRefused) {
     return machine_.calls;
   }();
   EXPECT_THROW(model.store().active().count(handle_of(stream)), CudaError);
+  try {
+    model.store().empty(handle_of(stream));
+    ADD_FAILURE() << "memory of a graph was taken for a bit set";
+  } catch (const CudaError& error) {
+    EXPECT_NE(std::string(error.what()).find("cannot be made while"), std::string::npos) << error.what();
+  }
   EXPECT_THROW(model.plain_update(std::vector<std::int64_t>(layers.size(), 1), 1, true), CudaError);
   const auto graph = machine_.end_capture();
   EXPECT_EQ(calls, (Calls{.launches = 1}));

@@ -40,6 +40,11 @@ void DeviceMemory::note(cudaStream_t stream) {
 
 void* DeviceMemory::allocate(std::int64_t num_bytes, cudaStream_t stream) {
   const std::lock_guard lock(mutex_);
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  check(cudaStreamIsCapturing(stream, &status), "cudaStreamIsCapturing");
+  if (status != cudaStreamCaptureStatusNone) {
+    throw CudaError("a bit set cannot be made while its stream is captured in a CUDA graph, whose memory it would be");
+  }
   if (!kept_.empty() && !is_capturing()) {
     for (void* pointer : kept_) free_on(pointer, stream);
     kept_.clear();
