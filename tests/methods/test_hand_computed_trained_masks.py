@@ -11,7 +11,7 @@ from tests.methods.pins import pins
 from torch import Tensor
 
 from itop.methods.dropout import divergence
-from itop.methods.gates import project_to_sum
+from itop.methods.prob_mask import project_to_sum
 
 
 def hidden(run: ByHand) -> list[float]:
