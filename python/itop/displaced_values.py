@@ -33,7 +33,7 @@ class DisplacedValues:
     def __init__(self, topology: Topology) -> None:
         self._topology = topology
         self._kept: list[tuple[int, Tensor, Tensor, Tensor]] = []
-        self._versions: list[int] = []
+        self._versions: list[tuple[int, int]] = []
         self._put_patterns_back = topology.keep_patterns()
         for i, layer in enumerate(topology.layers):
             if layer.is_compressed:
@@ -46,7 +46,11 @@ class DisplacedValues:
 
     def masks_are_set(self) -> None:
         """The first masks have displaced what they displace; whatever is written from here on is somebody else's."""
-        self._versions = [tensor._version for _, tensor, _, _ in self._kept]
+        self._versions = [self._version(i, tensor) for i, tensor, _, _ in self._kept]
+
+    def _version(self, layer: int, tensor: Tensor) -> tuple[int, int]:
+        """Of the tensor and, for a shard may be written by way of its DTensor, of the layer's parameter."""
+        return tensor._version, self._topology.layers[layer].parameter._version
 
     def put_back(self, active: Sequence[Tensor | None]) -> None:
         """Writes the values where nobody has written since; the masks that are loaded next decide which of them stay.
@@ -64,7 +68,9 @@ class DisplacedValues:
             left = before.masked_fill(~self._topology.active.to_tensor(i), 0)
             mask = active[i]
             is_of_others = (
-                tensor._version != version and mask is not None and bool((is_nonzero & ~mask.to(tensor.device)).any())
+                self._version(i, tensor) != version
+                and mask is not None
+                and bool((is_nonzero & ~mask.to(tensor.device)).any())
             )
             if torch.equal(tensor, left) and not is_of_others:
                 tensor.copy_(before)
