@@ -182,10 +182,10 @@ struct Strip {
 
 /// How many rows a strip has: all where a thread is not one of many, or where rows are not whole rows of images.
 std::int64_t rows_of_strips(const std::vector<PlaneGrid::Picture>& pictures, std::int64_t height, bool alone) {
-  constexpr std::int64_t kWorthSeparating = 96;  // positions: some lines of each image
+  constexpr std::int64_t kPositions = 196;  // fewer, and each image is visited in pieces too small to be fetched ahead
   const PlaneGrid::Picture& any = pictures[0];
   if (alone || any.step_x != 1 || any.step_y != 1 || any.width < kImages) return height;
-  const std::int64_t num_strips = std::max<std::int64_t>(1, height * any.width / kWorthSeparating);
+  const std::int64_t num_strips = std::max<std::int64_t>(1, height * any.width / kPositions);
   return (height + num_strips - 1) / num_strips;
 }
 
