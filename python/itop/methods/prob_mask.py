@@ -26,7 +26,6 @@ class ProbMask(Gated):
         final_temperature: Of the sigmoid (?).
     """
 
-    gate_speed: float = 1.0
     final_temperature: float = 0.03
 
     def check_options(self) -> None:
