@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, final
@@ -192,16 +192,17 @@ class Context:
         for parameter in self.parameters.values():
             parameter.data = parameter.data.to(device)
 
-    def load(self, state: dict[str, Any], parameters: dict[str, Tensor]) -> None:
-        """Replaces the method's state by a saved one; the saved tensors stay their owner's.
+    def check_parameters(self, parameters: Mapping[str, object]) -> None:
+        """Raises a ValueError if saved parameters are not this method's."""
+        for name, saved in parameters.items():
+            own = self.parameters.get(name)
+            if own is None or not isinstance(saved, Tensor) or saved.shape != own.shape:
+                raise ValueError(
+                    f"the engine state belongs to another method: what it trains beside the weights differs in '{name}'"
+                )
 
-        Raises:
-            ValueError: If the saved parameters are not this method's; nothing has been changed then.
-        """
-        shapes = {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}
-        saved = {name: tuple(value.shape) for name, value in parameters.items()}
-        if set(saved) - set(shapes) or any(shapes[name] != shape for name, shape in saved.items()):
-            raise ValueError("the engine state belongs to another method: what it trains beside the weights differs")
+    def load(self, state: dict[str, Any], parameters: Mapping[str, Tensor]) -> None:
+        """Replaces the method's state by a saved one; the saved tensors stay their owner's."""
         self.state = _moved(state, self.topology.device, copies=True)
         with torch.no_grad():
             for name, value in parameters.items():

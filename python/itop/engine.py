@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from itop.displaced_values import DisplacedValues
 from itop.distributed.agreement import Ranks, check_same, check_same_topology
 from itop.distributed.shards import is_sharded
 from itop.engine_plan import THE_LAYERS, EnginePlan, fingerprint, plan_engine, starting_anew
-from itop.engine_state import STATE_VERSION, check_state, pack_method_state, unpack_method_state
+from itop.engine_state import STATE_VERSION, MadeWith, ReadState, pack_method_state, read_state
 from itop.example_input import ExampleInput, record_example
 from itop.grown_state import GrownState, YoungWeights, ZeroState
 from itop.held_layers import HeldLayers
@@ -28,6 +29,8 @@ from itop.sparse_topology import make_topology
 from itop.stepper import Stepper
 from itop.training_cost import Flops
 from itop.update_report import UpdateReport
+
+_logger = logging.getLogger(__name__)
 
 
 class SparseEngine:
@@ -117,6 +120,7 @@ class SparseEngine:
         self.method = plan.method
         self.optimizer = plan.optimizer
         self.topology = self._context.topology
+        self._made_with = MadeWith.of(plan.method, plan.layers, plan.counts, grown_state)
         self._displaced: DisplacedValues | None = DisplacedValues(self.topology)
         self.method.initialise(self._context)
         self._young = YoungWeights(grown_state, self.topology) if grown_state.horizon > 0 else None
@@ -369,7 +373,7 @@ class SparseEngine:
             "total_steps": self._context.total_steps,
             "layers": layers,
             **self._stepper.density_record.state_dict(),
-            "method_state": pack_method_state(self._context.state, topology),
+            "method_state": pack_method_state(self._context.state, self._made_with, topology),
             "method_parameters": {name: value.detach().clone() for name, value in self._context.parameters.items()},
             **({} if self._young is None else {"ages": self._young.state_dict(full)}),
         }
@@ -385,16 +389,21 @@ class SparseEngine:
 
         Where ranks share the model every rank must load, and the first step afterwards makes sure that all loaded alike.
 
+        Another ``total_steps`` or other options of the method than those saved hold from here on; a warning is logged that
+        names them. ``method="fixed"`` trains on with the masks of any method.
+
         Raises:
-            ValueError: If the state is not an engine's, of another model, version, seed or sharding, or damaged; nothing
-                has been changed then.
+            ValueError: If the state is not an engine's, of another model, version, seed, method, sparsity, allocation or
+                sharding, or damaged; nothing has been changed then.
         """
-        codes, method_state = self._read(state)
+        read = self._read(state)
+        for difference in read.differences:
+            _logger.warning("from step %d on the engine goes on with %s", state["steps"], difference)
         if self._displaced is not None:
             self._displaced.put_back()
-        self._context.load(method_state, state.get("method_parameters", {}))
+        self._context.load(read.method_state, read.method_parameters)
         self.topology.load_codes(
-            codes, state["num_updates"], touches_values=not self.method.hides_weights(self._context)
+            read.codes, state["num_updates"], touches_values=not self.method.hides_weights(self._context)
         )
         self._context.step = state["steps"]
         self._stepper.density_record.load(state, self.steps)
@@ -403,12 +412,16 @@ class SparseEngine:
         self._stepper.forget()
         self._is_verified = not self._ranks.is_collective
 
-    def _read(self, state: Mapping[str, Any]) -> tuple[list[Tensor], dict[str, Any]]:
-        """The codes of the parts held here, and what the method remembers; a ValueError on every rank if one refuses."""
+    def _read(self, state: Mapping[str, Any]) -> ReadState:
+        """The state in the parts held here; a ValueError on every rank if one refuses."""
 
-        def read() -> tuple[list[Tensor], dict[str, Any]]:
-            codes = check_state(state, self.topology)
-            return codes, unpack_method_state(state["method_state"], self.topology)
+        def read() -> ReadState:
+            found = read_state(state, self.topology, self.method, self._made_with, self._context.total_steps)
+            self._context.check_parameters(found.method_parameters)
+            self._stepper.density_record.check(state)
+            if self._young is not None and state.get("ages") is not None:
+                self._young.check(state["ages"])
+            return found
 
         ranks = self._ranks if self.topology.has_shards else Ranks()
         return ranks.agree(read, lambda _: {"steps": str(state["steps"])})

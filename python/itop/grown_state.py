@@ -191,6 +191,15 @@ class YoungWeights:
             state[layer.name] = tensor.full_tensor() if full and is_sharded(tensor) else tensor
         return state
 
+    def check(self, state: object) -> None:
+        """Raises a ValueError if :meth:`load_state_dict` cannot read a state."""
+        for layer in self.topology.layers:
+            saved = state.get(layer.name) if isinstance(state, Mapping) else None
+            if not isinstance(saved, Tensor) or tuple(saved.shape) != layer.shape:
+                raise ValueError(
+                    f"the engine state is damaged: it holds no age for each weight of layer '{layer.name}'"
+                )
+
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """The inverse, from a state that is cut alike or whole."""
         for i, layer in enumerate(self.topology.layers):

@@ -101,6 +101,15 @@ class DensityRecord:
             "acting_steps": self._acting_steps,
         }
 
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Raises a ValueError if :meth:`load` cannot read the engine's saved state."""
+        for name in ("active_step_sums", "acting_step_sums"):
+            sums = state.get(name, [0] * len(self._layers))
+            if len(sums) != len(self._layers) or not all(isinstance(total, int) for total in sums):
+                raise ValueError(f"the engine state is damaged: {name} must be a whole number for each layer")
+        if not isinstance(state.get("acting_steps", 0), int):
+            raise ValueError("the engine state is damaged: acting_steps must be a whole number")
+
     def load(self, state: Mapping[str, Any], steps: int) -> None:
         """Continues from the engine's saved state after ``steps`` steps; what older versions did not save is zero."""
         sums = state.get("active_step_sums", [0] * len(self._layers))

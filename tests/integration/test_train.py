@@ -177,6 +177,27 @@ def test_a_checkpoint_of_another_run_is_refused_and_left_alone(tmp_path: Path) -
     assert (tmp_path / "checkpoints" / "last.pt").read_bytes() == before
 
 
+def test_a_damaged_checkpoint_is_named_and_moved_away_the_run_starts_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_run(TINY, tmp_path / "whole")
+    stop = StopAt(20)
+    with pytest.raises(Interrupted):
+        train_run(TINY, tmp_path / "parts", observer=stop, stop=stop.request)
+    last = tmp_path / "parts" / "checkpoints" / "last.pt"
+    last.write_bytes(last.read_bytes()[:-100])
+    before = (tmp_path / "parts" / "metrics.jsonl").read_bytes()
+    assert main(["train", "--resume", str(tmp_path / "parts"), "--no-tensorboard"]) == 2
+    assert capsys.readouterr().err == (
+        f"itop: {last} is no itop checkpoint, or damaged: it is truncated or another kind of file; move it away, and the run starts "
+        "anew when it is resumed\n"
+    )
+    assert (tmp_path / "parts" / "metrics.jsonl").read_bytes() == before
+    last.unlink()
+    train_run(TINY, tmp_path / "parts", resume=True)
+    assert_same(learned(tmp_path / "whole"), learned(tmp_path / "parts"))
+
+
 def test_methods_and_seeds_share_a_folder_and_finished_runs_are_not_repeated(tmp_path: Path) -> None:
     experiment = plan_experiment(
         TINY.replace(epochs=1, method_options={}), methods=["static", "set-itop"], seeds=[0, 1], options={}

@@ -60,14 +60,16 @@ def groups_of(mask: torch.Tensor, size: int) -> set[int]:
 @pytest.mark.parametrize("name", DYNAMIC)
 def test_any_dynamic_method_keeps_n_of_m(name: str) -> None:
     run = Run(composed(name, pattern=NofM(4), allocation="uniform"), sparsity=0.75)
-    run.train(TOTAL_STEPS, lambda run: [check_one_of_four(mask) for mask in run.masks().values()])
+    run.train(TOTAL_STEPS, check_one_of_four)
     assert run.engine.num_updates > 0
     assert run.engine.exploration_rate > run.engine.density
 
 
-def check_one_of_four(mask: torch.Tensor) -> None:
-    if mask.flatten(1).shape[1] >= 4:
-        assert groups_of(mask, 4) == {1}
+def check_one_of_four(run: Run) -> None:
+    for mask in run.masks().values():
+        assert int(mask.sum()) == round(0.25 * mask.numel())
+        # Where rows of nine hold a group of one, two or three of their groups have one.
+        assert groups_of(mask, 4) == ({1} if mask.flatten(1).shape[1] % 4 == 0 else {0, 1})
 
 
 @pytest.mark.parametrize("name", DYNAMIC)
@@ -193,10 +195,10 @@ def test_a_ramp_goes_with_a_pattern(name: str, initial: float, pattern: str) -> 
 
 
 def assert_keeps(mask: torch.Tensor, pattern: str) -> None:
-    """Every group, row or whole block of a layer is alike."""
+    """Every row or whole block of a layer is alike; no group holds more than it must."""
     rows = mask.flatten(1)
     if pattern == "n:8":
-        assert len(groups_of(mask, 8)) == 1
+        assert max(groups_of(mask, 8)) <= -(-int(mask.sum()) * 8 // mask.numel()), "no more than the number needs"
     elif pattern == "fan-in":
         assert len(set(rows.sum(1).tolist())) == 1
     else:
@@ -210,9 +212,10 @@ def test_others_take_a_ramp_or_a_pattern_too(name: str) -> None:
     options = {"initial_density": 0.5} if name in ("snfs", "edst") else {"pattern": "n:16"}
     run = Run(METHODS[name](update_every=8, **options))
     run.train(TOTAL_STEPS)
-    assert run.engine.density == pytest.approx(0.2, abs=1e-3 if "initial_density" in options else 0.03)
+    assert run.engine.density == pytest.approx(0.2, abs=1e-3)
     if "pattern" in options:
-        assert len(groups_of(run.engine.mask("fc1.weight"), 16)) == 1
+        fewest, *most = sorted(groups_of(run.engine.mask("fc1.weight"), 16))
+        assert most in ([], [fewest + 1])
 
 
 def test_common_options_are_part_of_a_presets_signature() -> None:

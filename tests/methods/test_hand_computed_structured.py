@@ -25,6 +25,18 @@ def test_top_kast_runs_forward_with_a_trains_b_and_forgets_nothing_outside() -> 
 
 
 @pins("top-kast")
+def test_top_kast_ends_with_weights_that_forward_passes_have_seen() -> None:
+    method = preset("top-kast", update_every=2, extra_density=0.25, penalty=0.0)
+    run = ByHand(method, [[4.0, 3.0, 2.5, 1.0]], lr=1.0, total_steps=4)
+    for _ in range(2):
+        run.step()
+    for _ in range(2):
+        run.step([[0.0, 0.0, -2.0, 0.0]])
+    assert run.state["hidden weights"][0][0].tolist() == [4.0, 3.0, 6.5, 1.0]
+    assert run.active() == [[1, 1, 0, 0]], "step 4 is the last"
+
+
+@pins("top-kast")
 def test_top_kast_pulls_the_rest_of_b_harder_by_one_over_the_density() -> None:
     method = preset("top-kast", update_every=100, extra_density=0.25, penalty=0.1)
     run = ByHand(method, [[4.0, 3.0, 2.0, 1.0]], lr=1.0)
@@ -111,6 +123,15 @@ def test_nm_regrows_in_each_group_what_the_group_dropped() -> None:
     # other, although 3 is larger.
     assert run.active() == [[1, 0, 0, 1, 0, 1, 1, 0]]
     assert run.weights().tolist() == [[9.0, 0.0, 0.0, 0.0, 0.0, 8.0, 0.0, 0.0]]
+
+
+@pins("nm")
+def test_nm_has_as_many_weights_as_asked_where_they_are_no_multiple_of_its_groups() -> None:
+    run = ByHand(preset("nm", m=4, allocation="uniform"), [[1.0] * 10] * 3, sparsity=0.8)
+    # Six of thirty, in nine groups of 4, 4 and 2: one each at most, in six of them. Steps of round(9 * 0.618) = 6, which
+    # shares a factor with 9, so 7, pass them in the order 0 7 5 3 1 8 6 4 2; those numbered 0 to 5 have one.
+    held = [[sum(row[:4]), sum(row[4:8]), sum(row[8:])] for row in run.active()]
+    assert held == [[1, 0, 1], [1, 1, 0], [0, 1, 1]]
 
 
 @pins("block")

@@ -11,7 +11,7 @@ from tests.methods.pins import pins
 from torch import Tensor
 
 from itop.methods.dropout import divergence
-from itop.methods.gates import project_to_sum
+from itop.methods.prob_mask import project_to_sum
 
 
 def hidden(run: ByHand) -> list[float]:
@@ -232,6 +232,19 @@ def test_probmask_keeps_the_most_probable_weights_at_the_end_of_its_ramp() -> No
     # Gates 1 - 0.1 g w: the second and the fourth rise, the others fall.
     assert run.active() == [[0, 1, 0, 1]]
     assert run.engine.density == 0.5
+
+
+@pins("probmask")
+def test_probmask_is_evaluated_with_as_many_weights_as_its_probabilities_sum_to() -> None:
+    run = ByHand(preset("probmask", gate_speed=0.0, finish=1.0), [[1.0, 4.0, 3.0, 2.0]], sparsity=0.75, total_steps=4)
+    counts = [sum(run.active()[0])]
+    for _ in range(3):
+        run.step()
+        counts.append(sum(run.active()[0]))
+    # 1 + 3 (1 - t / 4)^3: 4, 2.27, 1.375, 1.05. The probabilities stay alike, none of them at a half from the second step on,
+    # so the weights decide.
+    assert counts == [4, 2, 1, 1]
+    assert run.active() == [[0, 1, 0, 0]]
 
 
 @pins("variational-dropout")

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 
 import pytest
+from tests.methods.workbench import Run
 
 from itop.methods import METHODS, PRESETS
 from itop.training.config import RunConfig
@@ -79,3 +80,16 @@ def test_a_final_drop_fraction_above_the_initial_one_keeps_it_constant(name: str
     with pytest.raises(ValueError, match=r"^final_drop_fraction must be in \[0, 1\], got 2\.5$"):
         METHODS[name](drop_fraction=0.1, final_drop_fraction=2.5)
     METHODS[name](drop_fraction=0.1, final_drop_fraction=0.4)
+
+
+@pytest.mark.parametrize("name", ["block", "srigl", "small-dense"])
+def test_a_pattern_that_cannot_have_the_number_asked_for_says_so(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    run = Run(name, sparsity=0.995)
+    (record,) = caplog.records
+    active, asked = sum(layer.num_active for layer in run.engine.layers), run.engine._context.target_total
+    assert record.getMessage() == (
+        f"method '{name}' keeps {active} weights where the sparsity asks for {asked}: its pattern admits no number nearer"
+    )
+    caplog.clear()
+    Run("nm", sparsity=0.995)
+    assert not caplog.records

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -176,26 +177,51 @@ def test_a_checkpoint_of_another_model_is_refused_on_every_rank(pools: dict[int,
         assert "does not fit this model, optimiser and engine" in error
 
 
-def load_with_another_seed(folder: str) -> tuple[str, bool]:
+OTHERS: dict[str, tuple[dict[str, Any], str]] = {
+    "seed": ({"seed": 1}, "was saved with seed 0, this engine has seed 1"),
+    "method": ({"method": "set"}, "was saved by method 'rigl', this engine has 'set'"),
+    "sparsity": ({"sparsity": 0.6}, "this engine to 461 (sparsity 0.599826)"),
+    "horizon": ({"total_steps": 1}, "was saved at step 2 of 1000, this engine ends at total_steps 1"),
+}
+
+
+def load_with_another(difference: str, folder: str) -> tuple[str, bool]:
     model = make_model()
     fsdp(model)
-    engine = attach(model, seed=1)
+    engine = attach(model, **{"method": METHODS["rigl"](update_every=1), **OTHERS[difference][0]})
     newest = latest(folder)
     assert newest is not None
     weights, digest = [whole(p).clone() for p in model.parameters()], engine.topology.digest()
-    with pytest.raises(ValueError, match="seed") as refusal:
+    with pytest.raises(ValueError, match=r"^the engine state ") as refusal:
         load(newest, {"training": ModelAndOptimizer(model, engine.optimizer), "engine": engine})
     is_unchanged = all(torch.equal(whole(p), w) for p, w in zip(model.parameters(), weights, strict=True))
     return str(refusal.value), is_unchanged and engine.topology.digest() == digest
 
 
-def test_a_checkpoint_of_another_seed_is_refused_before_a_weight_has_changed(
-    pools: dict[int, RankPool], tmp_path: Path
+@pytest.mark.parametrize("difference", OTHERS)
+def test_a_checkpoint_of_another_run_is_refused_before_a_weight_has_changed(
+    pools: dict[int, RankPool], difference: str, tmp_path: Path
 ) -> None:
-    pools[2].run(train_and_save, "DDP on 2", 1, str(tmp_path))
-    for message, is_unchanged in pools[2].run(load_with_another_seed, str(tmp_path)):
-        assert "was saved with seed 0, this engine has seed 1" in message
+    pools[2].run(train_and_save, "DDP on 2", 2, str(tmp_path))
+    for message, is_unchanged in pools[2].run(load_with_another, difference, str(tmp_path)):
+        assert OTHERS[difference][1] in message
         assert is_unchanged
+
+
+def fine_tune(folder: str) -> bool:
+    model = make_model()
+    fsdp(model)
+    engine = attach(model, METHODS["fixed"](), sparsity=0.1)
+    load(latest(folder) or "", {"training": ModelAndOptimizer(model, engine.optimizer), "engine": engine})
+    before = masks(engine)
+    train(model, engine, 3, parts=2)
+    engine.check_sync()
+    return all(np.array_equal(mask, before[name]) for name, mask in masks(engine).items()) and engine.density < 0.31
+
+
+def test_a_checkpoint_of_any_method_is_fine_tuned_on_shards(pools: dict[int, RankPool], tmp_path: Path) -> None:
+    pools[2].run(train_and_save, "DDP on 2", 2, str(tmp_path))
+    assert pools[2].run(fine_tune, str(tmp_path)) == [True, True]
 
 
 def test_saving_before_the_first_step_counts_no_step(tmp_path: Path) -> None:
@@ -222,8 +248,68 @@ def test_an_unfinished_checkpoint_is_not_seen_and_is_cleared_away(tmp_path: Path
 
 
 def test_a_folder_without_metadata_is_no_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is not a complete checkpoint"):
-        load(tmp_path, {"engine": attach(make_model())})
+    with pytest.raises(
+        ValueError, match=r"is not a complete checkpoint, or damaged: its file \.metadata is missing; there is no"
+    ):
+        load(tmp_path / "step-0000000001", {"engine": attach(make_model())})
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def change_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "cut": ("__1_0.distcp", cut, r"its file __1_0\.distcp has \d+ of \d+ bytes"),
+    "empty": ("__0_0.distcp", lambda file: file.write_bytes(b""), r"its file __0_0\.distcp has 0 of \d+ bytes"),
+    "a bit": ("__1_0.distcp", change_a_bit, r"the bytes of its file __1_0\.distcp are not those that were written"),
+    "gone": ("__1_0.distcp", Path.unlink, r"its file __1_0\.distcp is missing"),
+    "metadata": (".metadata", change_a_bit, r"the bytes of its file \.metadata are not those that were written"),
+    "no metadata": (".metadata", Path.unlink, r"its file \.metadata is missing"),
+    "checksums": ("checksums.json", cut, r"its file checksums\.json cannot be read"),
+}
+
+
+def load_the_damaged(folder: str) -> tuple[str, bool, int]:
+    """The refusal of the newest; whether nothing has changed; and the steps after loading what the refusal names."""
+    model, engine, _ = build("FSDP2 on 2")
+    states = {"training": ModelAndOptimizer(model, engine.optimizer), "engine": engine}
+    weights, digest = [whole(p).clone() for p in model.parameters()], engine.topology.digest()
+    newest = latest(folder)
+    assert newest is not None
+    with pytest.raises(ValueError, match="damaged") as refusal:
+        load(newest, states)
+    is_unchanged = all(torch.equal(whole(p), w) for p, w in zip(model.parameters(), weights, strict=True))
+    load(str(refusal.value).rpartition("; load ")[2], states)
+    return str(refusal.value), is_unchanged and engine.topology.digest() != digest, engine.steps
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_named_on_every_rank_with_the_checkpoint_to_load_instead(
+    pools: dict[int, RankPool], damage: str, tmp_path: Path
+) -> None:
+    for steps in (1, 2):
+        pools[2].run(train_and_save, "FSDP2 on 2", steps, str(tmp_path))
+    name, harm, words = DAMAGES[damage]
+    harm(tmp_path / "step-0000000002" / name)
+    for message, is_unchanged, steps in pools[2].run(load_the_damaged, str(tmp_path)):
+        assert re.fullmatch(
+            rf"{tmp_path}/step-0000000002 is not a complete checkpoint, or damaged: {words}; load {tmp_path}/step-0000000001",
+            message,
+        )
+        assert is_unchanged
+        assert steps == 1
+
+
+def test_a_checkpoint_without_checksums_is_of_an_older_release_and_loads(tmp_path: Path) -> None:
+    train_and_save(None, 2, str(tmp_path))
+    (tmp_path / "step-0000000002" / "checksums.json").unlink()
+    assert load_and_train(None, 1, str(tmp_path))["steps"] == 3
 
 
 def save_while_training_in_parallel(folder: str) -> bool:

@@ -310,7 +310,7 @@ def damaged(state: dict[str, Any], change: Callable[[dict[str, Any]], object]) -
     [
         (lambda s: s.clear(), "^this is not the state of a SparseEngine: expected the dictionary that state_dict"),
         (lambda s: s.pop("layers"), "^this is not the state of a SparseEngine"),
-        (lambda s: s.update(version=99), "^the engine state has version 99, this release reads versions 1 to 2$"),
+        (lambda s: s.update(version=99), "^the engine state has version 99, this release reads versions 1 to 3$"),
         (lambda s: s.update(seed=7), "^the engine state was saved with seed 7, this engine has seed 0$"),
         (lambda s: s.update(steps=-1), "^the engine state is damaged: steps must be a whole number, got -1$"),
         (lambda s: s.update(steps="x"), "^the engine state is damaged: steps must be a whole number, got 'x'$"),

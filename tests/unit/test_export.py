@@ -225,3 +225,32 @@ def test_onnx_gives_the_outputs_of_the_model(tmp_path: Path) -> None:
     session = runtime.InferenceSession(str(tmp_path / "model.onnx"))
     (outputs,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     assert torch.allclose(torch.from_numpy(outputs), model(images), atol=1e-5)  # another library's sums
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("harm", ["cut", "header", "other", "absent"])
+def test_a_damaged_export_is_named_in_one_sentence(kind: str, harm: str, tmp_path: Path) -> None:
+    save, load = FORMATS[kind]
+    path = tmp_path / "exported"
+    if harm != "absent":
+        save(sparse_model(), path)
+        content = bytearray(path.read_bytes())
+        content[8:40] = bytes(32) if harm == "header" else content[8:40]
+        path.write_bytes({"cut": content[: len(content) // 2], "header": content, "other": b"x" * 99}[harm])
+    expected = FileNotFoundError if harm == "absent" else ValueError
+    with pytest.raises(expected, match="no file" if harm == "absent" else "is damaged, or no ") as refusal:
+        load(path)
+    assert str(path) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_bit_that_changed_in_a_csr_file_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "model.csr.pt"
+    save_csr({"w": torch.arange(64.0)}, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.arange(64.0).numpy().tobytes()) + 9] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"the bytes of its part \.model\.csr\.pt/data/0 are not those that were written"
+    ):
+        load_csr(path)

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import torch
 
+from itop.cli.main import main
 from itop.training.checkpoint import (
     CHECKPOINT_VERSION,
     Checkpoint,
     CheckpointError,
     LayerSummary,
     load_checkpoint,
+    read_checkpoint,
     save_checkpoint,
 )
 
@@ -72,6 +74,36 @@ def test_a_truncated_checkpoint_is_refused(tmp_path: Path, part: float) -> None:
     path.write_bytes(data[: int(len(data) * part)])
     with pytest.raises(CheckpointError, match="truncated or another kind of file"):
         load_checkpoint(path)
+
+
+def test_a_bit_that_changed_in_a_tensor_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    states = {"model": {"w": torch.arange(256.0)}}
+    save_checkpoint(path, Checkpoint({}, {"step": 1}, [], states))
+    data = bytearray(path.read_bytes())
+    data[data.index(torch.arange(256.0).numpy().tobytes()) + 77] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(
+        CheckpointError, match=r"last\.pt is no itop checkpoint, or damaged: the bytes of its part archive/data/0 are"
+    ):
+        load_checkpoint(path)
+
+
+def test_whoever_looks_at_a_damaged_checkpoint_hears_of_another_one_that_can_be_read(tmp_path: Path) -> None:
+    last, best = tmp_path / "last.pt", tmp_path / "best.pt"
+    for path in (last, best):
+        save_checkpoint(path, checkpoint())
+    last.write_bytes(last.read_bytes()[:-30])
+    for command in (["inspect", str(last)], ["export", str(last)]):
+        with pytest.raises(CheckpointError) as refusal:
+            read_checkpoint(last)
+        assert main(command) == 2
+        assert str(refusal.value) == (
+            f"{last} is no itop checkpoint, or damaged: it is truncated or another kind of file; {best} beside it can be read"
+        )
+    best.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"another kind of file$"):
+        read_checkpoint(last)
 
 
 def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path: Path) -> None:

@@ -32,6 +32,11 @@ COMPOSED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 """Of one method with a part of another: its name, the preset, its options."""
 CHOOSE_IN_A_STEP = ("top-kast", "swat", "surgery")
 """Hidden weights: their sets are chosen in the optimiser's step, not in an update."""
+LIMITED = (
+    "str", "trainable-thresholds", "l0", "bernoulli-gates", "continuous-sparsification", "autoprune", "probmask",
+    "variational-dropout",
+)  # fmt: skip
+"""Trained masks, which each step chooses; at some a ramp takes away of what they keep and a report is made."""
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "nest": {"neurons": 0},
     "mest-soft": {"update_every": 1},
@@ -56,6 +61,42 @@ def measure() -> Iterator[Row]:
             seconds / baseline,
             "<= 3",
         )
+    for name in LIMITED:
+        seconds = _more_than_a_step(model, name)
+        yield Row(
+            f"{name} ramp and report",
+            milliseconds(seconds),
+            f"{milliseconds(baseline)} {BASELINE}",
+            seconds / baseline,
+            "<= 3",
+        )
+
+
+def _more_than_a_step(model: nn.Module, name: str) -> float:
+    """By how much a step that goes down the ramp and reports takes longer than one that does not."""
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter)
+    optimizer = SGD(model.parameters(), lr=1e-3)
+    engine = SparseEngine(model, optimizer, METHODS[name](), sparsity=SPARSITY, total_steps=10 * TOTAL_STEPS)
+    method, context = engine.method, engine._context
+    assert isinstance(method, HiddenWeights)
+    times: dict[bool, list[float]] = {False: [], True: []}
+    for i in range(2 * (REPETITIONS + 1)):
+        reports = i % 2 == 0
+        context.step = 5 * TOTAL_STEPS + 5 * i
+        assert method.schedule.is_update_step(context.step, context.total_steps) == reports
+        with torch.no_grad():
+            for layer, hidden in zip(engine.topology.layers, method.hidden_weights(context), strict=True):
+                layer.parameter.copy_(hidden)
+        start = time.perf_counter()
+        method.after_step(context)
+        if reports:
+            engine.update()
+        times[reports].append(time.perf_counter() - start)
+    engine.detach()
+    return max(0.0, statistics.median(times[True][1:]) - statistics.median(times[False][1:]))
 
 
 def _median_update(model: nn.Module, name: str, options: Mapping[str, Any]) -> float:

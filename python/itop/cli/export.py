@@ -41,11 +41,11 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from itop.training.checkpoint import load_checkpoint
+    from itop.training.checkpoint import read_checkpoint
     from itop.training.run_folder import checkpoint_at
 
     path = checkpoint_at(options.checkpoint)
-    checkpoint = load_checkpoint(path)
+    checkpoint = read_checkpoint(path)
     target = options.out or path.with_name(path.name.removesuffix(".pt") + _ENDINGS[options.format])
     report = _export(checkpoint, options.format, target, options.input_shape)
     print(

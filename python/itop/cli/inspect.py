@@ -51,10 +51,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _load(path: Path) -> Checkpoint:
-    from itop.training.checkpoint import load_checkpoint
+    from itop.training.checkpoint import read_checkpoint
     from itop.training.run_folder import checkpoint_at
 
-    return load_checkpoint(checkpoint_at(path))
+    return read_checkpoint(checkpoint_at(path))
 
 
 def _compare(first: Checkpoint, second: Checkpoint, *, as_json: bool) -> None:

@@ -3,7 +3,8 @@
 A pattern turns the counts of a method into quotas of finer grain; criteria do not know of it. A layer is seen as a
 matrix ``[out, in * kernel]``, rows being its output units.
 
-Counts follow the pattern: those of the allocation, or of a ramp on its way there, are rounded to what it admits.
+Fan-ins and blocks are counted whole: the numbers of the allocation, or of a ramp on its way there, are rounded to what
+these admit. N of M keeps them exactly.
 """
 
 from __future__ import annotations
@@ -93,31 +94,25 @@ class Unstructured(Pattern):
 class _Grouped(Pattern):
     """So many active weights in each group of consecutive weights of a row."""
 
-    def group_size(self, shape: Sequence[int]) -> int:
-        """Weights in a group of a layer; the last of a row may hold fewer."""
+    def group_size(self, columns: int) -> int:
+        """Weights in a group, given those of a row; the last of a row may hold fewer."""
         raise TypeError("a grouped pattern says how large its groups are")
 
-    def targets(self, context: Context, counts: Sequence[int]) -> list[Tensor]:
-        """Active weights of each group, int32 [rows, groups in a row], one tensor a layer, for so many in a layer."""
-        targets = []
-        for layer, count in zip(context.topology.layers, counts, strict=True):
-            size = self.group_size(layer.shape)
-            rows, columns = matrix_shape(layer.shape)
-            num_groups = math.ceil(columns / size)
-            active = max(1, min(size, round(count / layer.numel * size)))
-            target = torch.full((rows, num_groups), active, dtype=torch.int32, device=context.topology.device)
-            rest = columns - (num_groups - 1) * size
-            target[:, -1] = max(1, round(active * rest / size))
-            targets.append(target)
-        return targets
+    def targets(self, rows: int, columns: int, count: int, device: torch.device) -> Tensor:
+        """Active weights of each group, int32 [rows, groups in a row], for so many in a layer."""
+        raise TypeError("a grouped pattern says how many of a group are active")
 
     def initial(self, context: Context, rule: InitialMasks) -> BitSet:
         quota = self.keep_quota(context, rule.counts(context))
         return context.topology.select(context.topology.full(), quota, rule.scores(context))
 
     def keep_quota(self, context: Context, goals: Sequence[int]) -> GroupQuota:
-        sizes = [self.group_size(layer.shape) for layer in context.topology.layers]
-        return GroupQuota(sizes, self.targets(context, goals))
+        topology = context.topology
+        shapes = [matrix_shape(layer.shape) for layer in topology.layers]
+        return GroupQuota(
+            [self.group_size(columns) for _, columns in shapes],
+            [self.targets(*shape, count, topology.device) for shape, count in zip(shapes, goals, strict=True)],
+        )
 
     def grow_quota(self, context: Context, kept: BitSet, counts: Sequence[int], goals: Sequence[int]) -> Counts:
         return replace(self.keep_quota(context, goals), present=kept)
@@ -126,7 +121,10 @@ class _Grouped(Pattern):
 @final
 @dataclass(frozen=True, slots=True)
 class NofM(_Grouped):
-    """N of M: in each ``m`` consecutive weights of a row the same number n is active; n follows from the layer's density.
+    """N of M: of each ``m`` consecutive weights of a row at most n are active, as few as the layer's density allows.
+
+    The layer's number is exact: where it is no multiple of its groups, some of them, evenly spread, have n - 1. A shorter
+    group at the end of a row has its share, rounded up.
 
     Args:
         m: At least 2. A row shorter than m is one group.
@@ -141,17 +139,47 @@ class NofM(_Grouped):
         if isinstance(self.m, bool) or not isinstance(self.m, int) or self.m < 2:
             raise ValueError(f"m must be a whole number of at least 2, got {self.m!r}")
 
-    def group_size(self, shape: Sequence[int]) -> int:
-        return min(self.m, matrix_shape(shape)[1])
+    def group_size(self, columns: int) -> int:
+        return min(self.m, columns)
+
+    def targets(self, rows: int, columns: int, count: int, device: torch.device) -> Tensor:
+        size = self.group_size(columns)
+        num_groups = math.ceil(columns / size)
+        at_last = [math.ceil(n * (columns - (num_groups - 1) * size) / size) for n in range(size + 1)]
+        of_a_row = [n * (num_groups - 1) + last for n, last in enumerate(at_last)]
+        n = max(n for n, held in enumerate(of_a_row) if rows * held <= count)
+        targets = torch.full((rows, num_groups), n, dtype=torch.int32, device=device)
+        targets[:, -1] = at_last[n]
+        more = count - rows * of_a_row[n]
+        if more:
+            # All groups, or all but the last of each row, may have one more; those that do stay them as the count rises.
+            width = of_a_row[n + 1] - of_a_row[n]
+            targets[:, :width] += evenly_spread(rows * width, more, device).view(rows, width)
+        return targets
+
+
+def evenly_spread(total: int, count: int, device: torch.device) -> Tensor:
+    """Marks so many of a row of places, none of which is left when the count rises: steps of the golden ratio go round."""
+    step = max(1, round(total * (math.sqrt(5.0) - 1.0) / 2.0))
+    while math.gcd(step, total) != 1:
+        step += 1
+    return torch.arange(total, device=device) * step % total < count
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class ConstantFanIn(_Grouped):
-    """Every output unit of a layer has the same number of incoming weights (Lasby et al., ICLR 2024)."""
+    """Every output unit of a layer has the same number of incoming weights (Lasby et al., ICLR 2024).
 
-    def group_size(self, shape: Sequence[int]) -> int:
-        return matrix_shape(shape)[1]
+    That is the nearest to the layer's density, at least 1.
+    """
+
+    def group_size(self, columns: int) -> int:
+        return columns
+
+    def targets(self, rows: int, columns: int, count: int, device: torch.device) -> Tensor:
+        fan_in = max(1, min(columns, round(count / (rows * columns) * columns)))
+        return torch.full((rows, 1), fan_in, dtype=torch.int32, device=device)
 
 
 @final

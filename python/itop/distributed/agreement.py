@@ -179,13 +179,10 @@ def check_same_topology(digests: Mapping[int, Sequence[LayerDigest]]) -> None:
 
 
 def describe(value: object) -> str:
-    """A value's text without the addresses of objects, which differ between processes."""
-    return _ADDRESS.sub("", repr(value))
+    """A value's text without the addresses of objects, which differ between processes; of a tensor its shape only."""
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else _ADDRESS.sub("", repr(value))
 
 
 def describe_options(options: Mapping[str, Any]) -> str:
-    """A method's options in one line; of a tensor its shape only."""
-    return ", ".join(
-        f"{name}={tuple(value.shape) if isinstance(value, Tensor) else describe(value)}"
-        for name, value in options.items()
-    )
+    """A method's options in one line."""
+    return ", ".join(f"{name}={describe(value)}" for name, value in options.items())

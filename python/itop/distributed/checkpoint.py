@@ -27,6 +27,8 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_states
 from torch.distributed.checkpoint.state_dict_saver import save as save_states
 from torch.optim import Optimizer
 
+from itop.distributed.checksums import find_damage, write_checksums
+
 _NAME = re.compile(r"step-(\d{10})")
 
 
@@ -68,6 +70,7 @@ def save(folder: str | os.PathLike[str], step: int, states: Mapping[str, Any], *
         shutil.rmtree(partial, ignore_errors=True)
     _wait_for_all()
     save_states(dict(states), checkpoint_id=partial, no_dist=not _has_ranks())
+    write_checksums(partial)
     if _is_first_rank():
         _sync(partial)
         shutil.rmtree(target, ignore_errors=True)
@@ -91,21 +94,32 @@ def latest(folder: str | os.PathLike[str]) -> Path | None:
 def load(path: str | os.PathLike[str], states: Mapping[str, Any]) -> None:
     """Loads a checkpoint of :func:`save`, whatever number of ranks wrote it and however they cut the model.
 
-    Torch reads into the tensors of a model before anybody has looked at the rest, so engines look at theirs first.
+    Torch reads into the tensors of a model before anybody has looked at the rest, and looks at no checksum. So files are
+    looked at first, then engines look at their states.
 
     Raises:
-        ValueError: If there is no complete checkpoint, or it belongs to another model or seed; nothing has been changed then.
+        ValueError: On every rank, if there is no complete checkpoint, a file of it is damaged, or it belongs to another model,
+            method, sparsity or seed; nothing has been changed then.
     """
-    if not (Path(path) / ".metadata").is_file():
-        raise ValueError(f"{path} is not a complete checkpoint: it has no .metadata")
+    folder = Path(path)
+    damage = find_damage(folder)
+    if damage is not None:
+        raise ValueError(f"{folder} is not a complete checkpoint, or damaged: {damage}; {_advice(folder)}")
     looking = {key: state for key, state in states.items() if hasattr(state, "check_state_dict")}
     saved = {key: state.state_dict() for key, state in looking.items()}
-    with _in_one_sentence(path):
+    with _in_one_sentence(folder):
         if saved:
-            load_states(saved, checkpoint_id=Path(path), no_dist=not _has_ranks())
+            load_states(saved, checkpoint_id=folder, no_dist=not _has_ranks())
         for key, state in looking.items():
             state.check_state_dict(saved[key])
-        load_states(dict(states), checkpoint_id=Path(path), no_dist=not _has_ranks())
+        load_states(dict(states), checkpoint_id=folder, no_dist=not _has_ranks())
+
+
+def _advice(folder: Path) -> str:
+    """Which checkpoint to load instead."""
+    others = [other for other in _complete(folder.parent) if other.name != folder.name]
+    earlier = [other for other in others if other.name < folder.name] or others
+    return f"load {earlier[-1]}" if earlier else f"there is no other one in {folder.parent}"
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from itop.export.state import (
     ModelOrState,
     is_worth_compressing,
     nonzero_bits,
+    reading,
     report,
     require,
     tensors_of,
@@ -111,6 +112,11 @@ def load_bitmask(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         ValueError: If the file is damaged.
     """
     safe_open = require("safetensors", "reading safetensors").safe_open
+    with reading(path, "safetensors"):
+        return _read(safe_open, path)
+
+
+def _read(safe_open: Any, path: str | os.PathLike[str]) -> dict[str, Tensor]:
     with safe_open(os.fspath(path), framework="pt") as file:
         shapes = json.loads((file.metadata() or {}).get(_SHAPES, "{}"))
         stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping

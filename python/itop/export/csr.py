@@ -8,7 +8,17 @@ import warnings
 import torch
 from torch import Tensor
 
-from itop.export.state import ExportReport, ModelOrState, nonzero_bits, num_bytes, report, tensors_of, write_whole
+from itop.export.state import (
+    ExportReport,
+    ModelOrState,
+    nonzero_bits,
+    num_bytes,
+    reading,
+    report,
+    tensors_of,
+    write_whole,
+)
+from itop.torch_files import check_archive
 
 _SHAPES = "itop.shapes"
 
@@ -55,13 +65,15 @@ def load_csr(path: str | os.PathLike[str], *, dense: bool = True) -> dict[str, T
     Raises:
         ValueError: If the file is another one.
     """
-    content = torch.load(path, weights_only=True)
-    if not isinstance(content, dict) or _SHAPES not in content:
-        raise ValueError(f"{os.fspath(path)} was not written by save_csr")
-    shapes = content.pop(_SHAPES)
-    if dense:
-        content |= {name: _to_dense(content[name]).view(shape) for name, shape in shapes.items()}
-    return dict(content)
+    with reading(path, "save_csr"):
+        check_archive(path)
+        content = torch.load(path, weights_only=True)
+        if not isinstance(content, dict) or _SHAPES not in content:
+            raise ValueError("it was written by something else")
+        shapes = content.pop(_SHAPES)
+        if dense:
+            content |= {name: _to_dense(content[name]).view(shape) for name, shape in shapes.items()}
+        return dict(content)
 
 
 def _to_dense(matrix: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import os
 
 from torch import Tensor
 
-from itop.export.state import ExportReport, ModelOrState, report, require, tensors_of, write_whole
+from itop.export.state import ExportReport, ModelOrState, reading, report, require, tensors_of, write_whole
 
 
 def save_dense(model: ModelOrState, path: str | os.PathLike[str]) -> ExportReport:
@@ -23,7 +23,12 @@ def save_dense(model: ModelOrState, path: str | os.PathLike[str]) -> ExportRepor
 
 
 def load_dense(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The state dict of a file of :func:`save_dense`."""
+    """The state dict of a file of :func:`save_dense`.
+
+    Raises:
+        ValueError: If the file cannot be read.
+    """
     safetensors = require("safetensors.torch", "reading safetensors", "safetensors")
-    state: dict[str, Tensor] = safetensors.load_file(os.fspath(path))
+    with reading(path, "safetensors"):
+        state: dict[str, Tensor] = safetensors.load_file(os.fspath(path))
     return state

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -97,6 +98,25 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[Path], object]) -
     finally:
         partial.unlink(missing_ok=True)
     return target
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
+    """Whatever a library says of a file that it cannot read, in one sentence.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it cannot be read.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file {os.fspath(path)}")
+    try:
+        yield
+    except Exception as error:  # each library has errors of its own for each way of being damaged
+        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ValueError(
+            f"{os.fspath(path)} is damaged, or no {kind} file: {line.rstrip('.')}; export the checkpoint that it was made of again"
+        ) from error
 
 
 def report(path: Path, tensors: Mapping[str, Tensor], num_compressed: int) -> ExportReport:

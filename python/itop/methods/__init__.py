@@ -16,7 +16,7 @@ from itop.methods.dst_ee import DSTEE
 from itop.methods.early_bird import EarlyBird
 from itop.methods.edst import EDST
 from itop.methods.fixed_topology import Dense, Fixed, Static
-from itop.methods.gates import L0, AutoPrune, BernoulliGates, ContinuousSparsification, ProbMask
+from itop.methods.gates import L0, AutoPrune, BernoulliGates, ContinuousSparsification
 from itop.methods.gradual import GMP, OBD, GraNet, TaylorPruning
 from itop.methods.group_lasso import GroupLasso
 from itop.methods.lottery import IMP, OMP, LearningRateRewinding, LotteryTicket
@@ -36,6 +36,7 @@ from itop.methods.one_shot import (
     SynFlow,
 )
 from itop.methods.patterned import BlockDynamic, NMDynamic
+from itop.methods.prob_mask import ProbMask
 from itop.methods.registry import Density, Family, MethodFactory, Preset
 from itop.methods.rigl import RigL, RigLITOP
 from itop.methods.selfish_rnn import SelfishRNN
@@ -90,7 +91,7 @@ _PRESETS = (
         "2 f_S + a f_D, a the density of activations; 5 bytes a weight",
     ),
     Preset("srigl", SRigL, Family.STRUCTURED, "Lasby, ICLR 2024", _RIGL, Density.NEAREST),
-    Preset("nm", NMDynamic, Family.STRUCTURED, "Zhou, ICLR 2021; Evci, ICML 2020", _RIGL, Density.NEAREST),
+    Preset("nm", NMDynamic, Family.STRUCTURED, "Zhou, ICLR 2021; Evci, ICML 2020", _RIGL),
     Preset("block", BlockDynamic, Family.STRUCTURED, "Gray 2017; Evci, ICML 2020", _RIGL, Density.NEAREST),
     Preset("random", RandomPruning, Family.ONE_SHOT, "-", _SPARSE),
     Preset("magnitude", MagnitudePruning, Family.ONE_SHOT, "-", _SPARSE),

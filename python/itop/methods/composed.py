@@ -22,7 +22,7 @@ COMMON_OPTIONS: Final[Mapping[str, str]] = {
     "drop_fraction": "P, the share of the active weights replaced in an update, annealed by a half cosine.",
     "final_drop_fraction": "P at the end of the run.",
     "unexplored_first": "Whether weights that were never active are grown before all others.",
-    "pattern": "Of the active weights: 'n:16' (n of each 16 in a row, n by the density), '4x4' (blocks), 'fan-in' (as many "
+    "pattern": "Of the active weights: 'n:16' (at most n of each 16 in a row, n by the density), '4x4' (blocks), 'fan-in' (as many "
     "into every output unit). None: any.",
     "initial_density": "Of the network before the first step, from where a cubic ramp leads to the density aimed at: 1 is "
     "dense to sparse; it may also rise. None: constant.",

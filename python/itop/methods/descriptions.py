@@ -92,7 +92,9 @@ DESCRIPTIONS: Mapping[str, Description] = MappingProxyType(
             "drop min |w|, grow max |g|, k per unit; ablate units with fewer than γ k salient weights",
             "constant fan-in; magnitude; gradient; neuron ablation",
         ),
-        "nm": Description("|m| = n in each M weights of a row; drop min |w|, grow max |g|", "N:M; magnitude; gradient"),
+        "nm": Description(
+            "|m| ≤ n in each M weights of a row, n = ⌈d_l M⌉; drop min |w|, grow max |g|", "N:M; magnitude; gradient"
+        ),
         "block": Description("blocks B: drop min Σ_B |w|, grow max Σ_B |g|", "blocks; magnitude; gradient"),
         "random": Description("m ~ uniform, d_l = d", "random masks"),
         "magnitude": Description("keep max |w₀|", "magnitude masks"),

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from itop.context import Context
-from itop.methods.hidden_weights import ChosenMasks, DenselyTrained
+from itop.methods.chosen_masks import ChosenMasks
+from itop.methods.hidden_weights import DenselyTrained
 from itop.ranges import FINITE, FRACTION, NOT_NEGATIVE, POSITIVE_FRACTION
 from itop.schedules import step_at
 from itop.selection import Scores
@@ -86,7 +87,7 @@ class VariationalDropout(DenselyTrained):
 
     def saliency(self, context: Context, layer: int, weight: Tensor) -> Tensor:
         # The true ratio, not the clamped: among thousands of drowned weights the order still matters.
-        return (weight.square() + 1e-12).log() - self.parameter(context, _VARIANCE, layer)
+        return weight.square().add_(1e-12).log_().sub_(self.parameter(context, _VARIANCE, layer))
 
     def regulariser(self, context: Context) -> Tensor | None:
         if not self.hides_weights(context) or context.total_steps is None:

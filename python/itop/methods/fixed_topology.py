@@ -89,6 +89,10 @@ class Fixed(Method):
     def works_on_shards(self) -> bool:
         return True
 
+    @property
+    def continues_any_method(self) -> bool:
+        return True
+
     def check(self, context: Context) -> None:
         if self.masks is None:
             return

@@ -1,4 +1,4 @@
-"""One trained gate a weight: hard concrete (L0), Bernoulli, continuous sparsification, AutoPrune, ProbMask.
+"""One trained gate a weight: hard concrete (L0), Bernoulli, continuous sparsification, AutoPrune.
 
 A gate costs as much memory as its weight, and as much again for its share of the optimiser's state.
 """
@@ -16,10 +16,12 @@ from torch import Tensor
 
 from itop.context import Context
 from itop.methods.hidden_weights import DenselyTrained, straight_through
-from itop.ranges import FINITE, NOT_NEGATIVE, POSITIVE, POSITIVE_FRACTION, PROPER_FRACTION, Range
+from itop.ranges import FINITE, NOT_NEGATIVE, POSITIVE, PROPER_FRACTION, Range
 from itop.schedules import step_at
+from itop.selection import BitSet
 
-_GATE = "gate"
+GATE = "gate"
+"""The name of the trained numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +57,19 @@ class Gated(DenselyTrained):
     def add_parameters(self, context: Context) -> None:
         self.add_to_layers(
             context,
-            _GATE,
+            GATE,
             [torch.full_like(weight, self.initial_gate) for weight in context.topology.weights()],
         )
 
     def gates(self, context: Context) -> list[Tensor]:
         """The trained numbers of each layer."""
-        return [self.parameter(context, _GATE, i) for i in range(len(context.topology.layers))]
+        return [self.parameter(context, GATE, i) for i in range(len(context.topology.layers))]
 
     def effective(self, context: Context, layer: int, weight: Tensor, training: bool) -> Tensor:
-        return weight * self.gate(context, layer, weight, self.parameter(context, _GATE, layer), training)
+        return weight * self.gate(context, layer, weight, self.parameter(context, GATE, layer), training)
 
     def saliency(self, context: Context, layer: int, weight: Tensor) -> Tensor:
-        return self.parameter(context, _GATE, layer)
+        return self.parameter(context, GATE, layer)
 
     def until_finish(self, context: Context) -> float:
         """How far the run is on its way to where the masks are fixed, in [0, 1]."""
@@ -76,9 +78,22 @@ class Gated(DenselyTrained):
         return min(1.0, context.step / step_at(self.finish if self.finish is not None else 1.0, context.total_steps))
 
 
+@dataclass(frozen=True, slots=True)
+class StepGated(Gated):
+    """Gates that are open from one value of their trained number on, where they are evaluated."""
+
+    @property
+    @abstractmethod
+    def opens_at(self) -> float:
+        """The smallest number of an open gate."""
+
+    def kept(self, context: Context, effective: Sequence[Tensor]) -> BitSet:
+        return ~context.topology.where(self.gates(context), limit=self.opens_at)
+
+
 @final
 @dataclass(frozen=True, slots=True)
-class L0(Gated):
+class L0(StepGated):
     """Hard concrete gates and an L0 penalty (Louizos et al., Learning sparse neural networks through L0, ICLR 2018).
 
     ``z = clamp(s (zeta - gamma) + gamma, 0, 1)``, ``s = sigmoid((log u - log(1 - u) + log_alpha) / beta)``.
@@ -111,13 +126,18 @@ class L0(Gated):
     def initial_gate(self) -> float:
         return math.log(1.0 - self.drop_rate) - math.log(self.drop_rate)
 
+    @property
+    def opens_at(self) -> float:
+        return math.log(-self.gamma / self.zeta)  # where the stretched sigmoid is 0
+
     def gate(self, context: Context, layer: int, weight: Tensor, gate: Tensor, training: bool) -> Tensor:
         if training:
             uniform = context.noise(layer).clamp(1e-6, 1.0 - 1e-6)
             soft = torch.sigmoid((uniform.log() - (-uniform).log1p() + gate) / self.beta)
         else:
             soft = torch.sigmoid(gate)
-        return (soft * (self.zeta - self.gamma) + self.gamma).clamp(0.0, 1.0)
+        value = (soft * (self.zeta - self.gamma) + self.gamma).clamp(0.0, 1.0)
+        return value if training else value.masked_fill(gate < self.opens_at, 0.0)
 
     def regulariser(self, context: Context) -> Tensor | None:
         if not self.hides_weights(context):
@@ -128,7 +148,7 @@ class L0(Gated):
 
 @final
 @dataclass(frozen=True, slots=True)
-class BernoulliGates(Gated):
+class BernoulliGates(StepGated):
     """Gates drawn with a trained probability, straight-through; p >= 0.5 is open (Srinivas et al., CVPRW 2017).
 
     The penalty is ``bimodal * sum(p (1 - p)) + penalty * sum(p)``.
@@ -156,13 +176,17 @@ class BernoulliGates(Gated):
     def initial_gate(self) -> float:
         return self.initial_probability
 
+    @property
+    def opens_at(self) -> float:
+        return 0.5
+
     def gate(self, context: Context, layer: int, weight: Tensor, gate: Tensor, training: bool) -> Tensor:
         if training:
             return straight_through((context.noise(layer) < gate).to(gate.dtype), gate)
-        return straight_through((gate >= 0.5).to(gate.dtype), gate)
+        return straight_through((gate >= self.opens_at).to(gate.dtype), gate)
 
     def saliency(self, context: Context, layer: int, weight: Tensor) -> Tensor:
-        return expected_size(weight, self.parameter(context, _GATE, layer))
+        return expected_size(weight, self.parameter(context, GATE, layer))
 
     def after_optimizer(self, context: Context, weights: Sequence[Tensor]) -> None:
         with torch.no_grad():
@@ -178,7 +202,7 @@ class BernoulliGates(Gated):
 
 @final
 @dataclass(frozen=True, slots=True)
-class ContinuousSparsification(Gated):
+class ContinuousSparsification(StepGated):
     """Gates ``sigmoid(beta s)`` whose beta grows until they are steps (Savarese et al., NeurIPS 2020).
 
     beta grows from 1 to ``final_beta`` exponentially until the masks are fixed; evaluation sees ``s >= 0``.
@@ -215,10 +239,14 @@ class ContinuousSparsification(Gated):
         """The steepness of now."""
         return float(self.final_beta ** self.until_finish(context))
 
+    @property
+    def opens_at(self) -> float:
+        return 0.0
+
     def gate(self, context: Context, layer: int, weight: Tensor, gate: Tensor, training: bool) -> Tensor:
         if training:
             return torch.sigmoid(self.beta(context) * gate)
-        return (gate >= 0).to(gate.dtype)
+        return (gate >= self.opens_at).to(gate.dtype)
 
     def regulariser(self, context: Context) -> Tensor | None:
         if not self.hides_weights(context):
@@ -272,11 +300,14 @@ class AutoPrune(Gated):
     def initial_gate(self) -> float:
         return self.initial
 
+    def kept(self, context: Context, effective: Sequence[Tensor]) -> BitSet:
+        return context.topology.where(self.gates(context), limit=0.0, greater=True)
+
     def gate(self, context: Context, layer: int, weight: Tensor, gate: Tensor, training: bool) -> Tensor:
         return (gate > 0).to(weight.dtype)
 
     def effective(self, context: Context, layer: int, weight: Tensor, training: bool) -> Tensor:
-        result: Tensor = _SignedStep.apply(weight, self.parameter(context, _GATE, layer))
+        result: Tensor = _SignedStep.apply(weight, self.parameter(context, GATE, layer))
         return result
 
     def regulariser(self, context: Context) -> Tensor | None:
@@ -285,73 +316,6 @@ class AutoPrune(Gated):
         return self.penalty * torch.stack([torch.relu(gate).sum() for gate in self.gates(context)]).sum()
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class ProbMask(Gated):
-    """Probabilities projected to ``sum(s) = K`` over all layers, sampled by Gumbel-sigmoid (Zhou et al., CVPR 2021).
-
-    K falls from all weights to the target by a cubic ramp until the masks are fixed, the temperature linearly from 1.
-
-    Args:
-        final_temperature: Of the sigmoid (?).
-    """
-
-    gate_speed: float = 1.0
-    final_temperature: float = 0.03
-
-    def check_options(self) -> None:
-        Gated.check_options(self)
-        POSITIVE_FRACTION.require("final_temperature", self.final_temperature)
-
-    @property
-    def name(self) -> str:
-        return "probmask"
-
-    @property
-    def needs_total_steps(self) -> bool:
-        return True
-
-    @property
-    def initial_gate(self) -> float:
-        return 1.0
-
-    def gate(self, context: Context, layer: int, weight: Tensor, gate: Tensor, training: bool) -> Tensor:
-        if not training:
-            return straight_through((gate >= 0.5).to(gate.dtype), gate)
-        first, second = (context.noise(layer, stream).clamp(1e-6, 1.0 - 1e-6) for stream in (0, 1))
-        probability = gate.clamp(1e-4, 1.0 - 1e-4)
-        logit = probability.log() - (-probability).log1p()
-        gumbel = -torch.log(-torch.log(first)) + torch.log(-torch.log(second))
-        temperature = 1.0 - (1.0 - self.final_temperature) * self.until_finish(context)
-        return torch.sigmoid((logit + gumbel) / temperature)
-
-    def saliency(self, context: Context, layer: int, weight: Tensor) -> Tensor:
-        return expected_size(weight, self.parameter(context, _GATE, layer))
-
-    def after_optimizer(self, context: Context, weights: Sequence[Tensor]) -> None:
-        numel = sum(weight.numel() for weight in weights)
-        left = (1.0 - self.until_finish(context)) ** 3
-        with torch.no_grad():
-            project_to_sum(self.gates(context), context.target_total + (numel - context.target_total) * left)
-
-
 def expected_size(weight: Tensor, probability: Tensor) -> Tensor:
     """``p abs(w)``: thousands of probabilities may stand at 1, and their weights then tell them apart."""
-    return probability * weight.abs()
-
-
-def project_to_sum(values: Sequence[Tensor], total: float) -> None:
-    """The nearest point with entries in [0, 1] and a sum of at most ``total``, in place: ``clamp(s - v, 0, 1)``."""
-    flat = torch.cat([value.flatten() for value in values])
-    if float(flat.clamp(0.0, 1.0).sum()) > total:
-        low, high = 0.0, float(flat.max())
-        for _ in range(30):
-            middle = (low + high) / 2
-            if float((flat - middle).clamp_(0.0, 1.0).sum()) > total:
-                low = middle
-            else:
-                high = middle
-        for value in values:
-            value.sub_(high)
-    for value in values:
-        value.clamp_(0.0, 1.0)
+    return weight.abs().mul_(probability)

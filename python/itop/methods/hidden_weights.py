@@ -42,7 +42,6 @@ from itop.update_report import UpdateReport
 
 _HIDDEN = "hidden weights"
 _REPORTED = "reported masks"
-_MASKS = "masks"
 _SAMPLED = "sampled"
 _LIMIT = "limit"
 
@@ -84,12 +83,18 @@ class HiddenWeights(Method):
             training: Whether a sampling rule samples; otherwise the value to evaluate with, zero where inactive.
         """
 
-    def active(self, context: Context, layer: int, effective: Tensor) -> Tensor:
-        """Which weights of a layer are active, bool: by default those whose effective value is not zero."""
-        return effective != 0
+    def kept(self, context: Context, effective: Sequence[Tensor]) -> BitSet:
+        """Which weights the rule keeps, whatever the limit: by default those whose effective value is not zero.
+
+        Values of others must be zero; a weight that is kept may be zero by chance.
+        """
+        return context.topology.from_tensors([value != 0 for value in effective])
 
     def saliency(self, context: Context, layer: int, weight: Tensor) -> Tensor:
-        """What ranks weights when the rule finishes; the largest stay. By default ``abs(w)``."""
+        """What ranks weights when the rule finishes or meets its limit; the largest stay. By default ``abs(w)``.
+
+        No gradients are wanted.
+        """
         return weight.abs()
 
     @property
@@ -171,7 +176,7 @@ class HiddenWeights(Method):
         self.add_parameters(context)
         self.after_optimizer(context, topology.weights())
         effective = self._effective(context)
-        topology.initialise(self._active(context, effective))
+        topology.initialise(self.kept(context, effective))
         for weight, value in zip(topology.weights(), effective, strict=True):
             weight.copy_(value)
         context.state[_REPORTED] = topology.active.to_tensors()
@@ -192,7 +197,10 @@ class HiddenWeights(Method):
         own = self.parameters_of(context, layer)
         leaf = hidden.detach().requires_grad_()
         with torch.enable_grad():
-            effective = self._limited(context, layer, self.effective(context, layer, leaf, training=sampled))
+            effective = self.effective(context, layer, leaf, training=sampled)
+            limit: list[Tensor] | None = context.state.get(_LIMIT)
+            if limit is not None:
+                effective = effective * limit[layer]
         inner, *others = torch.autograd.grad(effective, [leaf, *own], gradient, allow_unused=True)
         gradient.copy_(inner if inner is not None else torch.zeros_like(gradient))
         for parameter, part in zip(own, others, strict=True):
@@ -208,25 +216,28 @@ class HiddenWeights(Method):
         for hidden, weight in zip(self.hidden_weights(context), topology.weights(), strict=True):
             hidden.copy_(weight)
         effective = self._effective(context)
-        topology.replace(self._active(context, effective))
-        for weight, value in zip(topology.weights(), effective, strict=True):
-            weight.copy_(value)
+        kept = self.kept(context, effective)
+        if self._is_limited_anew(context):
+            self._lower_limit(context, kept)
+        limit: list[Tensor] | None = context.state.get(_LIMIT)
+        if limit is None:
+            for weight, value in zip(topology.weights(), effective, strict=True):
+                weight.copy_(value)
+        else:
+            kept = kept & topology.from_tensors(limit)
+            for weight, value, within in zip(topology.weights(), effective, limit, strict=True):
+                torch.mul(value, within, out=weight)
+        topology.replace(kept)
 
     def update(self, context: Context) -> UpdateReport | None:
         if not self.hides_weights(context):
             return None
-        if (
-            self.finish is not None
-            and context.total_steps is not None
-            and context.step >= step_at(self.finish, context.total_steps)
-        ):
+        if self._is_to_finish(context):
             self.fix_masks(context)
-        elif self.has_limit and context.total_steps is not None:
-            self._lower_limit(context)
-        before = context.topology.from_tensors(context.state[_REPORTED])
-        report = context.topology.changes_since(before)
+        topology = context.topology
+        report = topology.changes_since(topology.from_tensors(context.state[_REPORTED]))
         if self.hides_weights(context):
-            context.state[_REPORTED] = context.state.get(_LIMIT) or context.topology.active.to_tensors()
+            context.state[_REPORTED] = topology.active.to_tensors()
         else:
             del context.state[_REPORTED]
         return report
@@ -235,9 +246,8 @@ class HiddenWeights(Method):
         """Ends the rule: the most salient weights stay, in the target's number; from now on they are all there is."""
         topology = context.topology
         final = self.final_masks(context)
-        for weight, value, hidden in zip(
-            topology.weights(), self._effective(context), self.hidden_weights(context), strict=True
-        ):
+        effective = self._limited(context, self._effective(context))
+        for weight, value, hidden in zip(topology.weights(), effective, self.hidden_weights(context), strict=True):
             # What the rule had switched off but the target has room for goes on with its hidden value.
             weight.copy_(torch.where(value != 0, value, hidden))
         topology.replace(final)
@@ -265,7 +275,20 @@ class HiddenWeights(Method):
             ]
         return Scores(scores, signed=True)
 
-    def _lower_limit(self, context: Context) -> None:
+    def _is_to_finish(self, context: Context) -> bool:
+        return (
+            self.finish is not None
+            and context.total_steps is not None
+            and context.step >= step_at(self.finish, context.total_steps)
+        )
+
+    def _is_limited_anew(self, context: Context) -> bool:
+        """Whether this is a step down the ramp."""
+        if not self.has_limit or context.total_steps is None or self._is_to_finish(context):
+            return False
+        return self.schedule.is_update_step(context.step, context.total_steps)
+
+    def _lower_limit(self, context: Context, kept: BitSet) -> None:
         """Goes a step down the ramp: of what the rule keeps by itself, the most salient."""
         assert self.finish is not None
         assert context.total_steps is not None
@@ -273,34 +296,20 @@ class HiddenWeights(Method):
         numel = sum(layer.numel for layer in topology.layers)
         count = DensityRamp(end=self.finish).count(numel, context.target_total, context.step, context.total_steps)
         context.state.pop(_LIMIT, None)
-        effective = self._effective(context)
-        kept = self._active(context, effective)
-        weights = topology.weights()
         if sum(kept.counts()) > count:
-            kept = topology.select(kept, count, self._saliencies(context))
-            context.state[_LIMIT] = kept.to_tensors()
-            for weight, value, mask in zip(weights, effective, context.state[_LIMIT], strict=True):
-                torch.mul(value, mask, out=weight)
-        else:
-            for weight, value in zip(weights, effective, strict=True):
-                weight.copy_(value)
-        topology.replace(kept)
+            context.state[_LIMIT] = topology.select(kept, count, self._saliencies(context)).to_tensors()
 
-    def _limited(self, context: Context, layer: int, effective: Tensor) -> Tensor:
+    def _limited(self, context: Context, effective: Sequence[Tensor]) -> list[Tensor]:
         limit: list[Tensor] | None = context.state.get(_LIMIT)
-        return effective if limit is None else effective * limit[layer]
-
-    def _active(self, context: Context, effective: Sequence[Tensor]) -> BitSet:
-        limit: list[Tensor] | None = context.state.get(_LIMIT)
-        masks = [self.active(context, i, value) for i, value in enumerate(effective)]
-        if limit is not None:
-            masks = [mask & within for mask, within in zip(masks, limit, strict=True)]
-        return context.topology.from_tensors(masks)
+        if limit is None:
+            return list(effective)
+        return [value * within for value, within in zip(effective, limit, strict=True)]
 
     def _effective(self, context: Context, training: bool = False) -> list[Tensor]:
+        """Without the limit."""
         with torch.no_grad():
             return [
-                self._limited(context, i, self.effective(context, i, hidden, training)).to(hidden.dtype)
+                self.effective(context, i, hidden, training).to(hidden.dtype)
                 for i, hidden in enumerate(self.hidden_weights(context))
             ]
 
@@ -311,10 +320,9 @@ class HiddenWeights(Method):
         @torch.compiler.disable  # type: ignore[untyped-decorator]
         def present(model: nn.Module, inputs: Any) -> None:
             if self.hides_weights(context) and model.training != _is_sampled(context):
+                values = self._limited(context, self._effective(context, model.training))
                 with torch.no_grad():
-                    for weight, value in zip(
-                        context.topology.weights(), self._effective(context, model.training), strict=True
-                    ):
+                    for weight, value in zip(context.topology.weights(), values, strict=True):
                         weight.copy_(value)
                 _mark_sampled(context, model.training)
 
@@ -323,50 +331,6 @@ class HiddenWeights(Method):
     def training_flops(self, sparse: float, dense: float) -> TrainingFlops:
         # Forward and input gradient with the effective weights; every hidden weight has a gradient.
         return TopKASTTraining(sparse, dense)
-
-
-class ChosenMasks(HiddenWeights):
-    """A rule whose forward pass sees the hidden weights through masks that it chooses itself.
-
-    The masks are kept as bool tensors, one byte a weight; gradients pass them as if they were not there, unless a
-    subclass stops them. How dense they are is the rule's business on the way to ``finish`` too.
-    """
-
-    @property
-    def has_limit(self) -> bool:
-        return False
-
-    def choose_masks(self, context: Context, weights: Sequence[Tensor], masks: list[Tensor] | None) -> list[Tensor]:
-        """The masks of the coming step, bool, one a layer.
-
-        Args:
-            masks: Those so far; None at the start.
-        """
-        raise TypeError("a rule of chosen masks says how it chooses them")
-
-    def gradient_masks(self, context: Context, layer: int) -> Tensor | None:
-        """Where hidden weights have a gradient; None: everywhere."""
-        return None
-
-    def masks(self, context: Context) -> list[Tensor]:
-        """The masks of now."""
-        masks: list[Tensor] = context.state[_MASKS]
-        return masks
-
-    def after_optimizer(self, context: Context, weights: Sequence[Tensor]) -> None:
-        context.state[_MASKS] = self.choose_masks(context, weights, context.state.get(_MASKS))
-
-    def active(self, context: Context, layer: int, effective: Tensor) -> Tensor:
-        return self.masks(context)[layer]
-
-    def effective(self, context: Context, layer: int, weight: Tensor, training: bool) -> Tensor:
-        gradients = self.gradient_masks(context, layer)
-        through = weight if gradients is None else torch.where(gradients, weight, weight.detach())
-        return straight_through(weight * self.masks(context)[layer], through)
-
-    def fix_masks(self, context: Context) -> None:
-        HiddenWeights.fix_masks(self, context)
-        del context.state[_MASKS]
 
 
 class DenselyTrained(HiddenWeights):

@@ -20,6 +20,7 @@ from itop.criteria.initial import InitialMasks, RandomMasks
 from itop.criteria.observer import Part
 from itop.criteria.patterns import Pattern, Unstructured
 from itop.criteria.redistribution import Redistribution, SameLayer, share
+from itop.methods.start import require_data, warn_where_inexact
 from itop.schedules import ConstantDropFraction, DensityRamp, DropFraction, Never, UpdateSchedule
 from itop.selection import BitSet
 from itop.update_report import UpdateReport
@@ -118,6 +119,11 @@ class Method(ABC):
         The model then holds zeros there as always, but gradients and optimiser state of inactive weights are the
         method's own business: the engine masks neither.
         """
+        return False
+
+    @property
+    def continues_any_method(self) -> bool:
+        """Whether masks that another method left, at whatever sparsity, are a start for this one."""
         return False
 
     def acts(self, context: Context) -> bool:
@@ -290,7 +296,7 @@ class DropAndGrow(Method):
         return replace(self, update_schedule=self.update_schedule.for_loop(steps_per_epoch))
 
     def check(self, context: Context) -> None:
-        require_data(self, self.initial, context)
+        require_data(self.name, self.initial, context)
         if self.pattern.drops_whole_blocks and not isinstance(self.drop, ScoreDrop):
             raise ValueError(
                 f"method '{self.name}' drops single weights, not by scores that a block could add up; choose another "
@@ -305,6 +311,8 @@ class DropAndGrow(Method):
         context.topology.initialise(self.pattern.initial(context, self.initial))
         if self.ramp is not None:
             context.state["initial counts"] = context.topology.num_active
+        else:
+            warn_where_inexact(context, self.name)
 
     def before_step(self, context: Context) -> None:
         for part in self._parts:
@@ -389,12 +397,3 @@ class DropAndGrow(Method):
             "ramp": self.ramp,
             "shrink": self.shrink,
         }
-
-
-def require_data(method: Method, initial: InitialMasks, context: Context) -> None:
-    """Raises ValueError where initial masks need training batches and the engine was given none."""
-    if initial.needs_data and context.data is None:
-        raise ValueError(
-            f"method '{method.name}' chooses its masks by training batches: give SparseEngine batches=..., something that "
-            "can be iterated over (inputs, targets), and loss=... where it is not cross-entropy"
-        )

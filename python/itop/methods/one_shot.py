@@ -16,7 +16,8 @@ from itop.criteria.one_shot import (
     SnipMasks,
     SynFlowMasks,
 )
-from itop.methods.method import Method, require_data
+from itop.methods.method import Method
+from itop.methods.start import require_data
 from itop.update_report import UpdateReport
 
 
@@ -48,7 +49,7 @@ class OneShot(Method):
         return self.initial.works_on_shards
 
     def check(self, context: Context) -> None:
-        require_data(self, self.initial, context)
+        require_data(self.name, self.initial, context)
 
     def initialise(self, context: Context) -> None:
         context.topology.initialise(self.initial.masks(context))

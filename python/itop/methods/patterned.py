@@ -17,11 +17,13 @@ def NMDynamic(
     drop_fraction: float = 0.3,
     until: float = 0.75,
     by_gradient: bool = True,
-    allocation: AllocationLike = "uniform",
+    allocation: AllocationLike = "erk",
 ) -> DropAndGrow:
-    """Dynamic N:M sparsity: n of each m consecutive weights are active; each group grows what it dropped.
+    """Dynamic N:M sparsity: of each m consecutive weights at most n are active; each group grows what it dropped.
 
-    n is the density of a layer times m, rounded, at least 1.
+    n is the density of a layer times m, rounded up; where the layer's number is no multiple of its groups, some of them,
+    evenly spread, have one less, so that it is exact. Hardware that wants one n everywhere, as in 2:4, wants
+    allocation=uniform and a density that is a multiple of 1 / m, as m=4 at 50 %.
 
     Args:
         update_every: dT in steps.
@@ -50,6 +52,8 @@ def BlockDynamic(
     allocation: AllocationLike = "erk",
 ) -> DropAndGrow:
     """Dynamic block sparsity: blocks of weights are dropped and grown as a whole, by the sums of their magnitudes.
+
+    A layer has the number of blocks nearest to its density, at least one: the number of weights is not exact.
 
     Args:
         update_every: dT in steps.

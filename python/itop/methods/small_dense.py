@@ -10,6 +10,7 @@ from torch import Tensor
 
 from itop.context import Context
 from itop.methods.method import Method
+from itop.methods.start import warn_where_inexact
 from itop.update_report import UpdateReport
 
 
@@ -46,6 +47,7 @@ class SmallDense(Method):
                 remaining = int(mask.flatten(1).sum(1).max())
                 weight.mul_((weight.numel() / len(weight) / max(1, remaining)) ** 0.5)
         topology.initialise(topology.from_tensors(masks))
+        warn_where_inexact(context, self.name)
 
     def update(self, context: Context) -> UpdateReport | None:
         return None

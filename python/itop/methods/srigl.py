@@ -16,6 +16,7 @@ from itop.criteria.drop import MagnitudeDrop, drop_counts
 from itop.criteria.group_quota import GroupQuota, row_counts
 from itop.layers import Layer
 from itop.methods.method import Method
+from itop.methods.start import warn_where_inexact
 from itop.ranges import FRACTION
 from itop.schedules import CosineDropFraction, Every, UpdateSchedule
 from itop.selection import BitSet, Scores
@@ -86,6 +87,7 @@ class SRigL(Method):
         ]
         quota = _by_unit(topology, units)
         topology.initialise(topology.select(topology.full(), quota))
+        warn_where_inexact(context, self.name)
         context.state[_FAN_IN] = fan_ins
 
     def update(self, context: Context) -> UpdateReport:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from itop.context import Context
-from itop.methods.hidden_weights import ChosenMasks
+from itop.methods.chosen_masks import ChosenMasks
 from itop.ranges import FINITE, NOT_NEGATIVE
 from itop.selection import Scores
 

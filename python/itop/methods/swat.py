@@ -16,7 +16,7 @@ from itop.analysis.training_flops import SparseTraining, TopKASTTraining, Traini
 from itop.context import Context
 from itop.criteria.grow import MomentumGrowth
 from itop.criteria.redistribution import MomentumRedistribution, Redistribution, SameLayer
-from itop.methods.hidden_weights import ChosenMasks
+from itop.methods.chosen_masks import ChosenMasks
 from itop.ranges import POSITIVE_FRACTION, require_count
 from itop.schedules import DropFraction, falling_to
 from itop.selection import Scores

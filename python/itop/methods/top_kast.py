@@ -12,7 +12,7 @@ from torch import Tensor
 from itop.allocation import AllocationLike
 from itop.analysis.training_flops import TopKASTTraining, TrainingFlops
 from itop.context import Context
-from itop.methods.hidden_weights import ChosenMasks
+from itop.methods.chosen_masks import ChosenMasks
 from itop.ranges import FRACTION, NOT_NEGATIVE
 from itop.schedules import Every
 from itop.selection import Scores
@@ -31,7 +31,7 @@ class TopKAST(ChosenMasks):
     their place. The number of active weights of each layer is exact at every step.
 
     Args:
-        update_every: Steps between two choices of the sets (?).
+        update_every: Steps between two choices of the sets, of which none falls on the last step (?).
         extra_density: M: the density of B less that of A (?).
         penalty: Of L2 on A (?).
     """
@@ -63,7 +63,9 @@ class TopKAST(ChosenMasks):
         ]
 
     def choose_masks(self, context: Context, weights: Sequence[Tensor], masks: list[Tensor] | None) -> list[Tensor]:
-        if masks is not None and context.step % self.update_every != 0:
+        # Newcomers of the last step would be evaluated as they are, trained where no forward pass ever saw them.
+        chooses = Every(self.update_every, last_step=False).is_update_step(context.step, context.total_steps)
+        if masks is not None and not chooses:
             return masks
         topology = context.topology
         scores = Scores(weights)

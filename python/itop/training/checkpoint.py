@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import pickle
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,9 +17,18 @@ import torch
 from torch import Tensor
 
 from itop.saved_codes import read_mask
+from itop.torch_files import PackedFileError, check_archive
 from itop.training.files import write_atomically
 
-__all__ = ["CHECKPOINT_VERSION", "Checkpoint", "CheckpointError", "LayerSummary", "load_checkpoint", "save_checkpoint"]
+__all__ = [
+    "CHECKPOINT_VERSION",
+    "Checkpoint",
+    "CheckpointError",
+    "LayerSummary",
+    "load_checkpoint",
+    "read_checkpoint",
+    "save_checkpoint",
+]
 
 CHECKPOINT_FORMAT = "itop-checkpoint"
 CHECKPOINT_VERSION = 1
@@ -130,11 +138,16 @@ def load_checkpoint(path: Path, *, device: torch.device | str = "cpu") -> Checkp
 
     Raises:
         FileNotFoundError: If there is no such file.
-        CheckpointError: If the file is truncated, foreign, hostile or of a later version; one sentence says which.
+        CheckpointError: If the file is damaged, foreign, hostile or of a later version; one sentence says which.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
-    _check_archive(path)
+    try:
+        check_archive(path)
+    except PackedFileError as error:
+        raise CheckpointError(f"{path} is refused: {error}") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is no itop checkpoint, or damaged: {error}") from None
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError:
@@ -146,16 +159,28 @@ def load_checkpoint(path: Path, *, device: torch.device | str = "cpu") -> Checkp
     return _checked(path, content)
 
 
-def _check_archive(path: Path) -> None:
-    """Refuses all but intact, unpacked archives: ``torch.save`` packs nothing, and what is packed may be terabytes."""
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Reads a checkpoint to look at it.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        CheckpointError: If it cannot be used; names another one of the same run that can.
+    """
     try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, EOFError):
-        raise CheckpointError(f"{path} is no itop checkpoint: it is truncated or another kind of file") from None
-    stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
-    if not stored or sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise CheckpointError(f"{path} is refused: its contents are packed, which torch.save never does")
+        return load_checkpoint(path)
+    except CheckpointError as error:
+        for other in sorted(path.parent.glob("*.pt")):
+            if other != path and _is_usable(other):
+                raise CheckpointError(f"{error}; {other} beside it can be read") from None
+        raise
+
+
+def _is_usable(path: Path) -> bool:
+    try:
+        load_checkpoint(path)
+    except (CheckpointError, OSError):
+        return False
+    return True
 
 
 def _checked(path: Path, content: object) -> Checkpoint:

@@ -16,7 +16,7 @@ from itop.analysis.ensembles import EnsembleReport, ensemble_report
 from itop.analysis.preserving import state_kept
 from itop.data import BatchLoader
 from itop.training.averaging import averages_in_place, end_with_averages, note_validation
-from itop.training.checkpoint import load_checkpoint, save_checkpoint
+from itop.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from itop.training.config import RunConfig
 from itop.training.data_source import DataSource
 from itop.training.execution import limited_threads
@@ -94,7 +94,7 @@ def train_session(
     run_folder = RunFolder(folder)
     keep_bytes = 0
     if resume and run_folder.last_checkpoint.exists():
-        keep_bytes = session.restore(load_checkpoint(run_folder.last_checkpoint, device=session.device))
+        keep_bytes = session.restore(_last_checkpoint(run_folder, session))
     run_folder.create(session.config)
     with (
         limited_threads(session.config.threads),
@@ -102,6 +102,13 @@ def train_session(
     ):
         loop = _Loop(session, run_folder, metrics, observer or TrainingObserver(), stop or StopRequest())
         return loop.run()
+
+
+def _last_checkpoint(folder: RunFolder, session: Session) -> Checkpoint:
+    try:
+        return load_checkpoint(folder.last_checkpoint, device=session.device)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; move it away, and the run starts anew when it is resumed") from None
 
 
 class _Loop:
