@@ -150,16 +150,20 @@ def _convolution_choice(
     if known is not None:
         return known
     candidates = list(ConvolutionLayout)
-    if x.shape[0] < 4:
-        candidates = list(_POSITIONS)  # most of the 8 interleaved images would be padding
+    pointwise = geometry.kernel_size == (1, 1)
+    in_place = pointwise and geometry.stride == (1, 1) and geometry.padding == (0, 0)
+    # Of fewer than four images most of the eight interleaved would be padding; pointwise convolutions of all but small
+    # images gain nothing, and the memory of interleaved ones would push other layers out of the cache.
+    if x.shape[0] < 4 or (in_place and size[0] * size[1] > 64):
+        candidates = list(_POSITIONS)
     channels = geometry.in_channels // geometry.groups
     candidates = [
         layout
         for layout in candidates
         if not _IS_BLOCKED[layout] or _block_channels(pattern, geometry, size, layout) < channels
     ]
-    # Larger images leave the cache when eight of them are interleaved; pointwise ones are read in place otherwise.
-    small = size[0] * size[1] <= (64 if geometry.kernel_size == (1, 1) else 256)
+    # Larger images leave the cache when eight of them are interleaved.
+    small = size[0] * size[1] <= (64 if pointwise else 256)
     default = ConvolutionLayout.POSITIONS
     if small and ConvolutionLayout.EIGHT_IMAGES in candidates:
         blocked = ConvolutionLayout.EIGHT_IMAGES_BLOCKED
