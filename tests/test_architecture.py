@@ -30,6 +30,7 @@ LAYERS = {
     "distributed": 2,
     "optimizer_group": 2,
     "optim": 2,
+    "held_parts": 3,
     "optimizer_calls": 3,
     "optimizer_state": 3,
     "nn": 3,

@@ -60,37 +60,44 @@ template <class Scalar>
 class GroupPlanes {
  public:
   /// @param pictures those of a channel's planes
-  GroupPlanes(const PlaneGrid& grid, const std::vector<PlaneGrid::Picture>& pictures)
+  GroupPlanes(const PlaneGrid& grid, const std::vector<PlaneGrid::Picture>& pictures, const Scalar* images,
+              std::int64_t num_images)
       : grid_(grid),
         pictures_(pictures),
+        area_(pictures[0].image_height * pictures[0].image_width),
+        group_(images, num_images, pictures[0].channels, area_, area_),
         num_planes_(static_cast<std::int64_t>(pictures.size()) * pictures[0].channels),
         front_((grid.num_empty_columns() + kLinePositions - 1) / kLinePositions * kLinePositions * kImages +
                grid.num_empty_rows() * row_stride()),
-        memory_(static_cast<std::size_t>(front_ + grid.num_rows() * row_stride()) * sizeof(Scalar)) {}
+        memory_(static_cast<std::size_t>(front_ + grid.num_rows() * row_stride()) * sizeof(Scalar)) {
+    std::fill_n(memory_.template as<Scalar>(), front_, Scalar{0});
+  }
 
   std::int64_t row_stride() const noexcept { return num_planes_ * grid_.plane_stride(); }
   const Scalar* row(std::int64_t y) const noexcept {
     return memory_.template as<const Scalar>() + front_ + y * row_stride();
   }
 
-  void pack(const Scalar* images, std::int64_t num_images, bool alone, ThreadPool& pool) {
+  /// Packs what is missing of the rows that products of rows before `row` read.
+  void pack_for(std::int64_t row, bool alone, ThreadPool& pool) {
+    const std::int64_t first_row = num_packed_;
+    const std::int64_t last_row = std::min(grid_.num_rows(), row + grid_.num_empty_rows());
+    if (first_row >= last_row) return;
+    num_packed_ = last_row;
     const PlaneGrid::Picture& any = pictures_[0];
-    const std::int64_t area = any.image_height * any.image_width;
-    const ImageGroup<const Scalar> group(images, num_images, any.channels, area, area);
-    std::fill_n(memory_.template as<Scalar>(), front_, Scalar{0});
+    const bool in_place = any.step_x == 1 && any.step_y == 1 && any.width >= kImages;
     const auto num_phases = static_cast<std::int64_t>(pictures_.size());
     in_pieces(any.channels, alone, pool, [&](std::int64_t first, std::int64_t last) {
-      const ScratchLease whole(static_cast<std::size_t>(area * kImages) * sizeof(Scalar));
+      const ScratchLease whole(in_place ? 0 : static_cast<std::size_t>(area_ * kImages) * sizeof(Scalar));
       for (std::int64_t channel = first; channel < last; ++channel) {
-        const bool in_place = any.step_x == 1 && any.step_y == 1 && any.width >= kImages;
         if (!in_place) {
-          group.at(channel, 0, [&](const Scalar* const* from) {
-            cpu::sparse_image_kernels<Scalar>().interleave(from, area, whole.as<Scalar>());
+          group_.at(channel, 0, [&](const Scalar* const* from) {
+            cpu::sparse_image_kernels<Scalar>().interleave(from, area_, whole.as<Scalar>());
           });
         }
         for (std::int64_t phase = 0; phase < num_phases; ++phase) {
-          pack_plane(group, channel, pictures_[static_cast<std::size_t>(phase)],
-                     in_place ? nullptr : whole.as<Scalar>(), channel * num_phases + phase);
+          pack_plane(channel, pictures_[static_cast<std::size_t>(phase)], whole.as<const Scalar>(),
+                     channel * num_phases + phase, first_row, last_row);
         }
       }
     });
@@ -100,14 +107,14 @@ class GroupPlanes {
   static constexpr std::int64_t kLinePositions = 2;  // of the narrower type
 
   /// @param whole the interleaved channel, or null: rows are interleaved in place
-  void pack_plane(const ImageGroup<const Scalar>& group, std::int64_t channel, const PlaneGrid::Picture& picture,
-                  const Scalar* whole, std::int64_t plane) const {
+  void pack_plane(std::int64_t channel, const PlaneGrid::Picture& picture, const Scalar* whole, std::int64_t plane,
+                  std::int64_t first_row, std::int64_t last_row) const {
     Scalar* const start = memory_.template as<Scalar>() + front_ + plane * grid_.plane_stride();
-    for (std::int64_t y = 0; y < picture.height; ++y) {
+    for (std::int64_t y = first_row; y < std::min(last_row, picture.height); ++y) {
       Scalar* const to = start + y * row_stride();
       const std::int64_t from = (picture.first_y + y * picture.step_y) * picture.image_width + picture.first_x;
       if (whole == nullptr) {
-        group.at(channel, from, [&](const Scalar* const* images) {
+        group_.at(channel, from, [&](const Scalar* const* images) {
           cpu::sparse_image_kernels<Scalar>().interleave(images, picture.width, to);
         });
       } else {
@@ -117,15 +124,18 @@ class GroupPlanes {
         for (std::int64_t i = 0; i < kImages; ++i) to[x * kImages + i] = 0;
       }
     }
-    for (std::int64_t y = picture.height; y < grid_.num_rows(); ++y) {
+    for (std::int64_t y = std::max(first_row, picture.height); y < last_row; ++y) {
       std::fill_n(start + y * row_stride(), grid_.plane_stride(), Scalar{0});
     }
   }
 
   const PlaneGrid& grid_;
   const std::vector<PlaneGrid::Picture>& pictures_;
+  std::int64_t area_;
+  ImageGroup<const Scalar> group_;
   std::int64_t num_planes_;
   std::int64_t front_;
+  std::int64_t num_packed_ = 0;  ///< rows
   ScratchLease memory_;
 };
 
@@ -160,50 +170,69 @@ std::vector<Tile> tiles_of(std::int64_t width, int num_widths) {
   return tiles;
 }
 
-/// Rows [first, last) of a pattern times planes: results [height][rows of the pattern][width][kImages].
+/// Rows of a picture that are computed, then separated while they are in the cache.
+struct Strip {
+  std::int64_t first = 0, last = 0, width = 0;
+
+  std::int64_t num_positions() const noexcept { return (last - first) * width; }
+  /// Scalars from the results of one plane to those of the next: an odd number of cache lines, lest equal positions of
+  /// all planes fall into one set.
+  std::int64_t stride() const noexcept { return ((num_positions() + 1) / 2 | 1) * 2 * kImages; }
+};
+
+/// How many rows a strip has: all where a thread is not one of many, or where rows are not whole rows of images.
+std::int64_t rows_of_strips(const std::vector<PlaneGrid::Picture>& pictures, std::int64_t height, bool alone) {
+  constexpr std::int64_t kPositions = 196;  // fewer, and each image is visited in pieces too small to be fetched ahead
+  const PlaneGrid::Picture& any = pictures[0];
+  if (alone || any.step_x != 1 || any.step_y != 1 || any.width < kImages) return height;
+  const std::int64_t num_strips = std::max<std::int64_t>(1, height * any.width / kPositions);
+  return (height + num_strips - 1) / num_strips;
+}
+
+/// Planes [first, last) of a pattern times planes, a strip of them: results [planes][strip.stride()].
 template <class Scalar>
 void multiply_rows(const SparsePattern& pattern, const Scalar* values, const GroupPlanes<Scalar>& in,
-                   const std::vector<Tile>& tiles, std::int64_t height, std::int64_t width, std::int64_t first,
-                   std::int64_t last, const Scalar* bias, Scalar* results) {
+                   const std::vector<Tile>& tiles, const Strip& strip, std::int64_t first, std::int64_t last,
+                   const Scalar* bias, Scalar* results) {
   const auto& kernels = cpu::sparse_image_kernels<Scalar>();
-  for (std::int64_t y = 0; y < height; ++y) {
+  for (std::int64_t y = strip.first; y < strip.last; ++y) {
     for (const Tile& tile : tiles) {
-      Scalar* const out = results + ((y * pattern.num_rows + first) * width + tile.x) * kImages;
+      Scalar* const out = results + first * strip.stride() + ((y - strip.first) * strip.width + tile.x) * kImages;
       for (std::int64_t block = 0; block < pattern.num_blocks(); ++block) {
         kernels.multiply[tile.width_index](runs_of(pattern, block, first, last), values, in.row(y) + tile.x * kImages,
-                                           out, width * kImages, bias == nullptr ? nullptr : bias + first, block > 0);
+                                           out, strip.stride(), bias == nullptr ? nullptr : bias + first, block > 0);
       }
     }
   }
 }
 
-/// Channels [first, last) of results [rows][channels][phases][width][kImages], to images.
+/// Channels [first, last) of a strip's results [channels][phases][strip.stride()], to images.
 /// @param pictures those of a channel's planes
 template <class Scalar>
-void separate_rows(const std::vector<PlaneGrid::Picture>& pictures, const Scalar* results, std::int64_t width,
+void separate_rows(const std::vector<PlaneGrid::Picture>& pictures, const Scalar* results, const Strip& strip,
                    std::int64_t first, std::int64_t last, const ImageGroup<Scalar>& images) {
   const auto& kernels = cpu::sparse_image_kernels<Scalar>();
   const PlaneGrid::Picture& any = pictures[0];
   const auto num_phases = static_cast<std::int64_t>(pictures.size());
-  const std::int64_t row_stride = any.channels * num_phases * width * kImages;
-  const bool in_place = any.step_x == 1 && any.step_y == 1 && width >= kImages;
+  const bool in_place = any.step_x == 1 && any.step_y == 1;
   const std::int64_t area = any.image_height * any.image_width;
   const ScratchLease whole(in_place ? 0 : static_cast<std::size_t>(area * kImages) * sizeof(Scalar));
   if (!in_place) std::fill_n(whole.as<Scalar>(), area * kImages, Scalar{0});  // inputs that no tap reads stay zero
   for (std::int64_t channel = first; channel < last; ++channel) {
-    for (std::int64_t phase = 0; phase < num_phases; ++phase) {
-      const PlaneGrid::Picture& picture = pictures[static_cast<std::size_t>(phase)];
-      const Scalar* from = results + (channel * num_phases + phase) * width * kImages;
-      for (std::int64_t y = 0; y < picture.height; ++y, from += row_stride) {
-        const std::int64_t to = (picture.first_y + y * picture.step_y) * picture.image_width + picture.first_x;
-        if (in_place) {
-          images.at(channel, to, [&](Scalar* const* pointers) { kernels.separate(from, width, pointers); });
-        } else {
-          copy_positions(from, picture.width, 1, whole.as<Scalar>() + to * kImages, picture.step_x);
-        }
-      }
+    const Scalar* from = results + channel * num_phases * strip.stride();
+    if (in_place) {
+      images.at(channel, strip.first * strip.width,
+                [&](Scalar* const* pointers) { kernels.separate(from, strip.num_positions(), pointers); });
+      continue;
     }
-    if (in_place) continue;
+    for (const PlaneGrid::Picture& picture : pictures) {
+      for (std::int64_t y = 0; y < picture.height; ++y) {
+        const std::int64_t to = (picture.first_y + y * picture.step_y) * picture.image_width + picture.first_x;
+        copy_positions(from + y * strip.width * kImages, picture.width, 1, whole.as<Scalar>() + to * kImages,
+                       picture.step_x);
+      }
+      from += strip.stride();
+    }
     images.at(channel, 0, [&](Scalar* const* pointers) { kernels.separate(whole.as<const Scalar>(), area, pointers); });
   }
 }
@@ -229,18 +258,23 @@ void interleaved_forward(const PlaneGrid& grid, const ConvolutionPattern& patter
   const std::int64_t num_groups = (batch + kImages - 1) / kImages;
   const bool alone = num_groups < pool.num_threads();
 
+  const std::int64_t num_rows = rows_of_strips(in_pictures, shape.out_height(), alone);
+
   const auto run_group = [&](std::int64_t group) {
     const std::int64_t first_image = group * kImages;
     const std::int64_t num_images = std::min<std::int64_t>(kImages, batch - first_image);
-    GroupPlanes<Scalar> in(grid, in_pictures);
-    in.pack(x + first_image * in_size, num_images, alone, pool);
+    GroupPlanes<Scalar> in(grid, in_pictures, x + first_image * in_size, num_images);
     const ImageGroup<Scalar> out(y + first_image * shape.out_channels * area, num_images, shape.out_channels, area);
-    const ScratchLease results(static_cast<std::size_t>(shape.out_channels * area * kImages) * sizeof(Scalar));
-    in_pieces(shape.out_channels, alone, pool, [&](std::int64_t first, std::int64_t last) {
-      multiply_rows(pattern.forward, values, in, tiles, shape.out_height(), width, first, last, bias,
-                    results.as<Scalar>());
-      separate_rows(out_pictures, results.as<const Scalar>(), width, first, last, out);
-    });
+    const ScratchLease results(static_cast<std::size_t>(shape.out_channels * Strip{0, num_rows, width}.stride()) *
+                               sizeof(Scalar));
+    for (std::int64_t row = 0; row < shape.out_height(); row += num_rows) {
+      const Strip strip{row, std::min(row + num_rows, shape.out_height()), width};
+      in.pack_for(strip.last, alone, pool);
+      in_pieces(shape.out_channels, alone, pool, [&](std::int64_t first, std::int64_t last) {
+        multiply_rows(pattern.forward, values, in, tiles, strip, first, last, bias, results.as<Scalar>());
+        separate_rows(out_pictures, results.as<const Scalar>(), strip, first, last, out);
+      });
+    }
   };
   if (alone) {
     for (std::int64_t group = 0; group < num_groups; ++group) run_group(group);
@@ -266,44 +300,43 @@ void interleaved_backward(const PlaneGrid& grid, const ConvolutionPattern& patte
   sums.for_each_stack(pool, [&](std::int64_t group, const typename SliceSums<Scalar>::Slice& slice, bool alone) {
     const std::int64_t first_image = group * kImages;
     const std::int64_t num_images = std::min<std::int64_t>(kImages, batch - first_image);
-    GroupPlanes<Scalar> out(grid, out_pictures);
-    out.pack(output_gradient + first_image * out_size, num_images, alone, pool);
-    if (sums.wants_values()) {
-      GroupPlanes<Scalar> in(grid, in_pictures);
-      in.pack(x + first_image * shape.in_channels * in_area, num_images, alone, pool);
+    GroupPlanes<Scalar> out(grid, out_pictures, output_gradient + first_image * out_size, num_images);
+    GroupPlanes<Scalar> in(grid, in_pictures, x + first_image * shape.in_channels * in_area, num_images);
+    const ImageGroup<Scalar> gradient(
+        input_gradient == nullptr ? nullptr : input_gradient + first_image * shape.in_channels * in_area, num_images,
+        shape.in_channels, in_area);
+    const std::int64_t height = std::max(shape.out_height(), grid.num_input_rows());
+    const std::int64_t num_rows = rows_of_strips(in_pictures, height, alone);
+    const ScratchLease results(
+        static_cast<std::size_t>(grid.num_input_planes() * Strip{0, num_rows, in_width}.stride()) * sizeof(Scalar));
+    for (std::int64_t row = 0; row < height; row += num_rows) {
+      out.pack_for(row + num_rows, alone, pool);
+      if (sums.wants_values()) in.pack_for(row + num_rows, alone, pool);
       in_pieces(shape.out_channels, alone, pool, [&](std::int64_t first, std::int64_t last) {
-        for (std::int64_t y = 0; y < shape.out_height(); ++y) {
+        for (std::int64_t y = row; y < std::min(row + num_rows, shape.out_height()); ++y) {
+          const Scalar* const out_row = out.row(y) + first * grid.plane_stride();
           for (const Tile& tile : out_tiles) {
-            for (std::int64_t block = 0; block < pattern.forward.num_blocks(); ++block) {
-              kernels.dot[tile.width_index](runs_of(pattern.forward, block, first, last),
-                                            out.row(y) + first * grid.plane_stride() + tile.x * kImages,
+            for (std::int64_t block = 0; sums.wants_values() && block < pattern.forward.num_blocks(); ++block) {
+              kernels.dot[tile.width_index](runs_of(pattern.forward, block, first, last), out_row + tile.x * kImages,
                                             grid.plane_stride(), in.row(y) + tile.x * kImages, slice.values,
                                             slice.accumulate || y > 0 || tile.x > 0);
             }
           }
+          if (sums.wants_bias()) {
+            cpu::sparse_kernels<Scalar>().sum_rows(out_row, grid.plane_stride(), last - first,
+                                                   static_cast<int>(shape.out_width() * kImages), slice.bias + first,
+                                                   slice.accumulate || y > 0);
+          }
         }
       });
-    }
-    if (sums.wants_bias()) {
-      in_pieces(shape.out_channels, alone, pool, [&](std::int64_t first, std::int64_t last) {
-        for (std::int64_t y = 0; y < shape.out_height(); ++y) {
-          cpu::sparse_kernels<Scalar>().sum_rows(out.row(y) + first * grid.plane_stride(), grid.plane_stride(),
-                                                 last - first, static_cast<int>(shape.out_width() * kImages),
-                                                 slice.bias + first, slice.accumulate || y > 0);
-        }
+      const Strip strip{row, std::min(row + num_rows, grid.num_input_rows()), in_width};
+      if (input_gradient == nullptr || strip.first >= strip.last) continue;
+      in_pieces(shape.in_channels, alone, pool, [&](std::int64_t first, std::int64_t last) {
+        multiply_rows<Scalar>(pattern.transposed, values, out, in_tiles, strip, first * grid.num_phases(),
+                              last * grid.num_phases(), nullptr, results.as<Scalar>());
+        separate_rows(in_pictures, results.as<const Scalar>(), strip, first, last, gradient);
       });
     }
-    if (input_gradient == nullptr) return;
-    const ImageGroup<Scalar> gradient(input_gradient + first_image * shape.in_channels * in_area, num_images,
-                                      shape.in_channels, in_area);
-    const ScratchLease results(
-        static_cast<std::size_t>(grid.num_input_planes() * grid.num_input_rows() * in_width * kImages) *
-        sizeof(Scalar));
-    in_pieces(shape.in_channels, alone, pool, [&](std::int64_t first, std::int64_t last) {
-      multiply_rows<Scalar>(pattern.transposed, values, out, in_tiles, grid.num_input_rows(), in_width,
-                            first * grid.num_phases(), last * grid.num_phases(), nullptr, results.as<Scalar>());
-      separate_rows(in_pictures, results.as<const Scalar>(), in_width, first, last, gradient);
-    });
   });
 }
 

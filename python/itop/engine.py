@@ -25,6 +25,7 @@ from itop.layer_state import LayerState
 from itop.layers import Rules, unwrap
 from itop.methods import Method
 from itop.optim import MaskedOptimizer
+from itop.saved_codes import active_of
 from itop.sparse_topology import make_topology
 from itop.stepper import Stepper
 from itop.training_cost import Flops
@@ -123,6 +124,7 @@ class SparseEngine:
         self._made_with = MadeWith.of(plan.method, plan.layers, plan.counts, grown_state)
         self._displaced: DisplacedValues | None = DisplacedValues(self.topology)
         self.method.initialise(self._context)
+        self._displaced.masks_are_set()
         self._young = YoungWeights(grown_state, self.topology) if grown_state.horizon > 0 else None
         if self._young is not None:
             self.topology.on_grown = self._young.add
@@ -400,7 +402,7 @@ class SparseEngine:
         for difference in read.differences:
             _logger.warning("from step %d on the engine goes on with %s", state["steps"], difference)
         if self._displaced is not None:
-            self._displaced.put_back()
+            self._displaced.put_back([active_of(codes) for codes in read.codes])
         self._context.load(read.method_state, read.method_parameters)
         self.topology.load_codes(
             read.codes, state["num_updates"], touches_values=not self.method.hides_weights(self._context)

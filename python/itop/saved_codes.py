@@ -74,6 +74,11 @@ def read_sets(name: str, shape: tuple[int, ...], saved: object) -> SavedSets:
     return sets
 
 
+def active_of(codes: object) -> Tensor | None:
+    """The active weights of the codes that :func:`read_codes` gave; None of :func:`read_sets`."""
+    return (codes & ACTIVE) != 0 if isinstance(codes, Tensor) else None
+
+
 def read_mask(name: str, shape: tuple[int, ...], saved: object) -> Tensor:
     """The active weights of a layer from any saved form: bool, in the layer's shape.
 

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from itop import _core
 from itop.distributed.agreement import LayerDigest
 from itop.layers import Layer
 from itop.nn.growth import DenseRows
@@ -95,11 +94,10 @@ class SparseTopology(Topology):
         self._first: dict[int, tuple[SparsePattern, int, dict[str, Tensor]]] = {}
         self._follow_patterns()
 
-    def _make_store(self, seed: int) -> _core.MaskStore:
-        store = super()._make_store(seed)
+    def _note_layout(self) -> None:
+        super()._note_layout()
         for i in self._modules:  # nothing of them is masked: no gradient, no memory order
             self._parameters[i] = self._stand_in
-        return store
 
     def _follow_patterns(self) -> None:
         """Somebody may have given a module another pattern (a loaded checkpoint): what is active was explored."""

@@ -1,4 +1,4 @@
-"""The native mask store together with the tensors it applies to: select, commit, apply.
+"""The native mask store over the parts of layers that this process holds: select, commit, apply.
 
 This is the vocabulary methods are written in. A method never sees words of bits or streams; it asks for scores, selects,
 and commits::
@@ -21,14 +21,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
 from itop import _core
 from itop.distributed.agreement import LayerDigest
-from itop.distributed.reduction import LayerReductions, Reduction, Traffic
-from itop.distributed.shards import has_layout_of, in_layout_of, is_sharded, like_parameter, local_part, shard_start
-from itop.exact_sums import exact_sums, rounded_sums
-from itop.layers import Layer, has_same_memory_order, index_map
+from itop.distributed.reduction import Reduction, Traffic
+from itop.distributed.shards import like_parameter
+from itop.exact_sums import rounded_sums
+from itop.held_parts import HeldParts
+from itop.layers import Layer, index_map
 from itop.optimizer_state import OptimizerState
 from itop.saved_codes import ACTIVE, EXPLORED, RELIABLE, read_codes
 from itop.selection import BitSet, Quota, Scores, SelectionOrder
@@ -38,23 +38,18 @@ from itop.update_report import LayerUpdate, UpdateReport
 _NUM_DRAWS = 128
 
 
-class Topology:
+class Topology(HeldParts):
     """Which weights of a model's layers are active, were explored, were explored reliably.
 
     Args:
         layers: The sparse layers, all on one device.
         optimizer_state: Finds the optimiser's tensors that move with a weight.
         seed: Of every random choice.
-        reduction: Merges the counts of all layers over processes; None takes what the layers' placements say: DTensors
-            are merged over the ranks that hold their parts, plain tensors are whole.
+        reduction: Of :class:`HeldParts`.
 
     Attributes:
-        has_shards: Whether this process may hold a part of a layer only.
-        reductions: How the counts of each layer are merged.
-        kept_gradients: Dense gradients of layers, by place, where those of the parameters are masked or gone already.
         on_grown: Called with the weights that a commit grew and that start at zero.
         store: The native bit sets.
-        layer_of_parameter: A layer's place, by the identity of its parameter.
     """
 
     def __init__(
@@ -64,17 +59,8 @@ class Topology:
         seed: int,
         reduction: Reduction | None = None,
     ) -> None:
-        self.layers = tuple(layers)
+        super().__init__(layers, reduction)
         self.optimizer_state = optimizer_state
-        parameters = [layer.parameter for layer in self.layers]
-        self.reductions = (
-            LayerReductions(parameters, [layer.name for layer in self.layers])
-            if reduction is None
-            else LayerReductions.uniform(len(self.layers), reduction)
-        )
-        self._starts = [shard_start(layer.parameter, layer.name) for layer in self.layers]
-        self.has_shards = any(map(is_sharded, parameters))
-        self.kept_gradients: dict[int, Tensor] = {}
         self.on_grown: Callable[[BitSet], None] | None = None
         self.num_updates = 0
         self.step = 0
@@ -82,69 +68,14 @@ class Topology:
         self._traffic_before = Traffic()
         self._sweep_turns = Turns([layer.numel for layer in self.layers])
         self.store = self._make_store(seed)
-        self.layer_of_parameter = {id(layer.parameter): i for i, layer in enumerate(self.layers)}
         self._counts = np.zeros((len(self.layers), 3), dtype=np.int64)
 
     def _make_store(self, seed: int) -> _core.MaskStore:
-        devices = {self.local(i).device for i in range(len(self.layers))}
-        if len(devices) != 1:
-            raise ValueError(f"all sparse layers must be on one device, got {', '.join(sorted(map(str, devices)))}")
-        (self.device,) = devices
         rows = [
             (layer.name, *index_map(self.local(i), layer.shape, self.start(i))) for i, layer in enumerate(self.layers)
         ]
         index = self.device.index if self.device.index is not None else 0
-        self._parameters = [layer.parameter for layer in self.layers]
-        self._strides = [parameter.stride() for parameter in self._parameters]
-        self._local_strides = [self.local(i).stride() for i in range(len(self.layers))]
-        self._is_contiguous = [self.local(i).is_contiguous() for i in range(len(self.layers))]
         return _core.MaskStore(rows, self.device.type, index, seed, self.stream)
-
-    # --- tensors ------------------------------------------------------------------------------------------------------
-
-    def local(self, layer: int) -> Tensor:
-        """The part of a layer's weights that this process holds, detached."""
-        parameter = self.layers[layer].parameter
-        return local_part(parameter) if self.has_shards else parameter.detach()
-
-    def start(self, layer: int) -> tuple[int, ...] | None:
-        """Where this process's part begins in each dimension of the layer; None where it holds the layer whole."""
-        return self._starts[layer]
-
-    @property
-    def masked_layer_of_parameter(self) -> dict[int, int]:
-        """The place of each layer whose weights the store masks, by the identity of its parameter."""
-        return self.layer_of_parameter
-
-    @property
-    def traffic(self) -> Traffic:
-        """What selections over shards put on the wire so far."""
-        return self.reductions.traffic
-
-    def weights(self) -> list[Tensor]:
-        """The weights of each layer, borrowed."""
-        return [self.local(i) for i in range(len(self.layers))]
-
-    def gradients(self) -> list[Tensor]:
-        """The gradients of each layer (of the part held here), dense, in the weights' memory order.
-
-        Zeros for a layer that took no part.
-
-        Raises:
-            RuntimeError: If no layer has one.
-        """
-        gradients = [self.kept_gradients.get(i, layer.parameter.grad) for i, layer in enumerate(self.layers)]
-        if all(gradient is None for gradient in gradients):
-            raise RuntimeError(
-                "growth by gradient needs gradients, but no sparse layer has one; update after backward() and before "
-                "gradients are cleared"
-            )
-        return [
-            torch.zeros_like(self.local(i))
-            if gradient is None
-            else self.in_storage_order(i, in_layout_of(gradient, layer.parameter))
-            for i, (layer, gradient) in enumerate(zip(self.layers, gradients, strict=True))
-        ]
 
     def gradient_scores(self) -> Scores:
         """The gradients to select by; where they are not held, they are formed as they are compared.
@@ -153,35 +84,6 @@ class Topology:
             RuntimeError: If no layer has one.
         """
         return Scores(self.gradients())
-
-    def record_gradients(self, is_wanted: Callable[[], bool]) -> list[RemovableHandle]:
-        """Sees to it that gradients of inactive weights are there after passes that ``is_wanted()`` answers True to.
-
-        Dense layers have theirs in any case.
-        """
-        return []
-
-    def in_storage_order(self, layer: int, tensor: Tensor) -> Tensor:
-        """A tensor of a layer's shape laid out in memory as its weights are: itself where it is already."""
-        weight = self.local(layer)
-        if self.has_shards:
-            tensor = local_part(tensor)
-        if tensor.shape != weight.shape:
-            raise ValueError(
-                f"scores of layer '{self.layers[layer].name}' must have shape {tuple(weight.shape)}, got {tuple(tensor.shape)}"
-            )
-        if tensor.requires_grad:
-            tensor = tensor.detach()
-        if has_same_memory_order(tensor, weight):
-            return tensor
-        return torch.empty_strided(weight.shape, weight.stride(), dtype=tensor.dtype, device=tensor.device).copy_(
-            tensor
-        )
-
-    @property
-    def stream(self) -> int:
-        """The caller's current stream on the masks' device, as an integer; 0 on the CPU."""
-        return torch.cuda.current_stream(self.device).cuda_stream if self.device.type == "cuda" else 0
 
     # --- sets ---------------------------------------------------------------------------------------------------------
 
@@ -220,20 +122,6 @@ class Topology:
         for i, mask in enumerate(masks):
             result.native.pack(i, self.in_storage_order(i, mask.to(torch.bool)), self.stream)
         return result
-
-    def summed(self, counts: Sequence[int]) -> list[int]:
-        """Counts of each layer over all processes that hold a part of it."""
-        array = np.array(counts, dtype=np.int64)
-        self.reductions.sum(array)
-        return [int(count) for count in array]
-
-    def sums(self, values: Iterable[Tensor]) -> list[float]:
-        """Of each layer the sum of the values held here and on all other ranks: exact, the same bits however it is cut.
-
-        Args:
-            values: One float tensor a layer, of any length, finite.
-        """
-        return exact_sums(values, self.reductions.sum)
 
     def sums_of_magnitudes(self, scores: Scores, among: BitSet) -> list[float]:
         """Of each layer the sum of ``abs(score)`` over a set, as exact as :meth:`sums`."""
@@ -373,12 +261,6 @@ class Topology:
         The same for the same seed, layer, update, step and turn within them, on one kind of device.
         """
         return self.uniform(layer, self.seed, layer, self.num_updates, self.step, self.next_draw())
-
-    def uniform(self, layer: int, *words: int) -> Tensor:
-        """Uniform float32 numbers in [0, 1) for the part held here: those of the whole layer, whatever part it is."""
-        if self.start(layer) is None:
-            return uniform(self.local(layer), *words)
-        return self.part(layer, uniform(torch.empty(self.layers[layer].shape, device=self.device), *words))
 
     def next_draw(self) -> int:
         """Tells the random choices of one update apart; after many they repeat their keys."""
@@ -543,14 +425,6 @@ class Topology:
         self.store.apply(tensors, self.stream)
         return all_masked
 
-    def local_gradient(self, layer: int) -> Tensor | None:
-        """The part of a layer's gradient that belongs to the weights held here; None if there is none."""
-        parameter = self.layers[layer].parameter
-        gradient = parameter.grad
-        if not self.has_shards or gradient is None:
-            return gradient
-        return local_part(gradient) if has_layout_of(gradient, parameter) else None
-
     # --- counts, bytes, state -------------------------------------------------------------------------------------------
 
     def _recount(self) -> None:
@@ -601,21 +475,6 @@ class Topology:
         """A layer's mask as its parameter is: a plain tensor, or a DTensor of the same placement; a copy."""
         return like_parameter(self.active.to_tensor(layer), self.layers[layer].parameter)
 
-    def whole(self, layer: int, part: Tensor) -> Tensor:
-        """A tensor of the part of a layer held here, gathered from all ranks into the layer's shape."""
-        if part.dtype == torch.int16 and self.start(layer) is not None:  # nothing carries it between processes
-            return self.whole(layer, part.int()).to(torch.int16)
-        tensor = like_parameter(part, self.layers[layer].parameter)
-        return tensor.full_tensor() if is_sharded(tensor) else tensor
-
-    def part(self, layer: int, whole: Tensor) -> Tensor:
-        """What this process holds of a plain tensor of the layer's whole shape."""
-        start = self.start(layer)
-        if start is None:
-            return whole
-        size = self.local(layer).shape
-        return whole[tuple(slice(begin, begin + length) for begin, length in zip(start, size, strict=True))]
-
     def layer_codes(self, layer: int) -> Any:
         """A byte for each weight of a layer: :data:`ACTIVE`, :data:`EXPLORED` and :data:`RELIABLE`, in its shape.
 
@@ -647,13 +506,13 @@ class Topology:
 
     def move_if_needed(self) -> None:
         """Follows the parameters to another device or memory format (``model.to(...)`` after the engine was made)."""
-        strides = [parameter.stride() for parameter in self._parameters]
-        if self._parameters[0].device == self.device and strides == self._strides:
+        if not self._has_moved():
             return
         masks = [
             [self._unpacked(bits, i) for i in range(len(self.layers))]
             for bits in (self.active, self.explored, self.reliable)
         ]
+        self._note_layout()
         self.store = self._make_store(self.seed)
         for bits, of_layers in zip((self.active, self.explored, self.reliable), masks, strict=True):
             for i, mask in enumerate(of_layers):
@@ -676,11 +535,3 @@ def compared(tensors: Sequence[Tensor], limits: Sequence[float], greater: bool, 
     """Bool tensors: where values (or magnitudes) are smaller than a layer's limit, or greater."""
     values = [tensor.abs() if magnitude else tensor for tensor in tensors]
     return [value > limit if greater else value < limit for value, limit in zip(values, limits, strict=True)]
-
-
-def uniform(like: Tensor, *words: int) -> Tensor:
-    """Uniform float32 numbers in [0, 1), of a tensor's shape and device; a pure function of the words."""
-    generator = torch.Generator(device=like.device)
-    digest = hashlib.blake2b(b"".join(word.to_bytes(8, "little") for word in words), digest_size=8).digest()
-    generator.manual_seed(int.from_bytes(digest, "little") >> 1)
-    return torch.rand(like.shape, generator=generator, device=like.device)

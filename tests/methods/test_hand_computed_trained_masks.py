@@ -234,6 +234,19 @@ def test_probmask_keeps_the_most_probable_weights_at_the_end_of_its_ramp() -> No
     assert run.engine.density == 0.5
 
 
+@pins("probmask")
+def test_probmask_is_evaluated_with_as_many_weights_as_its_probabilities_sum_to() -> None:
+    run = ByHand(preset("probmask", gate_speed=0.0, finish=1.0), [[1.0, 4.0, 3.0, 2.0]], sparsity=0.75, total_steps=4)
+    counts = [sum(run.active()[0])]
+    for _ in range(3):
+        run.step()
+        counts.append(sum(run.active()[0]))
+    # 1 + 3 (1 - t / 4)^3: 4, 2.27, 1.375, 1.05. The probabilities stay alike, none of them at a half from the second step on,
+    # so the weights decide.
+    assert counts == [4, 2, 1, 1]
+    assert run.active() == [[0, 1, 0, 0]]
+
+
 @pins("variational-dropout")
 def test_variational_dropout_switches_off_what_its_noise_drowns() -> None:
     run = ByHand(preset("variational-dropout", initial=-4.0, finish=None), [[1.0, 0.03, -0.02]])

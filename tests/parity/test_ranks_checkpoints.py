@@ -325,3 +325,36 @@ def save_while_training_in_parallel(folder: str) -> bool:
 
 def test_loading_back_in_the_middle_of_a_run(pools: dict[int, RankPool], tmp_path: Path) -> None:
     assert pools[2].run(save_while_training_in_parallel, str(tmp_path)) == [True, True]
+
+
+def save_in_the_background(method: str, folder: str) -> dict[str, Any]:
+    """Training goes on while a thread writes; then a new engine goes on from what was written. Narrow layers, with zeros to drop."""
+    group = dist.new_group(backend="gloo")  # the thread's own: collectives of two threads on one group would mix
+
+    def build_narrow() -> tuple[nn.Module, SparseEngine, dict[str, Any]]:
+        model = fsdp(make_model((7, 3)))
+        engine = attach(model, METHODS[method](update_every=1))
+        return model, engine, {"training": ModelAndOptimizer(model, engine.optimizer), "engine": engine}
+
+    model, engine, states = build_narrow()
+    train(model, engine, 4, parts=2)
+    writing = dcp.async_save(states, checkpoint_id=folder, process_group=group)
+    train(model, engine, 3, parts=2)
+    writing.result()
+    dist.barrier()
+    model, engine, states = build_narrow()
+    dcp.load(states, checkpoint_id=folder)
+    train(model, engine, 4, parts=2)
+    return {"masks": masks(engine), "layers": engine.layers, "steps": engine.steps, "updates": engine.num_updates}
+
+
+@pytest.mark.parametrize("method", ["set", "rigl", "set-itop"])
+def test_a_checkpoint_that_is_written_in_the_background_is_of_when_it_was_asked_for(
+    pools: dict[int, RankPool], method: str, tmp_path: Path
+) -> None:
+    model = make_model((7, 3))
+    engine = attach(model, METHODS[method](update_every=1))
+    train(model, engine, 8)
+    expected = {"masks": masks(engine), "layers": engine.layers, "steps": engine.steps, "updates": engine.num_updates}
+    for result in pools[2].run(save_in_the_background, method, str(tmp_path / "by-dcp")):
+        assert_same(result, expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from itop import SparseEngine
+from itop.distributed import meeting
 from itop.methods import METHODS
 from rank_models import attach, data_parallel, fsdp, make_model, train
 from rank_pool import RankPool
@@ -157,6 +159,70 @@ def test_whoever_waits_for_a_rank_with_another_model_says_so_at_once_and_waits_o
     ]
     assert training[1] == [
         "rank 0 waits for an engine of the model that 2 ranks share, while rank 1 trains one of its own with other layers"
+    ]
+
+
+def train_another_model_for_good(own: int, leeway: float) -> float:
+    """One rank trains a plain model of other layers and never comes."""
+    meeting._LEEWAY = leeway
+    start = time.monotonic()
+    try:
+        if dist.get_rank() != own:
+            make_sharded_engine()
+        model = make_model((20, 16))
+        engine = attach(model)
+        while time.monotonic() < start + 60:
+            train(model, engine, 1)
+    except ValueError as refusal:
+        raise ValueError(f"{time.monotonic() - start:.3f} {refusal}") from None
+    finally:
+        meeting._LEEWAY = 60.0
+    raise AssertionError("nobody refused")
+
+
+@pytest.mark.parametrize("own", [0, 1])
+def test_a_rank_that_goes_on_training_another_model_is_refused_on_both_sides(own: int) -> None:
+    pool = RankPool(2)
+    try:
+        errors = pool.errors(train_another_model_for_good, own, 2.0)
+    finally:
+        pool.stop()
+    for error in errors:
+        seconds, _, words = error.partition(" ")
+        assert words == (
+            f"rank {own} trains another model while rank {1 - own} waits for it to make an engine of the one that 2 ranks share; "
+            "make the same engines in the same order on every rank"
+        )
+        assert 2.0 < float(seconds) < 40.0  # long before the group's timeout, however busy the machine
+
+
+def wrap_on_one_rank_only() -> list[str]:
+    """Rank 0 waits in the constructor of torch, where no engine can see it; rank 1 has a plain model."""
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("itop.distributed.meeting").addHandler(handler)
+    model = make_model()
+    if dist.get_rank() == 0:
+        with contextlib.suppress(RuntimeError):
+            data_parallel(model)
+        return messages
+    train(model, attach(model), 2)
+    return messages
+
+
+def test_who_makes_an_engine_while_others_make_none_hears_where_they_may_wait() -> None:
+    pool = RankPool(2, group_timeout=6.0)
+    try:
+        outcomes = pool.run(wrap_on_one_rank_only)
+    finally:
+        pool.stop()
+    assert outcomes == [
+        [],
+        [
+            "rank 1 makes an engine of a model of its own, and rank 0 made none within 3 s; where they wait in "
+            "DistributedDataParallel, fully_shard or parallelize_module, wrap the model here as well"
+        ],
     ]
 
 

@@ -99,6 +99,32 @@ def test_what_fresh_masks_displaced_is_not_put_back_over_weights_that_were_writt
             assert torch.equal(weight, before[layer.name] * its_engine.mask(layer.name))
 
 
+def test_untrained_weights_of_a_checkpoint_are_not_taken_for_those_that_fresh_masks_left() -> None:
+    """Updates alone, of a layer that had zeros to drop: its weights are what fresh masks leave, under other masks."""
+
+    def make() -> tuple[nn.Module, SparseEngine]:
+        model = nn.Linear(8, 4, bias=False)
+        with torch.no_grad():
+            model.weight.copy_(torch.arange(32).view(4, 8) % 4)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        return model, SparseEngine(model, optimizer, METHODS["set-itop"](), sparsity=0.5, total_steps=10)
+
+    model, engine = make()
+    fresh = model.weight.detach().clone()
+    topology = engine.topology
+    topology.begin_update(1)
+    zeros = topology.where([model.weight.detach()], limit=0.5, magnitude=True) & topology.active
+    hidden = ~topology.active & topology.from_tensors([torch.arange(32).view(4, 8) % 4 == 3])
+    moved = min(zeros.counts()[0], hidden.counts()[0])
+    topology.commit(topology.select(zeros, [moved]), topology.select(hidden, [moved]))
+    assert moved > 0
+    assert torch.equal(model.weight, fresh)
+    resumed, its_engine = make()
+    resumed.load_state_dict(model.state_dict())
+    its_engine.load_state_dict(engine.state_dict())
+    assert torch.equal(resumed.weight, model.weight)
+
+
 def test_a_saved_state_is_a_snapshot() -> None:
     model, optimizer, engine = set_up("set-itop", "nesterov")
     state = engine.state_dict()

@@ -2,7 +2,7 @@
 
 The meeting place is the group's store. Ranks that share a model wait there for one another, at most as long as the process
 group would. The lowest of them looks out for others that make an engine of the same layers in another way, the others look
-at the lowest. A rank whose model is its own says so and goes on.
+at the lowest. A rank whose model is its own says so and goes on; while it trains, it looks now and then who waits for it.
 
 What processes of an earlier attempt left in the store may let a rank pass too early; then the collective waits as it would.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -27,6 +28,12 @@ _GRACE = 2.0
 
 _PATIENCE = 3.0
 """Seconds, at most once a process, that a rank whose model is its own waits for the others' first word."""
+
+_LEEWAY = 60.0
+"""Seconds that a rank may train a model of its own while others wait for it with the one that they share."""
+
+_LOOKS_EVERY = 1.0
+"""Seconds between two looks of a rank that trains a model of its own."""
 
 
 @final
@@ -89,7 +96,7 @@ class Meeting:
         self._mine = Announcement(dist.get_rank(), tuple(sorted(peers)), digest, problem)
         self._store: Any = dist.PrefixStore("itop", _get_default_store())  # type: ignore[attr-defined]
         self._place = f"engine/{Meeting._num_announced}"
-        self._num_looks = 0
+        self._next_look = 0.0
         self._has_warned = False
         Meeting._num_announced += 1
 
@@ -108,18 +115,22 @@ class Meeting:
             raise ValueError(verdict)
 
     def look(self) -> None:
-        """Before a step: whether others share the model that this rank has for its own. At steps 1, 2, 4, 8, ... only.
+        """Before a step: whether others share the model that this rank has for its own, or gave up waiting for it.
+
+        Asks the store once a second at most.
 
         Raises:
             ValueError: If they do.
         """
-        self._num_looks += 1
-        if self._num_looks & (self._num_looks - 1):
+        now = time.monotonic()
+        if now < self._next_look:
             return
         try:
-            verdict = self._objection_of_others()
+            verdict = self._objection_of_others(trains=True)
         except dist.DistError:
+            self._next_look = math.inf
             return
+        self._next_look = now + _LOOKS_EVERY
         if verdict is not None:
             raise ValueError(verdict)
 
@@ -143,13 +154,30 @@ class Meeting:
             if self._store.check([f"{self._place}/all"]) or self._store.check([self._call_to(self._mine.rank)]):
                 return
         Meeting._others_make_engines = False
+        ranks = range(dist.get_world_size())
+        silent = [str(rank) for rank in ranks if not self._store.check([f"{self._place}/rank/{rank}"])]
+        if silent:
+            _logger.warning(
+                "rank %d makes an engine of a model of its own, and rank %s made none within %.0f s; where they wait in "
+                "DistributedDataParallel, fully_shard or parallelize_module, wrap the model here as well",
+                self._mine.rank,
+                ", ".join(silent),
+                _PATIENCE,
+            )
 
-    def _objection_of_others(self) -> str | None:
+    def _objection_of_others(self, trains: bool = False) -> str | None:
         call = self._call_to(self._mine.rank)
         if self._mine.problem is not None or not self._store.check([call]):
             return None
         caller = Announcement.from_text(self._store.get(call))
-        if not self._has_warned and not caller.is_of_same_layers(self._mine):
+        if caller.is_of_same_layers(self._mine):
+            return caller.objection(self._mine)
+        refusal = _refusal_of(self._place, self._mine.rank)
+        if self._store.check([refusal]):
+            return str(self._store.get(refusal).decode())
+        if trains:
+            self._store.set(_training_of(self._place, self._mine.rank), "")
+        if not self._has_warned:
             self._has_warned = True
             _logger.warning(
                 "rank %d waits for an engine of the model that %d ranks share, while rank %d trains one of its own with other layers",
@@ -210,6 +238,8 @@ class _Others:
         self._silent = list(watched)
         self._objection: str | None = None
         self._elsewhere: dict[int, float] = {}
+        self._training: dict[int, float] = {}
+        self._named: set[int] = set()
         self._since = 0.0
 
     def objection(self, waited: float) -> str | None:
@@ -226,8 +256,8 @@ class _Others:
                 if announced.peers != self._mine.peers:
                     self._elsewhere[peer] = waited
         for peer, since in tuple(self._elsewhere.items()):
-            if waited > since + _GRACE:
-                del self._elsewhere[peer]
+            if waited > since + _GRACE and peer not in self._named:
+                self._named.add(peer)
                 _logger.warning(
                     "rank %d made an engine of another model; rank %d waits up to %.0f s for it to make one of the model that "
                     "%d ranks share",
@@ -236,7 +266,26 @@ class _Others:
                     self._store.timeout.total_seconds(),
                     len(self._mine.peers),
                 )
+            if self._store.check([_training_of(self._place, peer)]) and waited > (
+                self._training.setdefault(peer, waited) + _LEEWAY
+            ):
+                refusal = (
+                    f"rank {peer} trains another model while rank {self._mine.rank} waits for it to make an engine of the one "
+                    f"that {len(self._mine.peers)} ranks share; make the same engines in the same order on every rank"
+                )
+                self._store.set(_refusal_of(self._place, peer), refusal)
+                return refusal
         return None
+
+
+def _training_of(place: str, rank: int) -> str:
+    """Set by a rank that trains a model of its own while it is waited for."""
+    return f"{place}/training/{rank}"
+
+
+def _refusal_of(place: str, rank: int) -> str:
+    """Where a rank that trains a model of its own finds why others did not wait any longer."""
+    return f"{place}/refusal/{rank}"
 
 
 def _shared(peers: Sequence[int]) -> str:

@@ -46,11 +46,6 @@ class Gated(DenselyTrained):
     def initial_gate(self) -> float:
         """The trained number behind a gate at the start."""
 
-    @property
-    @abstractmethod
-    def opens_at(self) -> float:
-        """The smallest trained number at which a gate is open."""
-
     @abstractmethod
     def gate(self, context: Context, layer: int, weight: Tensor, gate: Tensor, training: bool) -> Tensor:
         """What multiplies the weights, differentiable in the trained numbers ``gate``."""
@@ -73,9 +68,6 @@ class Gated(DenselyTrained):
     def effective(self, context: Context, layer: int, weight: Tensor, training: bool) -> Tensor:
         return weight * self.gate(context, layer, weight, self.parameter(context, GATE, layer), training)
 
-    def kept(self, context: Context, effective: Sequence[Tensor]) -> BitSet:
-        return ~context.topology.where(self.gates(context), limit=self.opens_at)
-
     def saliency(self, context: Context, layer: int, weight: Tensor) -> Tensor:
         return self.parameter(context, GATE, layer)
 
@@ -86,9 +78,22 @@ class Gated(DenselyTrained):
         return min(1.0, context.step / step_at(self.finish if self.finish is not None else 1.0, context.total_steps))
 
 
+@dataclass(frozen=True, slots=True)
+class StepGated(Gated):
+    """Gates that are open from one value of their trained number on, where they are evaluated."""
+
+    @property
+    @abstractmethod
+    def opens_at(self) -> float:
+        """The smallest number of an open gate."""
+
+    def kept(self, context: Context, effective: Sequence[Tensor]) -> BitSet:
+        return ~context.topology.where(self.gates(context), limit=self.opens_at)
+
+
 @final
 @dataclass(frozen=True, slots=True)
-class L0(Gated):
+class L0(StepGated):
     """Hard concrete gates and an L0 penalty (Louizos et al., Learning sparse neural networks through L0, ICLR 2018).
 
     ``z = clamp(s (zeta - gamma) + gamma, 0, 1)``, ``s = sigmoid((log u - log(1 - u) + log_alpha) / beta)``.
@@ -143,7 +148,7 @@ class L0(Gated):
 
 @final
 @dataclass(frozen=True, slots=True)
-class BernoulliGates(Gated):
+class BernoulliGates(StepGated):
     """Gates drawn with a trained probability, straight-through; p >= 0.5 is open (Srinivas et al., CVPRW 2017).
 
     The penalty is ``bimodal * sum(p (1 - p)) + penalty * sum(p)``.
@@ -197,7 +202,7 @@ class BernoulliGates(Gated):
 
 @final
 @dataclass(frozen=True, slots=True)
-class ContinuousSparsification(Gated):
+class ContinuousSparsification(StepGated):
     """Gates ``sigmoid(beta s)`` whose beta grows until they are steps (Savarese et al., NeurIPS 2020).
 
     beta grows from 1 to ``final_beta`` exponentially until the masks are fixed; evaluation sees ``s >= 0``.
@@ -295,15 +300,11 @@ class AutoPrune(Gated):
     def initial_gate(self) -> float:
         return self.initial
 
-    @property
-    def opens_at(self) -> float:
-        return 0.0  # above it
-
     def kept(self, context: Context, effective: Sequence[Tensor]) -> BitSet:
-        return context.topology.where(self.gates(context), limit=self.opens_at, greater=True)
+        return context.topology.where(self.gates(context), limit=0.0, greater=True)
 
     def gate(self, context: Context, layer: int, weight: Tensor, gate: Tensor, training: bool) -> Tensor:
-        return (gate > self.opens_at).to(weight.dtype)
+        return (gate > 0).to(weight.dtype)
 
     def effective(self, context: Context, layer: int, weight: Tensor, training: bool) -> Tensor:
         result: Tensor = _SignedStep.apply(weight, self.parameter(context, GATE, layer))

@@ -13,6 +13,9 @@ from itop.context import Context
 from itop.methods.gates import GATE, Gated, expected_size
 from itop.methods.hidden_weights import straight_through
 from itop.ranges import POSITIVE_FRACTION
+from itop.selection import BitSet, Scores
+
+_KEPT = "most probable"
 
 
 @final
@@ -20,13 +23,13 @@ from itop.ranges import POSITIVE_FRACTION
 class ProbMask(Gated):
     """Probabilities projected to ``sum(s) = K`` over all layers, sampled by Gumbel-sigmoid (Zhou et al., CVPR 2021).
 
-    K falls from all weights to the target by a cubic ramp until the masks are fixed, the temperature linearly from 1.
+    K falls from all weights to the target by a cubic ramp until the masks are fixed, the temperature linearly from 1. What
+    is evaluated and reported on the way are the K weights of the largest ``s abs(w)``, which are those that stay in the end.
 
     Args:
         final_temperature: Of the sigmoid (?).
     """
 
-    gate_speed: float = 1.0
     final_temperature: float = 0.03
 
     def check_options(self) -> None:
@@ -46,12 +49,12 @@ class ProbMask(Gated):
         return 1.0
 
     @property
-    def opens_at(self) -> float:
-        return 0.5
+    def has_limit(self) -> bool:
+        return False
 
     def gate(self, context: Context, layer: int, weight: Tensor, gate: Tensor, training: bool) -> Tensor:
         if not training:
-            return straight_through((gate >= self.opens_at).to(gate.dtype), gate)
+            return straight_through(context.state[_KEPT][layer].to(gate.dtype), gate)
         first, second = (context.noise(layer, stream).clamp(1e-6, 1.0 - 1e-6) for stream in (0, 1))
         probability = gate.clamp(1e-4, 1.0 - 1e-4)
         logit = probability.log() - (-probability).log1p()
@@ -62,11 +65,22 @@ class ProbMask(Gated):
     def saliency(self, context: Context, layer: int, weight: Tensor) -> Tensor:
         return expected_size(weight, self.parameter(context, GATE, layer))
 
+    def kept(self, context: Context, effective: Sequence[Tensor]) -> BitSet:
+        return context.topology.from_tensors(context.state[_KEPT])
+
     def after_optimizer(self, context: Context, weights: Sequence[Tensor]) -> None:
-        numel = sum(weight.numel() for weight in weights)
-        left = (1.0 - self.until_finish(context)) ** 3
+        topology = context.topology
+        numel = sum(layer.numel for layer in topology.layers)
+        more = (numel - context.target_total) * (1.0 - self.until_finish(context)) ** 3
         with torch.no_grad():
-            project_to_sum(self.gates(context), context.target_total + (numel - context.target_total) * left)
+            project_to_sum(self.gates(context), context.target_total + more)
+            sizes = [expected_size(weight, gate) for weight, gate in zip(weights, self.gates(context), strict=True)]
+        count = context.target_total + round(more)
+        context.state[_KEPT] = topology.select(topology.full(), count, Scores(sizes)).to_tensors()
+
+    def fix_masks(self, context: Context) -> None:
+        Gated.fix_masks(self, context)
+        del context.state[_KEPT]
 
 
 def project_to_sum(values: Sequence[Tensor], total: float) -> None:
