@@ -141,16 +141,16 @@ void scatter(const SparsePattern& pattern, const Scalar* values, const PackedGro
 ///
 /// The group's tiles go in slices of two or more, each summed by itself and added up in order: a thread takes whole
 /// slices, its tiles in its own cache, or where there are fewer slices than threads, all of them share one slice's
-/// rows. Either way every sum has the same order.
+/// rows. Either way every sum has the same order. Sums of slices take memory: a large layer has few.
 template <class Scalar>
 class ValueGradients {
  public:
   ValueGradients(const SparsePattern& pattern, const std::vector<SampleTile>& tiles, Scalar* values, Scalar* bias)
       : pattern_(pattern),
         tiles_(tiles),
-        num_slices_(std::clamp<std::int64_t>(static_cast<std::int64_t>(tiles.size()) / 2, 1, kMaxSlices)),
         values_(values),
         bias_(bias),
+        num_slices_(num_slices(static_cast<std::int64_t>(tiles.size()))),
         partial_(static_cast<std::size_t>((num_slices_ - 1) * size()) * sizeof(Scalar)) {}
 
   /// @param x null where only the bias gradient is wanted
@@ -180,7 +180,12 @@ class ValueGradients {
 
  private:
   static constexpr std::int64_t kMaxSlices = 8;
+  static constexpr std::int64_t kMaxPartialBytes = std::int64_t{64} << 20;
 
+  std::int64_t num_slices(std::int64_t num_tiles) const noexcept {
+    const std::int64_t bytes = std::max<std::int64_t>(1, size()) * static_cast<std::int64_t>(sizeof(Scalar));
+    return std::clamp<std::int64_t>(std::min(num_tiles / 2, 1 + kMaxPartialBytes / bytes), 1, kMaxSlices);
+  }
   std::int64_t num_values() const noexcept { return values_ == nullptr ? 0 : pattern_.num_entries(); }
   std::int64_t num_biases() const noexcept { return bias_ == nullptr ? 0 : pattern_.num_rows; }
   std::int64_t size() const noexcept { return num_values() + num_biases(); }
@@ -216,9 +221,9 @@ class ValueGradients {
 
   const SparsePattern& pattern_;
   const std::vector<SampleTile>& tiles_;
-  std::int64_t num_slices_;
   Scalar* values_;
   Scalar* bias_;
+  std::int64_t num_slices_;
   ScratchLease partial_;
 };
 

@@ -138,13 +138,7 @@ void pass_over_scores(SelectionRounds& rounds, Stage stage) {
     kernels().score_pass(pass, chunk.range, chunk.result);
   });
   for (auto& problem : rounds.problems()) {
-    if (!wanted(problem)) continue;
-    problem.num_below = problem.num_inside = problem.listed_here = 0;
-    for (const auto& chunk : problem.chunks) {
-      problem.num_below += chunk.result.num_below;
-      problem.num_inside += chunk.result.num_inside;
-      problem.listed_here += static_cast<std::int64_t>(chunk.result.inside.size());
-    }
+    if (wanted(problem)) problem.count_chunks();
   }
 }
 

@@ -50,6 +50,16 @@ struct Problem {
   std::uint16_t tie_low = 0;
   std::uint16_t tie_high = 0;
 
+  /// Sums up what the latest pass counted in the chunks held here.
+  void count_chunks() {
+    num_below = num_inside = listed_here = 0;
+    for (const Chunk& chunk : chunks) {
+      num_below += chunk.result.num_below;
+      num_inside += chunk.result.num_inside;
+      listed_here += static_cast<std::int64_t>(chunk.result.inside.size());
+    }
+  }
+
   std::int64_t key_min() const {
     return wide ? std::numeric_limits<std::int64_t>::min() : std::numeric_limits<std::int32_t>::min();
   }

@@ -56,16 +56,9 @@ void list_ties(SelectionRounds& rounds, Wanted&& wanted) {
   });
   std::vector<std::int64_t> counts;
   for (auto& problem : problems) {
-    std::int64_t below = 0;
-    std::int64_t inside = 0;
-    if (wanted(problem)) {
-      for (const auto& chunk : problem.chunks) {
-        below += chunk.result.num_below;
-        inside += chunk.result.num_inside;
-      }
-    }
-    counts.push_back(below);
-    counts.push_back(inside);
+    if (wanted(problem)) problem.count_chunks();
+    counts.push_back(wanted(problem) ? problem.num_below : 0);
+    counts.push_back(wanted(problem) ? problem.num_inside : 0);
   }
   if (std::none_of(problems.begin(), problems.end(), wanted)) return;
   rounds.reduction().sum(counts);
