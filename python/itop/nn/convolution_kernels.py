@@ -152,9 +152,9 @@ def _convolution_choice(
     candidates = list(ConvolutionLayout)
     pointwise = geometry.kernel_size == (1, 1)
     in_place = pointwise and geometry.stride == (1, 1) and geometry.padding == (0, 0)
-    # Of fewer than four images most of the eight interleaved would be padding; pointwise convolutions of all but small
-    # images gain nothing, and the memory of interleaved ones would push other layers out of the cache.
-    if x.shape[0] < 4 or (in_place and size[0] * size[1] > 64):
+    # Of fewer than four images most of the eight interleaved would be padding; pointwise convolutions of large images
+    # are read in place, where the memory of interleaved ones would push other layers out of the cache.
+    if x.shape[0] < 4 or (in_place and size[0] * size[1] > 256):
         candidates = list(_POSITIONS)
     channels = geometry.in_channels // geometry.groups
     candidates = [
