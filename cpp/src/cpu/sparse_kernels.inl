@@ -178,6 +178,16 @@ constexpr int kRegisters = 32;
 constexpr int kRegisters = 16;
 #endif
 
+/// A load for two products is done once: the compiler would fold it into either.
+template <class V>
+inline void keep_in_register([[maybe_unused]] V& value) {
+#if defined(__AVX512F__)
+  __asm__("" : "+v"(value));
+#elif defined(__AVX2__)
+  __asm__("" : "+x"(value));
+#endif
+}
+
 /// Whether both gradients of a tile fit the registers: its sums, four sums of dot products, what was read and a value.
 constexpr bool fits_both_gradients(int num_vectors) { return num_vectors + 6 <= kRegisters; }
 
@@ -206,7 +216,8 @@ void multiply_and_dot(const EntryRuns& runs, const GradientTile<Scalar>& tile) {
       V sum{};
 #pragma GCC unroll 16
       for (int t = 0; t < kVectors; ++t) {
-        const V read = load<Scalar, kLanes>(plane + t * kLanes);
+        V read = load<Scalar, kLanes>(plane + t * kLanes);
+        keep_in_register(read);
         total[t] += read * value[entry];
         sum += read * (t < kHeld ? held[t] : load<Scalar, kLanes>(mine + t * kLanes));
       }
