@@ -21,10 +21,10 @@ from torch.utils.hooks import RemovableHandle
 from itop.distributed.agreement import LayerDigest
 from itop.layers import Layer
 from itop.nn.growth import DenseRows
-from itop.nn.modules import SparseLayer
 from itop.nn.pattern import SparsePattern, TieKeys
 from itop.nn.position_set import CompressedPositions, PositionSet
 from itop.nn.recorder import GradientRecorder
+from itop.nn.sparse_layer import SparseLayer
 from itop.optimizer_group import OptimizerGroup
 from itop.optimizer_state import OptimizerState
 from itop.saved_codes import SavedSets, read_sets
