@@ -77,8 +77,8 @@ inline Scalar horizontal_sum(Vector<Scalar, kLanes> v) {
 
 /// Sums of four vectors at once: lanes are transposed while they are added, a third of the work of four single sums.
 template <class Scalar, int kLanes>
-inline void horizontal_sums(Vector<Scalar, kLanes> a, Vector<Scalar, kLanes> b, Vector<Scalar, kLanes> c,
-                            Vector<Scalar, kLanes> d, Scalar (&sums)[4]) {
+inline Vector<Scalar, 4> horizontal_sums(Vector<Scalar, kLanes> a, Vector<Scalar, kLanes> b, Vector<Scalar, kLanes> c,
+                                         Vector<Scalar, kLanes> d) {
   if constexpr (sizeof(Scalar) == 4 && kLanes == 16) {
     const auto ab = __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29) +
                     __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
@@ -88,8 +88,7 @@ inline void horizontal_sums(Vector<Scalar, kLanes> a, Vector<Scalar, kLanes> b, 
                      __builtin_shufflevector(ab, cd, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
     const auto half = __builtin_shufflevector(all, all, 0, 1, 2, 3, 4, 5, 6, 7) +
                       __builtin_shufflevector(all, all, 8, 9, 10, 11, 12, 13, 14, 15);
-    store<Scalar, 4>(sums,
-                     __builtin_shufflevector(half, half, 0, 1, 2, 3) + __builtin_shufflevector(half, half, 4, 5, 6, 7));
+    return __builtin_shufflevector(half, half, 0, 1, 2, 3) + __builtin_shufflevector(half, half, 4, 5, 6, 7);
   } else if constexpr (sizeof(Scalar) == 4 && kLanes == 8) {
     const auto ab = __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13) +
                     __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15);
@@ -97,17 +96,14 @@ inline void horizontal_sums(Vector<Scalar, kLanes> a, Vector<Scalar, kLanes> b, 
                     __builtin_shufflevector(c, d, 2, 10, 3, 11, 6, 14, 7, 15);
     const auto all = __builtin_shufflevector(ab, cd, 0, 1, 8, 9, 4, 5, 12, 13) +
                      __builtin_shufflevector(ab, cd, 2, 3, 10, 11, 6, 7, 14, 15);
-    store<Scalar, 4>(sums,
-                     __builtin_shufflevector(all, all, 0, 1, 2, 3) + __builtin_shufflevector(all, all, 4, 5, 6, 7));
+    return __builtin_shufflevector(all, all, 0, 1, 2, 3) + __builtin_shufflevector(all, all, 4, 5, 6, 7);
   } else if constexpr (kLanes == 4) {
     const auto ab = __builtin_shufflevector(a, b, 0, 4, 1, 5) + __builtin_shufflevector(a, b, 2, 6, 3, 7);
     const auto cd = __builtin_shufflevector(c, d, 0, 4, 1, 5) + __builtin_shufflevector(c, d, 2, 6, 3, 7);
-    store<Scalar, 4>(sums, __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7));
+    return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
   } else {
-    sums[0] = horizontal_sum<Scalar, kLanes>(a);
-    sums[1] = horizontal_sum<Scalar, kLanes>(b);
-    sums[2] = horizontal_sum<Scalar, kLanes>(c);
-    sums[3] = horizontal_sum<Scalar, kLanes>(d);
+    return Vector<Scalar, 4>{horizontal_sum<Scalar, kLanes>(a), horizontal_sum<Scalar, kLanes>(b),
+                             horizontal_sum<Scalar, kLanes>(c), horizontal_sum<Scalar, kLanes>(d)};
   }
 }
 
@@ -134,16 +130,80 @@ void dot(const EntryRuns& runs, const Scalar* rows, std::int64_t row_stride, con
         sum[i] = mine[0] * load<Scalar, kLanes>(column);
         for (int t = 1; t < kVectors; ++t) sum[i] += mine[t] * load<Scalar, kLanes>(column + t * kLanes);
       }
-      Scalar sums[4];
-      horizontal_sums<Scalar, kLanes>(sum[0], sum[1], sum[2], sum[3], sums);
+      const auto sums = horizontal_sums<Scalar, kLanes>(sum[0], sum[1], sum[2], sum[3]);
       if (num == 4) {
-        Vector<Scalar, 4> total = load<Scalar, 4>(sums);
-        if (accumulate) total += load<Scalar, 4>(target);
-        store<Scalar, 4>(target, total);
+        store<Scalar, 4>(target, accumulate ? sums + load<Scalar, 4>(target) : sums);
       } else {
         for (int i = 0; i < num; ++i) target[i] = accumulate ? target[i] + sums[i] : sums[i];
       }
     }
+  }
+}
+
+#if defined(__AVX512F__)
+constexpr int kRegisters = 32;
+#else
+constexpr int kRegisters = 16;
+#endif
+
+/// A load for two products is done once: the compiler would fold it into either.
+template <class V>
+inline void keep_in_register([[maybe_unused]] V& value) {
+#if defined(__AVX512F__)
+  __asm__("" : "+v"(value));
+#elif defined(__AVX2__)
+  __asm__("" : "+x"(value));
+#endif
+}
+
+/// Whether both gradients of a tile fit the registers: its sums, four sums of dot products, what was read and a value.
+constexpr bool fits_both_gradients(int num_vectors) { return num_vectors + 6 <= kRegisters; }
+
+/// Sums over a tile, one a row, stay in registers, and so does what is left room for of the rows of the dot products.
+template <class Scalar, int kLanes, int kVectors>
+void multiply_and_dot(const EntryRuns& runs, const GradientTile<Scalar>& tile) {
+  constexpr int kFree = kRegisters - kVectors - 7;
+  constexpr int kHeld = kFree < kVectors ? kFree : kVectors;
+  using V = Vector<Scalar, kLanes>;
+  for (std::int64_t row = 0; row < runs.num_rows; ++row) {
+    const std::int32_t* offset = runs.offsets + runs.begin[row];
+    std::int64_t left = static_cast<std::int64_t>(runs.end[row]) - runs.begin[row];
+    if (left == 0 && tile.accumulates_out) continue;
+    const Scalar* value = tile.values + runs.begin[row];
+    Scalar* target = tile.gradient + runs.begin[row];
+    Scalar* const out_row = tile.out + row * tile.out_stride;
+    const Scalar* const mine = tile.rows + row * tile.row_stride;
+    V total[kVectors] = {};
+    if (tile.accumulates_out) {
+      for (int t = 0; t < kVectors; ++t) total[t] = load<Scalar, kLanes>(out_row + t * kLanes);
+    }
+    V held[kHeld];
+    for (int t = 0; t < kHeld; ++t) held[t] = load<Scalar, kLanes>(mine + t * kLanes);
+    const auto add = [&](int entry) {
+      const Scalar* const plane = tile.in + offset[entry];
+      V sum{};
+#pragma GCC unroll 16
+      for (int t = 0; t < kVectors; ++t) {
+        V read = load<Scalar, kLanes>(plane + t * kLanes);
+        keep_in_register(read);
+        total[t] += read * value[entry];
+        sum += read * (t < kHeld ? held[t] : load<Scalar, kLanes>(mine + t * kLanes));
+      }
+      return sum;
+    };
+    for (; left >= 4; left -= 4, offset += 4, value += 4, target += 4) {
+      const V a = add(0);
+      const V b = add(1);
+      const V c = add(2);
+      const V d = add(3);
+      const auto sums = horizontal_sums<Scalar, kLanes>(a, b, c, d);
+      store<Scalar, 4>(target, tile.accumulates_gradient ? sums + load<Scalar, 4>(target) : sums);
+    }
+    for (int entry = 0; entry < left; ++entry) {
+      const Scalar sum = horizontal_sum<Scalar, kLanes>(add(entry));
+      target[entry] = tile.accumulates_gradient ? target[entry] + sum : sum;
+    }
+    for (int t = 0; t < kVectors; ++t) store<Scalar, kLanes>(out_row + t * kLanes, total[t]);
   }
 }
 
@@ -288,12 +348,6 @@ void fill(SparseKernels<Scalar>& table) {
   if constexpr (kLog2 > 0) fill<Scalar, kLog2 - 1>(table);
 }
 
-#if defined(__AVX512F__)
-constexpr int kRegisters = 32;
-#else
-constexpr int kRegisters = 16;
-#endif
-
 template <class Scalar, int kIndex>
 void fill_positions(SparseKernels<Scalar>& table) {
   constexpr int kWidth = kRunWidths[kIndex];
@@ -306,6 +360,10 @@ void fill_positions(SparseKernels<Scalar>& table) {
   if constexpr (kVectors <= 14 && kVectors + 5 <= kRegisters) {
     table.dot_positions[kIndex] = dot<Scalar, kWidth, 1>;
     table.num_dot_widths = kIndex + 1;
+  }
+  if constexpr (kVectors <= 14 && fits_both_gradients(kVectors)) {
+    table.multiply_and_dot_positions[kIndex] = multiply_and_dot<Scalar, Tile<Scalar, kWidth>::kLanes, kVectors>;
+    table.num_multiply_and_dot_widths = kIndex + 1;
   }
   if constexpr (kIndex + 1 < kNumRunWidths) fill_positions<Scalar, kIndex + 1>(table);
 }
