@@ -19,6 +19,8 @@ from itop.methods import Method, UpdateTiming
 from itop.optim import MaskedOptimizer
 from itop.optim.substitute import can_substitute, step_sparse_layers
 from itop.optimizer_calls import (
+    CallsOfStep,
+    can_be_hooked,
     find_closure,
     has_innermost_hooks,
     in_eager_mode,
@@ -26,6 +28,7 @@ from itop.optimizer_calls import (
     was_skipped_by_scaler,
 )
 from itop.optimizer_group import OptimizerGroup, StepRound
+from itop.optimizer_state import wrapped_optimizers
 from itop.training_cost import DensityRecord
 from itop.update_report import UpdateReport
 
@@ -74,6 +77,8 @@ class Stepper:
         self._callbacks: list[Callable[[UpdateReport], object]] = []
         self._callbacks_before: list[Callable[[int], object]] = []
         self._parameters: list[nn.Parameter] = [layer.parameter for layer in self.topology.layers]
+        self._calls = CallsOfStep()
+        self._num_missed_steps = 0
         self._skips_step = False
         self._updated_before_step = False
         self._masks_gradients = False
@@ -94,6 +99,10 @@ class Stepper:
             self._handles.append(member.register_step_post_hook(in_eager_mode(after)))
             if hasattr(member, "register_load_state_dict_post_hook"):
                 self._handles.append(member.register_load_state_dict_post_hook(self._mark_foreign_change))
+            for wrapped in wrapped_optimizers(member):
+                if wrapped not in self._members and can_be_hooked(wrapped):
+                    missed = functools.partial(self._refuse_missed_steps, member)
+                    self._handles.append(wrapped.register_step_pre_hook(in_eager_mode(missed)))
         if sparse_gradients:
             hook = in_eager_mode(self._mask_new_gradient)
             for parameter in self._parameters:
@@ -121,11 +130,32 @@ class Stepper:
         self._callbacks_before.append(callback)
         return functools.partial(self._callbacks_before.remove, callback)
 
+    def _starts_step(self, optimizer: Optimizer) -> bool:
+        """An optimiser was called: whether a step begins, and not a part of one."""
+        if not self._calls.begin(optimizer):
+            return False
+        self._num_missed_steps = 0
+        self._gradients.forget_held()
+        return True
+
+    def _refuse_missed_steps(
+        self, member: Optimizer, wrapped: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """An optimiser that another one wraps is about to step."""
+        self._num_missed_steps += not self._calls.are_under_way
+        if self._num_missed_steps > 1:
+            raise RuntimeError(
+                f"{type(member).__name__} lets the {type(wrapped).__name__} that it wraps step without a step() of its own, so that "
+                f"the engine does not hear of it; give the engine the {type(wrapped).__name__}"
+            )
+
     # --- one optimiser ---------------------------------------------------------------------------------------------------
 
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if not self._starts_step(optimizer):
+            return None
         self._skips_step = was_skipped_by_scaler(optimizer) or only_makes_state(optimizer)
         if self._skips_step:
             return None
@@ -230,7 +260,7 @@ class Stepper:
                 parameter.grad += gradient
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._skips_step:
+        if not self._calls.end(optimizer) or self._skips_step:
             return
         self._count_step()
         self._gradients.give_back()
@@ -242,6 +272,8 @@ class Stepper:
 
     def _before_member_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """One of several optimisers steps, maybe while backward runs: other gradients may not be there yet, or be gone."""
+        if not self._starts_step(optimizer):
+            return
         self._skips_step = was_skipped_by_scaler(optimizer) or only_makes_state(optimizer)
         if self._skips_step:
             return
@@ -266,7 +298,7 @@ class Stepper:
             self._gradients.withhold(optimizer)
 
     def _after_member_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._skips_step:
+        if not self._calls.end(optimizer) or self._skips_step:
             return
         self._gradients.give_back()
         if not self._method.hides_weights(self._context):
@@ -339,7 +371,7 @@ class Stepper:
         if update_due:
             try:
                 report = self._update(zero_all_inactive=self._needs_full_mask)
-            except Exception:
+            except BaseException:  # an interrupt too leaves what is inactive at zero
                 if not self._method.hides_weights(self._context):
                     self.topology.apply()
                 raise
