@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from itop.nn import SparseConv2d, SparseLinear, densify, sparsify
 
@@ -72,6 +73,56 @@ def test_operators_satisfy_torch_library(make) -> None:
         torch.library.opcheck(
             torch.ops.itop.sparse_conv2d.default, (x, layer.values, layer.bias, layer._handle, layer._flat_geometry)
         )
+
+
+def operator_of(layer: SparseLinear | SparseConv2d, x: Tensor) -> Tensor:
+    if isinstance(layer, SparseLinear):
+        return torch.ops.itop.sparse_linear(x, layer.values, layer.bias, layer._handle, layer.out_features)
+    return torch.ops.itop.sparse_conv2d(x, layer.values, layer.bias, layer._handle, layer._flat_geometry)
+
+
+@pytest.mark.parametrize(("make", "shape"), CASES)
+def test_eager_code_and_the_operator_give_the_same_bits(make, shape) -> None:
+    layer = make()
+    results = []
+    for call in (layer, lambda x: operator_of(layer, x)):
+        torch.manual_seed(1)
+        x = torch.randn(shape, requires_grad=True)
+        y = call(x)
+        results.append((y, *torch.autograd.grad(y, [x, layer.values, layer.bias], torch.randn_like(y))))
+    assert all(torch.equal(eager, other) for eager, other in zip(*results, strict=True))
+
+
+class Seen(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("make", "shape"), [(linear, (5, 24)), (convolution, (2, 4, 7, 6))])
+def test_who_watches_operators_sees_one(make, shape) -> None:
+    layer = make()
+    with Seen() as seen:
+        layer(torch.randn(shape, requires_grad=True)).sum().backward()
+    kind = "sparse_linear" if make is linear else "sparse_conv2d"
+    assert [name for name in seen.names if "itop" in name] == [f"itop.{kind}.default", f"itop.{kind}_backward.default"]
+
+
+@pytest.mark.parametrize(("make", "shape"), [(linear, (5, 24)), (convolution, (2, 4, 7, 6))])
+def test_a_gradient_has_no_gradient_and_a_frozen_parameter_none(make, shape) -> None:
+    layer = make()
+    layer.bias.requires_grad_(False)
+    x = torch.randn(shape, requires_grad=True)
+    gradient, _ = torch.autograd.grad(layer(x).square().sum(), [x, layer.values], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+    layer(x.detach()).sum().backward()
+    assert layer.bias.grad is None
+    assert layer.values.grad is not None
 
 
 def test_the_number_of_active_weights_is_exact() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from itop.allocation import target_count
 from itop.nn.convolution_kernels import ConvolutionGeometry
+from itop.nn.eager import eager_conv2d, is_eager
 from itop.nn.growth import ConvolutionGradientRows, ScoreRows
 from itop.nn.operators import flat_geometry, sparse_conv2d
 from itop.nn.pattern import SparsePattern, TieKeys
@@ -125,6 +126,8 @@ class SparseConv2d(SparseLayer):
             raise ValueError(
                 f"the input must be [batch, {self.geometry.in_channels}, height, width], got {list(x.shape)}"
             )
+        if is_eager(x):
+            return eager_conv2d(x, self.values, self.bias, self._handle, self._pattern, self.geometry)
         output: Tensor = sparse_conv2d(x, self.values, self.bias, self._handle, self._flat_geometry)
         return output
 
