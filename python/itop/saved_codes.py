@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from itop.distributed.shards import has_layout_of, is_sharded, local_part
+from itop.held_parts import HeldParts
 from itop.nn.position_set import CompressedPositions, PositionSet
-
-if TYPE_CHECKING:
-    from itop.topology import Topology
 
 ACTIVE, EXPLORED, RELIABLE = 1, 2, 4
 """The bits of a weight's code in a saved state."""
@@ -33,17 +31,17 @@ def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     return shape[0], math.prod(shape[1:])
 
 
-def read_codes(topology: Topology, layer: int, saved: object) -> Tensor:
+def read_codes(parts: HeldParts, layer: int, saved: object) -> Tensor:
     """The codes of the part of a layer that this process holds, from any saved form.
 
     Raises:
         ValueError: If it is of another model or sharding, or damaged.
     """
-    name = topology.layers[layer].name
+    name = parts.layers[layer].name
     if isinstance(saved, Mapping):
-        codes = topology.part(layer, _codes_of_sets(name, topology.layers[layer].shape, saved))
+        codes = parts.part(layer, _codes_of_sets(name, parts.layers[layer].shape, saved))
     else:
-        codes = _read_bytes(topology, layer, saved)
+        codes = _read_bytes(parts, layer, saved)
     unexplored = ((codes & (ACTIVE | RELIABLE)) != 0) & ((codes & EXPLORED) == 0)
     if bool((codes > (ACTIVE | EXPLORED | RELIABLE)).any()) or bool(unexplored.any()):
         _refuse_unexplored(name)
@@ -126,8 +124,8 @@ def _codes_of_sets(name: str, shape: tuple[int, ...], saved: Mapping[str, object
     return codes
 
 
-def _read_bytes(topology: Topology, layer: int, saved: object) -> Tensor:
-    name, shape, parameter = topology.layers[layer].name, topology.layers[layer].shape, topology.layers[layer].parameter
+def _read_bytes(parts: HeldParts, layer: int, saved: object) -> Tensor:
+    name, shape, parameter = parts.layers[layer].name, parts.layers[layer].shape, parts.layers[layer].parameter
     if not isinstance(saved, Tensor) or saved.dtype != torch.uint8:
         raise ValueError(f"the engine state is damaged: layer '{name}' is not a tensor of bytes")
     if tuple(saved.shape) != shape:
@@ -135,7 +133,7 @@ def _read_bytes(topology: Topology, layer: int, saved: object) -> Tensor:
             f"the engine state belongs to another model: layer '{name}' has shape {list(saved.shape)} there, {list(shape)} here"
         )
     if not is_sharded(saved):
-        return topology.part(layer, saved)
+        return parts.part(layer, saved)
     if not has_layout_of(saved, parameter):
         raise ValueError(
             f"the engine state is of another sharding: layer '{name}' is placed as {tuple(map(str, saved.placements))} there; "

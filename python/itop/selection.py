@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from itop import _core
+from itop.held_parts import HeldParts
 
 if TYPE_CHECKING:
     from itop.topology import Topology
@@ -19,53 +20,53 @@ if TYPE_CHECKING:
 class BitSet:
     """A set of weights of a model: one bit for each, kept by the core.
 
-    ``&``, ``|``, ``-``, ``^`` and ``~`` make new sets; sets of one topology go together.
+    ``&``, ``|``, ``-``, ``^`` and ``~`` make new sets; sets over the same parts go together.
 
     Args:
-        topology: Whose weights they are.
+        parts: Whose weights they are.
         native: The bits; not changed afterwards where counts are given.
         counts: What :meth:`counts` answers, where that is known: a GPU need not be asked, nor waited for.
     """
 
-    __slots__ = ("_known_counts", "_topology", "native")
+    __slots__ = ("_known_counts", "_parts", "native")
 
-    def __init__(self, topology: Topology, native: _core.BitSets, counts: Sequence[int] | None = None) -> None:
-        self._topology = topology
+    def __init__(self, parts: HeldParts, native: _core.BitSets, counts: Sequence[int] | None = None) -> None:
+        self._parts = parts
         self.native = native
         self._known_counts = counts
 
     def __and__(self, other: BitSet) -> BitSet:
-        return BitSet(self._topology, self.native.intersection(other.native, self._topology.stream))
+        return BitSet(self._parts, self.native.intersection(other.native, self._parts.stream))
 
     def __or__(self, other: BitSet) -> BitSet:
-        return BitSet(self._topology, self.native.union(other.native, self._topology.stream))
+        return BitSet(self._parts, self.native.union(other.native, self._parts.stream))
 
     def __sub__(self, other: BitSet) -> BitSet:
-        return BitSet(self._topology, self.native.difference(other.native, self._topology.stream))
+        return BitSet(self._parts, self.native.difference(other.native, self._parts.stream))
 
     def __xor__(self, other: BitSet) -> BitSet:
-        return BitSet(self._topology, self.native.symmetric_difference(other.native, self._topology.stream))
+        return BitSet(self._parts, self.native.symmetric_difference(other.native, self._parts.stream))
 
     def __invert__(self) -> BitSet:
-        return BitSet(self._topology, self.native.complement(self._topology.stream))
+        return BitSet(self._parts, self.native.complement(self._parts.stream))
 
     def copy(self) -> BitSet:
-        return BitSet(self._topology, self.native.copy(self._topology.stream))
+        return BitSet(self._parts, self.native.copy(self._parts.stream))
 
     def counts(self) -> list[int]:
         """How many weights of each layer are in the set, over all processes."""
         if self._known_counts is not None:
             return list(self._known_counts)
-        return self._topology.summed(self.native.count(self._topology.stream))
+        return self._parts.summed(self.native.count(self._parts.stream))
 
     def to_tensors(self) -> list[Tensor]:
         """Bool tensors in the local parts' shapes, devices and memory formats; copies."""
-        return [self.to_tensor(i) for i in range(len(self._topology.layers))]
+        return [self.to_tensor(i) for i in range(len(self._parts.layers))]
 
     def to_tensor(self, layer: int) -> Tensor:
-        weight = self._topology.local(layer)
+        weight = self._parts.local(layer)
         target = torch.empty_strided(weight.shape, weight.stride(), dtype=torch.bool, device=weight.device)
-        self.native.unpack(layer, target, self._topology.stream)
+        self.native.unpack(layer, target, self._parts.stream)
         return target
 
 

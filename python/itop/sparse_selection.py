@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from itop import _core
+from itop.held_parts import HeldParts
 from itop.layers import Layer
 from itop.nn.growth import DenseRows, ScoreRows, scores_at
 from itop.nn.pattern import SparsePattern, TieKeys, free_positions, select_entries
 from itop.nn.position_set import PositionSet
 from itop.selection import BitSet, Scores
-from itop.topology import Topology
 
 __all__ = ["PositionSets", "StreamedScores", "choose", "positions_of"]
 
@@ -30,8 +30,8 @@ class PositionSets(BitSet):
 
     __slots__ = ("positions",)
 
-    def __init__(self, topology: Topology, native: _core.BitSets, positions: Mapping[int, PositionSet]) -> None:
-        super().__init__(topology, native)
+    def __init__(self, parts: HeldParts, native: _core.BitSets, positions: Mapping[int, PositionSet]) -> None:
+        super().__init__(parts, native)
         self.positions = positions
 
     def _with(
@@ -39,7 +39,7 @@ class PositionSets(BitSet):
     ) -> PositionSets:
         theirs = positions_of(other)
         merged = {i: combine(mine, theirs[i]) for i, mine in self.positions.items()}
-        return PositionSets(self._topology, bits.native, merged)
+        return PositionSets(self._parts, bits.native, merged)
 
     def __and__(self, other: BitSet) -> PositionSets:
         return self._with(other, super().__and__(other), PositionSet.__and__)
@@ -55,10 +55,10 @@ class PositionSets(BitSet):
 
     def __invert__(self) -> PositionSets:
         others = {i: ~positions for i, positions in self.positions.items()}
-        return PositionSets(self._topology, super().__invert__().native, others)
+        return PositionSets(self._parts, super().__invert__().native, others)
 
     def copy(self) -> PositionSets:
-        return PositionSets(self._topology, super().copy().native, self.positions)
+        return PositionSets(self._parts, super().copy().native, self.positions)
 
     def counts(self) -> list[int]:
         counts = super().counts()
@@ -69,7 +69,7 @@ class PositionSets(BitSet):
     def to_tensor(self, layer: int) -> Tensor:
         """Of a truly sparse layer a dense tensor in its weight's shape: for looking at."""
         if layer in self.positions:
-            return self.positions[layer].to_mask().view(self._topology.layers[layer].shape)
+            return self.positions[layer].to_mask().view(self._parts.layers[layer].shape)
         return super().to_tensor(layer)
 
 

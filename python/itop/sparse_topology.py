@@ -8,29 +8,30 @@ Layers with a dense weight may stand beside them; they stay masked.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.optim import LBFGS, Optimizer
+from torch.optim import LBFGS
 from torch.utils.hooks import RemovableHandle
 
+from itop.compressed_layer import CompressedLayer
 from itop.distributed.agreement import LayerDigest
+from itop.held_masks import compared
 from itop.layers import Layer
 from itop.nn.growth import DenseRows
-from itop.nn.modules import SparseLayer
-from itop.nn.pattern import SparsePattern, TieKeys
-from itop.nn.position_set import CompressedPositions, PositionSet
+from itop.nn.pattern import TieKeys
+from itop.nn.position_set import PositionSet
 from itop.nn.recorder import GradientRecorder
-from itop.optimizer_group import OptimizerGroup
+from itop.nn.sparse_layer import SparseLayer
 from itop.optimizer_state import OptimizerState
-from itop.saved_codes import SavedSets, read_sets
+from itop.saved_codes import read_sets
 from itop.selection import BitSet, Quota, Scores
 from itop.sparse_selection import PositionSets, StreamedScores, choose, positions_of
-from itop.topology import Topology, compared
+from itop.topology import Topology
 from itop.update_report import UpdateReport
 
 __all__ = ["SparseTopology", "make_topology"]
@@ -83,62 +84,51 @@ class SparseTopology(Topology):
     """
 
     def __init__(self, layers: Sequence[Layer], optimizer_state: OptimizerState, seed: int) -> None:
-        self._modules = {i: layer.module for i, layer in enumerate(layers) if isinstance(layer.module, SparseLayer)}
+        self._compressed = {
+            i: CompressedLayer(layer.module, optimizer_state)
+            for i, layer in enumerate(layers)
+            if isinstance(layer.module, SparseLayer)
+        }
         self._stand_in = nn.Parameter(torch.empty(0), requires_grad=False)
         super().__init__(layers, optimizer_state, seed)
         self.records_every_step = False
         self._recorders: dict[int, GradientRecorder] = {}
-        self._explored = {i: CompressedPositions(module.pattern.shape) for i, module in self._modules.items()}
-        self._reliable = {i: CompressedPositions(module.pattern.shape) for i, module in self._modules.items()}
-        self._known: dict[int, SparsePattern] = {}
-        self._first: dict[int, tuple[SparsePattern, int, dict[str, Tensor]]] = {}
-        self._follow_patterns()
 
     def _note_layout(self) -> None:
         super()._note_layout()
-        for i in self._modules:  # nothing of them is masked: no gradient, no memory order
+        for i in self._compressed:  # nothing of them is masked: no gradient, no memory order
             self._parameters[i] = self._stand_in
-
-    def _follow_patterns(self) -> None:
-        """Somebody may have given a module another pattern (a loaded checkpoint): what is active was explored."""
-        for i, module in self._modules.items():
-            if self._known.get(i) is not module.pattern:
-                self._known[i] = module.pattern
-                self._explored[i].insert(PositionSet.of(module.pattern))
-
-    @property
-    def _optimizer(self) -> Optimizer | OptimizerGroup:
-        return self.optimizer_state.optimizer
 
     # --- tensors ------------------------------------------------------------------------------------------------------
 
     def local(self, layer: int) -> Tensor:
         """What is masked of a layer: nothing of a truly sparse one."""
-        return self._stand_in.detach() if layer in self._modules else super().local(layer)
+        return self._stand_in.detach() if layer in self._compressed else super().local(layer)
 
     @property
     def masked_layer_of_parameter(self) -> dict[int, int]:
-        return {identity: i for identity, i in self.layer_of_parameter.items() if i not in self._modules}
+        return {identity: i for identity, i in self.layer_of_parameter.items() if i not in self._compressed}
 
     def weights(self) -> list[Tensor]:
         """The weights of each layer, borrowed; of a truly sparse one the values of its active weights."""
         return [
-            self._modules[i].values.detach() if i in self._modules else self.local(i) for i in range(len(self.layers))
+            self._compressed[i].module.values.detach() if i in self._compressed else self.local(i)
+            for i in range(len(self.layers))
         ]
 
     def record_gradients(self, is_wanted: Callable[[], bool]) -> list[RemovableHandle]:
         def is_wanted_now() -> bool:
             return self.records_every_step or is_wanted()
 
-        self._recorders = {i: GradientRecorder(module, is_wanted_now) for i, module in self._modules.items()}
+        self._recorders = {i: GradientRecorder(held.module, is_wanted_now) for i, held in self._compressed.items()}
         return [recorder.handle for recorder in self._recorders.values()]
 
     def gradients(self) -> list[Tensor]:
         """Dense gradients, formed whole: for methods that look at those of all weights at every step."""
         scores = self.gradient_scores()
         tensors = list(scores.tensors)
-        for i, module in self._modules.items():
-            shape, layer = module.pattern.shape, self.layers[i]
+        for i, held in self._compressed.items():
+            shape, layer = held.shape, self.layers[i]
             if layer.numel > _MOST_GRADIENTS:
                 raise ValueError(
                     f"the method looks at the gradients of all {layer.numel} weights of layer '{layer.name}' at every step, "
@@ -161,12 +151,12 @@ class SparseTopology(Topology):
                 "growth by gradient needs the batch of an update step, but no truly sparse layer has seen one; update after "
                 "backward(), and set engine.topology.records_every_step for updates outside the schedule"
             )
-        for i in self._modules.keys() - rows.keys():
-            rows[i] = DenseRows(torch.zeros(1, 1).expand(self._modules[i].pattern.shape))
+        for i in self._compressed.keys() - rows.keys():
+            rows[i] = DenseRows(torch.zeros(1, 1).expand(self._compressed[i].shape))
         return StreamedScores(tensors, rows=rows)
 
     def _dense_gradient(self, layer: int) -> Tensor:
-        if layer in self._modules:
+        if layer in self._compressed:
             return self.local(layer)
         gradient = self.kept_gradients.get(layer, self.layers[layer].parameter.grad)
         return torch.zeros_like(self.local(layer)) if gradient is None else self.in_storage_order(layer, gradient)
@@ -174,37 +164,37 @@ class SparseTopology(Topology):
     # --- sets ---------------------------------------------------------------------------------------------------------
 
     def _sets(self, bits: BitSet, positions: Callable[[int], PositionSet]) -> PositionSets:
-        return PositionSets(self, bits.native, {i: positions(i) for i in self._modules})
+        return PositionSets(self, bits.native, {i: positions(i) for i in self._compressed})
 
     @property
     def active(self) -> PositionSets:
-        return self._sets(super().active, lambda i: PositionSet.of(self._modules[i].pattern))
+        return self._sets(super().active, lambda i: self._compressed[i].active)
 
     @property
     def explored(self) -> PositionSets:
-        return self._sets(super().explored, lambda i: self._explored[i].to_set())
+        return self._sets(super().explored, lambda i: self._compressed[i].explored.to_set())
 
     @property
     def reliable(self) -> PositionSets:
-        return self._sets(super().reliable, lambda i: self._reliable[i].to_set())
+        return self._sets(super().reliable, lambda i: self._compressed[i].reliable.to_set())
 
     def empty(self) -> PositionSets:
-        return self._sets(super().empty(), lambda i: PositionSet.empty(self._modules[i].pattern.shape))
+        return self._sets(super().empty(), lambda i: PositionSet.empty(self._compressed[i].shape))
 
     def full(self) -> PositionSets:
-        return self._sets(super().full(), lambda i: ~PositionSet.empty(self._modules[i].pattern.shape))
+        return self._sets(super().full(), lambda i: ~PositionSet.empty(self._compressed[i].shape))
 
     def only(self, layers: Iterable[int]) -> PositionSets:
         chosen = set(map(int, layers))
         full, empty = self.full(), self.empty()
-        for i in chosen - self._modules.keys():
+        for i in chosen - self._compressed.keys():
             empty.native.set_words(i, full.native.words(i, self.stream), self.stream)
-        positions = {i: full.positions[i] if i in chosen else empty.positions[i] for i in self._modules}
+        positions = {i: full.positions[i] if i in chosen else empty.positions[i] for i in self._compressed}
         return PositionSets(self, empty.native, positions)
 
     def from_tensors(self, masks: Sequence[Tensor]) -> PositionSets:
         """A set from one bool tensor a layer: in its shape, or with one entry an active weight."""
-        dense = [self.local(i).bool() if i in self._modules else mask for i, mask in enumerate(masks)]
+        dense = [self.local(i).bool() if i in self._compressed else mask for i, mask in enumerate(masks)]
         return self._sets(super().from_tensors(dense), lambda i: self._positions_of(i, masks[i]))
 
     def where(
@@ -223,7 +213,7 @@ class SparseTopology(Topology):
         return self.sums(tensor[mask].abs() for tensor, mask in zip(scores.tensors, masks, strict=True))
 
     def _positions_of(self, layer: int, mask: Tensor) -> PositionSet:
-        pattern = self._modules[layer].pattern
+        pattern = self._compressed[layer].module.pattern
         if mask.shape == (pattern.num_active,):
             return PositionSet.of(pattern).only(mask)
         if tuple(mask.shape) != self.layers[layer].shape:
@@ -255,80 +245,38 @@ class SparseTopology(Topology):
         draw = self._draw
         masked = None
         if scores is not None:
-            own = [self.local(i) if i in self._modules else tensor for i, tensor in enumerate(scores.tensors)]
+            own = [self.local(i) if i in self._compressed else tensor for i, tensor in enumerate(scores.tensors)]
             masked = Scores(own, scores.signed)
         bits = super().select(
-            candidates, [0 if i in self._modules else count for i, count in enumerate(k)], masked, largest=largest
+            candidates, [0 if i in self._compressed else count for i, count in enumerate(k)], masked, largest=largest
         )
         among = positions_of(candidates)
 
         def chosen(i: int) -> PositionSet:
             count = min(int(k[i]), among[i].count)
             keys = TieKeys(self.seed, i, self.num_updates, draw)
-            return choose(i, self.layers[i], self._modules[i].pattern, among[i], count, scores, largest, keys)
+            return choose(i, self.layers[i], self._compressed[i].module.pattern, among[i], count, scores, largest, keys)
 
         return self._sets(bits, chosen)
 
     def initialise(self, active: BitSet) -> None:
         """As in the masked execution; weights that were not held so far are drawn as the module draws its own."""
         for i, positions in positions_of(active).items():
-            self._initialise_layer(self._modules[i], positions.listed())
-            shape = self._modules[i].pattern.shape
-            self._explored[i], self._reliable[i] = CompressedPositions(shape), CompressedPositions(shape)
-        self._known.clear()
-        self._follow_patterns()
-        self._first = {
-            i: (module.pattern, module.values._version, self._state_of(module)) for i, module in self._modules.items()
-        }
+            self._compressed[i].initialise(positions.listed())
         super().initialise(active)
 
     def keep_patterns(self) -> Callable[[], None]:
-        kept = {
-            i: (PositionSet.of(module.pattern), module.values.detach().clone(), self._state_of(module))
-            for i, module in self._modules.items()
-        }
+        kept = [held.keep() for held in self._compressed.values()]
 
         def put_back() -> None:
-            for i, (pattern, version, moved) in self._first.items():
-                module, (positions, values, state) = self._modules[i], kept[i]
-                if module.pattern is pattern and module.values._version == version:  # nobody has loaded others since
-                    self._become(module, positions, moves_state=False)
-                    with torch.no_grad():
-                        module.values.copy_(values)
-                now = self._optimizer.state.get(module.values) or {}
-                for key, tensor in state.items():
-                    if now.get(key) is moved.get(key):
-                        now[key] = tensor
+            for put_layer_back in kept:
+                put_layer_back()
 
         return put_back
 
-    def _state_of(self, module: SparseLayer) -> dict[str, Tensor]:
-        """The optimiser's tensors that move with a module's values."""
-        state = self._optimizer.state.get(module.values) or {}
-        return {
-            key: value
-            for key, value in state.items()
-            if isinstance(value, Tensor) and value.shape == module.values.shape
-        }
-
-    def _initialise_layer(self, module: SparseLayer, positions: PositionSet) -> None:
-        pattern = module.pattern
-        if positions == PositionSet.of(pattern):
-            return
-        sources = self._become(module, positions)
-        new = sources < 0
-        with torch.no_grad():
-            module.values[new] = module.fresh_values(int(new.sum()))
-
-    def _become(self, module: SparseLayer, positions: PositionSet, *, moves_state: bool = True) -> Tensor:
-        """Gives a module another pattern; its weights in both keep value and state, new ones are zero."""
-        held = PositionSet.of(module.pattern)
-        grown = (positions - held).indices()
-        update = module.update_topology(positions.members_among(held), grown, self._optimizer if moves_state else None)
-        return update.sources
-
     def begin_update(self, step: int) -> None:
-        self._follow_patterns()
+        for held in self._compressed.values():
+            held.follow_pattern()
         super().begin_update(step)
 
     def replace(self, active: BitSet, *, marks_reliable: bool = True) -> UpdateReport:
@@ -341,33 +289,17 @@ class SparseTopology(Topology):
     ) -> npt.NDArray[np.int64]:
         counts = super()._commit(dropped, grown, touches_values=touches_values, **options)
         gone, new = positions_of(dropped), positions_of(grown)
-        for i in self._modules:
-            counts[i] = self._commit_layer(i, gone[i], new[i], options)
+        for i, held in self._compressed.items():
+            counts[i] = held.commit(
+                gone[i],
+                new[i],
+                marks_reliable=options["marks_reliable"],
+                regrown_keeps_value=options["regrown_keeps_value"],
+            )
         for recorder in self._recorders.values():
             recorder.clear()
         self._counts = counts[:, :3].copy()
         return counts
-
-    def _commit_layer(
-        self, layer: int, dropped: PositionSet, grown: PositionSet, options: Mapping[str, bool]
-    ) -> list[int]:
-        module, explored, reliable = self._modules[layer], self._explored[layer], self._reliable[layer]
-        held = PositionSet.of(module.pattern)
-        kept = held if dropped.count == 0 else held - dropped
-        if options["marks_reliable"]:
-            reliable.insert(kept)
-        explored.insert(grown)
-        num_regrown = 0
-        if dropped.count or grown.count:
-            update = module.update_topology(
-                kept.members_among(held),
-                grown.indices(),
-                self._optimizer,
-                regrown_keeps_value=options["regrown_keeps_value"],
-            )
-            self._known[layer] = update.pattern
-            num_regrown = update.num_regrown
-        return [module.num_active, explored.count, reliable.count, dropped.count, grown.count, num_regrown]
 
     # --- counts, bytes, state -------------------------------------------------------------------------------------------
 
@@ -375,70 +307,39 @@ class SparseTopology(Topology):
         # Of the bits alone: what was explored of a truly sparse layer is counted without being listed.
         sets = (self.store.active, self.store.explored, self.store.reliable)
         counts = np.array([self.summed(bits.count(self.stream)) for bits in sets], dtype=np.int64).T.copy()
-        for i, module in self._modules.items():
-            counts[i] = (module.num_active, self._explored[i].count, self._reliable[i].count)
+        for i, held in self._compressed.items():
+            counts[i] = held.counts
         self._counts = counts
 
     def num_bytes(self) -> int:
         """Of bit sets, patterns and explored sets."""
-        return super().num_bytes() + sum(
-            module.pattern.num_bytes() + self._explored[i].num_bytes + self._reliable[i].num_bytes
-            for i, module in self._modules.items()
-        )
-
-    def digest(self) -> bytes:
-        digest = hashlib.blake2b(super().digest(), digest_size=16)
-        for i in self._modules:
-            for part in self._saved_parts(i):
-                digest.update(part)
-        return digest.digest()
-
-    def _saved_parts(self, layer: int) -> Iterator[bytes]:
-        for key, content in self.layer_codes(layer).items():
-            if key != "shape":
-                yield content.numpy().tobytes()
+        return super().num_bytes() + sum(held.num_bytes for held in self._compressed.values())
 
     def layer_digests(self) -> list[LayerDigest]:
         digests = super().layer_digests()
-        for i in self._modules:
-            digest = hashlib.blake2b(b"".join(self._saved_parts(i)), digest_size=16).digest()
+        for i, held in self._compressed.items():
+            saved = b"".join(content.numpy().tobytes() for content in held.to_bytes().values())
+            digest = hashlib.blake2b(saved, digest_size=16).digest()
             digests[i] = LayerDigest(self.layers[i].name, (None, self.layers[i].shape), digest)
         return digests
 
     def mask(self, layer: int) -> Tensor:
-        return self._modules[layer].mask() if layer in self._modules else super().mask(layer)
+        return self._compressed[layer].module.mask() if layer in self._compressed else super().mask(layer)
 
     def layer_codes(self, layer: int) -> Any:
         """Of a truly sparse layer ``{"shape", "active", "explored", "reliable"}``, the sets in bytes."""
-        if layer not in self._modules:
+        if layer not in self._compressed:
             return super().layer_codes(layer)
-        self._follow_patterns()
-        active = CompressedPositions(self._modules[layer].pattern.shape)
-        active.insert(PositionSet.of(self._modules[layer].pattern))
-        return {
-            "shape": list(self.layers[layer].shape),
-            "active": active.to_bytes(),
-            "explored": self._explored[layer].to_bytes(),
-            "reliable": self._reliable[layer].to_bytes(),
-        }
+        return {"shape": list(self.layers[layer].shape), **self._compressed[layer].to_bytes()}
 
     def read_codes(self, layer: int, saved: object) -> Any:
-        if layer not in self._modules:
+        if layer not in self._compressed:
             return super().read_codes(layer, saved)
         return read_sets(self.layers[layer].name, self.layers[layer].shape, saved)
 
-    def load_codes(self, codes: Sequence[Any], num_updates: int, *, touches_values: bool = True) -> None:
-        """As in the masked execution; a weight that becomes active here is zero.
-
-        Optimisers load their state by themselves, maybe before: where it fits the new pattern it stays as it is.
-        """
-        for i, module in self._modules.items():
-            sets: SavedSets = codes[i]
-            active = sets["active"].to_set()
-            if active != PositionSet.of(module.pattern):
-                self._become(module, active, moves_state=active.count != module.num_active)
-            self._explored[i], self._reliable[i] = sets["explored"], sets["reliable"]
-            self._known[i] = module.pattern
+    def set_codes(self, codes: Sequence[Any]) -> None:
+        """As in the masked execution; a weight that becomes active here is zero."""
+        for i, held in self._compressed.items():
+            held.load(codes[i])
         nothing = torch.empty(0, dtype=torch.uint8)
-        own = [nothing if i in self._modules else of_layer for i, of_layer in enumerate(codes)]
-        super().load_codes(own, num_updates, touches_values=touches_values)
+        super().set_codes([nothing if i in self._compressed else of_layer for i, of_layer in enumerate(codes)])

@@ -17,9 +17,9 @@ from itop.context import Context
 from itop.criteria.averages import gradient_average, update_average
 from itop.criteria.drop import sampled
 from itop.criteria.observer import Part, WrappingPart
+from itop.held_masks import is_native
 from itop.ranges import LESS_THAN_ALL, NOT_NEGATIVE, POSITIVE
 from itop.selection import BitSet, Quota, Scores
-from itop.topology import is_native
 
 
 class GrowCriterion(Part):

@@ -7,12 +7,14 @@ A layer's weights are one vector of values, so every optimiser keeps state for t
 
 from __future__ import annotations
 
+from itop.nn.convolution import SparseConv2d
 from itop.nn.convolution_kernels import ConvolutionGeometry
 from itop.nn.growth import grow_candidates_by_gradient, grow_convolution_candidates_by_gradient
 from itop.nn.layouts import forget_layouts
-from itop.nn.modules import SparseConv2d, SparseLayer, SparseLinear
+from itop.nn.linear import SparseLinear
 from itop.nn.pattern import PatternUpdate, SparsePattern, TieKeys
 from itop.nn.replacement import Replacement, densify, sparsify
+from itop.nn.sparse_layer import SparseLayer
 
 __all__ = [
     "ConvolutionGeometry",

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from itop.nn.growth import ScoreRows
-from itop.nn.modules import SparseLayer
+from itop.nn.sparse_layer import SparseLayer
 
 __all__ = ["GradientRecorder"]
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from itop.nn.modules import SparseConv2d, SparseLayer, SparseLinear
+from itop.nn.convolution import SparseConv2d
+from itop.nn.linear import SparseLinear
+from itop.nn.sparse_layer import SparseLayer
 
 __all__ = ["Replacement", "densify", "sparsify"]
 
