@@ -98,11 +98,6 @@ class Stepper:
                 register: Callable[..., RemovableHandle] = parameter.register_post_accumulate_grad_hook
                 self._handles.append(register(hook))
 
-    @property
-    def is_attached(self) -> bool:
-        """Whether optimisers are hooked."""
-        return bool(self._handles)
-
     def detach(self) -> None:
         """Removes the hooks."""
         for handle in self._handles:
