@@ -71,33 +71,60 @@ class PackedPlanes {
   const Scalar* images_;
 };
 
-/// sums (+)= the dot products of output planes [first, last) with the shifted input planes.
+/// Rows of a run as dot products want them: positions that an earlier run has counted are zero.
 template <class Scalar>
-void dot_planes(const PlaneGrid& grid, const SparsePattern& pattern, const Scalar* out, const Scalar* in,
-                const std::vector<PositionRun>& runs, std::int64_t first, std::int64_t last, bool accumulate,
-                Scalar* sums) {
+class CountedOnce {
+ public:
+  CountedOnce(const Scalar* rows, std::int64_t stride, std::int64_t num_rows, const PositionRun& run)
+      : size_(cpu::kRunWidths[run.width_index]),
+        masked_(run.num_repeated == 0 ? 0 : static_cast<std::size_t>(num_rows * size_) * sizeof(Scalar)),
+        rows_(rows),
+        stride_(stride) {
+    if (run.num_repeated == 0) return;
+    for (std::int64_t row = 0; row < num_rows; ++row) {
+      Scalar* const to = masked_.template as<Scalar>() + row * size_;
+      std::fill_n(to, run.num_repeated, Scalar{0});
+      std::copy(rows + row * stride + run.num_repeated, rows + row * stride + size_, to + run.num_repeated);
+    }
+    rows_ = masked_.template as<const Scalar>();
+    stride_ = size_;
+  }
+  const Scalar* data() const noexcept { return rows_; }
+  std::int64_t stride() const noexcept { return stride_; }
+
+ private:
+  std::int64_t size_;
+  ScratchLease masked_;
+  const Scalar* rows_;
+  std::int64_t stride_;
+};
+
+/// The gradients of the values in input planes [first, last) of the transposed pattern; where `results` is not null,
+/// those of the inputs as well.
+/// @param in      the first of these planes
+/// @param results may be `in` where the pattern has one block
+template <class Scalar>
+void differentiate_planes(const PlaneGrid& grid, const SparsePattern& pattern, const Scalar* values, const Scalar* in,
+                          const Scalar* out, const std::vector<PositionRun>& runs, std::int64_t first,
+                          std::int64_t last, const typename SliceSums<Scalar>::Slice& slice, Scalar* results) {
   const auto& kernels = cpu::sparse_kernels<Scalar>();
+  const std::int64_t stride = grid.plane_stride();
+  bool accumulates = slice.accumulate;
   for (const PositionRun& run : runs) {
     const std::int64_t start = grid.front() + run.start;
-    const std::int64_t size = cpu::kRunWidths[run.width_index];
-    const Scalar* rows = out + first * grid.plane_stride() + start;
-    std::int64_t row_stride = grid.plane_stride();
-    const ScratchLease masked(run.num_repeated == 0 ? 0
-                                                    : static_cast<std::size_t>((last - first) * size) * sizeof(Scalar));
-    if (run.num_repeated > 0) {
-      for (std::int64_t row = 0; row < last - first; ++row) {
-        Scalar* const to = masked.as<Scalar>() + row * size;
-        std::fill_n(to, run.num_repeated, Scalar{0});
-        std::copy(rows + row * row_stride + run.num_repeated, rows + row * row_stride + size, to + run.num_repeated);
-      }
-      rows = masked.as<Scalar>();
-      row_stride = size;
-    }
+    const CountedOnce<Scalar> rows(in + start, stride, last - first, run);
     for (std::int64_t block = 0; block < pattern.num_blocks(); ++block) {
-      kernels.dot_positions[run.width_index](runs_of(pattern, block, first, last), rows, row_stride, in + start, sums,
-                                             0, accumulate);
+      const cpu::EntryRuns entries = runs_of(pattern, block, first, last);
+      if (results == nullptr) {
+        kernels.dot_positions[run.width_index](entries, rows.data(), rows.stride(), out + start, slice.values, 0,
+                                               accumulates);
+      } else {
+        kernels.multiply_and_dot_positions[run.width_index](
+            entries, {values, out + start, results + start, stride, block > 0, rows.data(), rows.stride(), slice.values,
+                      accumulates});
+      }
     }
-    accumulate = true;
+    accumulates = true;
   }
 }
 
@@ -148,18 +175,26 @@ void forward(const ConvolutionPattern& pattern, const void* values, ValueType va
   }
 }
 
+/// What a backward pass walks over.
+template <class Scalar>
+std::vector<PositionRun> backward_runs(const PlaneGrid& grid, std::int64_t num_images, bool wants_input,
+                                       bool wants_values) {
+  const auto& kernels = cpu::sparse_kernels<Scalar>();
+  if (!wants_values) return grid.input_runs(num_images, kernels.num_multiply_widths);
+  return grid.dot_runs(num_images, wants_input ? kernels.num_multiply_and_dot_widths : kernels.num_dot_widths);
+}
+
 template <class Scalar>
 void backward(const ConvolutionPattern& pattern, const void* values, ValueType value_type, const Scalar* x,
               const Scalar* output_gradient, std::int64_t batch, const ConvolutionGradients& gradients,
               ThreadPool& pool) {
   const PlaneGrid grid(pattern.shape, pattern.layout);
   const ConvolutionShape& shape = pattern.shape;
-  const auto& kernels = cpu::sparse_kernels<Scalar>();
-  const OrderedValues<Scalar> ordered(gradients.input == nullptr ? SparsePattern{} : pattern.transposed, values,
-                                      value_type, pool);
+  const bool wants_input = gradients.input != nullptr;
+  const OrderedValues<Scalar> ordered(wants_input ? pattern.transposed : SparsePattern{}, values, value_type, pool);
   const std::int64_t per_stack = grid.images_per_stack();
-  const SliceSums<Scalar> sums(divide_up(batch, per_stack), pattern.forward.num_entries(), shape.out_channels,
-                               gradients);
+  const SliceSums<Scalar> sums(divide_up(batch, per_stack), pattern.transposed.num_entries(),
+                               pattern.transposed.permutation, shape.out_channels, gradients);
   auto* const input_gradient = static_cast<Scalar*>(gradients.input);
   if (grid.is_interleaved()) {
     interleaved_backward(grid, pattern, ordered.data(), x, output_gradient, batch, input_gradient, sums, pool);
@@ -170,46 +205,49 @@ void backward(const ConvolutionPattern& pattern, const void* values, ValueType v
   const std::int64_t in_size = shape.in_channels * shape.in_height * shape.in_width;
   const std::int64_t out_size = shape.out_channels * shape.out_height() * shape.out_width();
   const std::int64_t num_last = batch - (divide_up(batch, per_stack) - 1) * per_stack;
-  const auto runs_of_stack = [&](std::int64_t num_images) {
-    return std::pair(grid.dot_runs(num_images, kernels.num_dot_widths),
-                     grid.input_runs(num_images, kernels.num_multiply_widths));
-  };
-  const auto runs_of_whole = runs_of_stack(std::clamp<std::int64_t>(batch, 1, per_stack));
-  const auto runs_of_last = runs_of_stack(num_last);
+  const auto runs_of_whole =
+      backward_runs<Scalar>(grid, std::clamp<std::int64_t>(batch, 1, per_stack), wants_input, sums.wants_values());
+  const auto runs_of_last = backward_runs<Scalar>(grid, num_last, wants_input, sums.wants_values());
+  // Where the gradient of a tile of inputs is complete when it is written, it takes the place of the packed inputs.
+  const bool in_place = pattern.transposed.num_blocks() == 1;
   sums.for_each_stack(pool, [&](std::int64_t stack, const typename SliceSums<Scalar>::Slice& slice, bool alone) {
     const std::int64_t first_image = stack * per_stack;
     const std::int64_t num_images = std::min(per_stack, batch - first_image);
-    const auto& [output_runs, input_runs] = num_images == num_last ? runs_of_last : runs_of_whole;
+    const auto& runs = num_images == num_last ? runs_of_last : runs_of_whole;
     const std::int64_t plane = grid.plane_stride();
     const PackedPlanes<Scalar> in(grid, grid.num_input_planes(), x + first_image * in_size);
     const PackedPlanes<Scalar> out(grid, shape.out_channels, output_gradient + first_image * out_size);
+    const ScratchLease apart(grid.is_direct() || in_place ? 0 : planes_bytes<Scalar>(grid, grid.num_input_planes()));
     in_pieces(shape.out_channels, alone, pool, [&](std::int64_t first, std::int64_t last) {
-      if (grid.is_direct()) return;
-      grid.pack_outputs(output_gradient + first_image * out_size, num_images, first, last, out.target(first));
-    });
-    in_pieces(grid.num_input_planes(), alone, pool, [&](std::int64_t first, std::int64_t last) {
-      if (grid.is_direct() || !sums.wants_values()) return;
-      grid.pack_inputs(x + first_image * in_size, num_images, first, last, in.target(first));
-    });
-    in_pieces(shape.out_channels, alone, pool, [&](std::int64_t first, std::int64_t last) {
-      if (sums.wants_values()) {
-        dot_planes(grid, pattern.forward, out.data(), in.data(), output_runs, first, last, slice.accumulate,
-                   slice.values);
+      if (!grid.is_direct()) {
+        grid.pack_outputs(output_gradient + first_image * out_size, num_images, first, last, out.target(first));
       }
       if (sums.wants_bias()) {
-        kernels.sum_rows(out.data() + first * plane, plane, last - first, static_cast<int>(plane), slice.bias + first,
-                         slice.accumulate);
+        cpu::sparse_kernels<Scalar>().sum_rows(out.data() + first * plane, plane, last - first, static_cast<int>(plane),
+                                               slice.bias + first, slice.accumulate);
       }
     });
-    if (input_gradient == nullptr) return;
-    Scalar* const stack_gradient = input_gradient + first_image * in_size;
+    Scalar* const stack_gradient = wants_input ? input_gradient + first_image * in_size : nullptr;
     in_pieces(shape.in_channels, alone, pool, [&](std::int64_t first, std::int64_t last) {
       const std::int64_t first_plane = first * grid.num_phases();
-      // The packed input is no longer needed: its memory takes the gradient.
-      Scalar* const planes = grid.is_direct() ? stack_gradient + first_plane * plane : in.target(first_plane);
-      multiply_planes<Scalar>(grid, pattern.transposed, ordered.data(), out.data(), input_runs, first_plane,
-                              last * grid.num_phases(), nullptr, planes);
-      if (!grid.is_direct()) grid.unpack_inputs(planes, num_images, first, last, stack_gradient);
+      const std::int64_t last_plane = last * grid.num_phases();
+      if (sums.wants_values() && !grid.is_direct()) {
+        grid.pack_inputs(x + first_image * in_size, num_images, first_plane, last_plane, in.target(first_plane));
+      }
+      Scalar* planes = nullptr;
+      if (wants_input) {
+        planes = grid.is_direct() ? stack_gradient + first_plane * plane
+                 : in_place       ? in.target(first_plane)
+                                  : apart.as<Scalar>() + first_plane * plane;
+      }
+      if (sums.wants_values()) {
+        differentiate_planes<Scalar>(grid, pattern.transposed, ordered.data(), in.data() + first_plane * plane,
+                                     out.data(), runs, first_plane, last_plane, slice, planes);
+      } else if (wants_input) {
+        multiply_planes<Scalar>(grid, pattern.transposed, ordered.data(), out.data(), runs, first_plane, last_plane,
+                                nullptr, planes);
+      }
+      if (wants_input && !grid.is_direct()) grid.unpack_inputs(planes, num_images, first, last, stack_gradient);
     });
   });
   sums.write(value_type, pool);

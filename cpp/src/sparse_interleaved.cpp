@@ -206,6 +206,42 @@ void multiply_rows(const SparsePattern& pattern, const Scalar* values, const Gro
   }
 }
 
+/// How many widths of tiles the kernels of a backward pass have.
+template <class Scalar>
+int num_backward_widths(bool wants_input, bool wants_values) {
+  const auto& kernels = cpu::sparse_image_kernels<Scalar>();
+  if (!wants_values) return kernels.num_multiply_widths;
+  return wants_input ? kernels.num_multiply_and_dot_widths : kernels.num_dot_widths;
+}
+
+/// The gradients of the values in planes [first, last) of the transposed pattern, for a strip; where `results` is not
+/// null, those of the inputs as well, as multiply_rows writes them.
+template <class Scalar>
+void differentiate_rows(const PlaneGrid& grid, const SparsePattern& pattern, const Scalar* values,
+                        const GroupPlanes<Scalar>& in, const GroupPlanes<Scalar>& out, const std::vector<Tile>& tiles,
+                        const Strip& strip, std::int64_t first, std::int64_t last,
+                        const typename SliceSums<Scalar>::Slice& slice, Scalar* results) {
+  const auto& kernels = cpu::sparse_image_kernels<Scalar>();
+  const std::int64_t stride = grid.plane_stride();
+  for (std::int64_t y = strip.first; y < strip.last; ++y) {
+    for (const Tile& tile : tiles) {
+      const Scalar* const rows = in.row(y) + first * stride + tile.x * kImages;
+      const Scalar* const from = out.row(y) + tile.x * kImages;
+      const bool accumulates = slice.accumulate || y > 0 || tile.x > 0;
+      for (std::int64_t block = 0; block < pattern.num_blocks(); ++block) {
+        const cpu::EntryRuns runs = runs_of(pattern, block, first, last);
+        if (results == nullptr) {
+          kernels.dot[tile.width_index](runs, rows, stride, from, slice.values, accumulates);
+          continue;
+        }
+        Scalar* const to = results + first * strip.stride() + ((y - strip.first) * strip.width + tile.x) * kImages;
+        kernels.multiply_and_dot[tile.width_index](
+            runs, {values, from, to, strip.stride(), block > 0, rows, stride, slice.values, accumulates});
+      }
+    }
+  }
+}
+
 /// Channels [first, last) of a strip's results [channels][phases][strip.stride()], to images.
 /// @param pictures those of a channel's planes
 template <class Scalar>
@@ -287,13 +323,12 @@ template <class Scalar>
 void interleaved_backward(const PlaneGrid& grid, const ConvolutionPattern& pattern, const Scalar* values,
                           const Scalar* x, const Scalar* output_gradient, std::int64_t batch, Scalar* input_gradient,
                           const SliceSums<Scalar>& sums, ThreadPool& pool) {
-  const auto& kernels = cpu::sparse_image_kernels<Scalar>();
   const ConvolutionShape& shape = pattern.shape;
   const std::int64_t in_area = shape.in_height * shape.in_width;
   const std::int64_t out_size = shape.out_channels * shape.out_height() * shape.out_width();
   const std::int64_t in_width = grid.num_input_columns();
-  const std::vector<Tile> in_tiles = tiles_of(in_width, kernels.num_multiply_widths);
-  const std::vector<Tile> out_tiles = tiles_of(shape.out_width(), kernels.num_dot_widths);
+  const bool wants_input = input_gradient != nullptr;
+  const std::vector<Tile> tiles = tiles_of(in_width, num_backward_widths<Scalar>(wants_input, sums.wants_values()));
   const std::vector<PlaneGrid::Picture> in_pictures = input_pictures(grid);
   const std::vector<PlaneGrid::Picture> out_pictures{grid.output_picture()};
 
@@ -303,7 +338,7 @@ void interleaved_backward(const PlaneGrid& grid, const ConvolutionPattern& patte
     GroupPlanes<Scalar> out(grid, out_pictures, output_gradient + first_image * out_size, num_images);
     GroupPlanes<Scalar> in(grid, in_pictures, x + first_image * shape.in_channels * in_area, num_images);
     const ImageGroup<Scalar> gradient(
-        input_gradient == nullptr ? nullptr : input_gradient + first_image * shape.in_channels * in_area, num_images,
+        wants_input ? input_gradient + first_image * shape.in_channels * in_area : nullptr, num_images,
         shape.in_channels, in_area);
     const std::int64_t height = std::max(shape.out_height(), grid.num_input_rows());
     const std::int64_t num_rows = rows_of_strips(in_pictures, height, alone);
@@ -312,29 +347,29 @@ void interleaved_backward(const PlaneGrid& grid, const ConvolutionPattern& patte
     for (std::int64_t row = 0; row < height; row += num_rows) {
       out.pack_for(row + num_rows, alone, pool);
       if (sums.wants_values()) in.pack_for(row + num_rows, alone, pool);
-      in_pieces(shape.out_channels, alone, pool, [&](std::int64_t first, std::int64_t last) {
-        for (std::int64_t y = row; y < std::min(row + num_rows, shape.out_height()); ++y) {
-          const Scalar* const out_row = out.row(y) + first * grid.plane_stride();
-          for (const Tile& tile : out_tiles) {
-            for (std::int64_t block = 0; sums.wants_values() && block < pattern.forward.num_blocks(); ++block) {
-              kernels.dot[tile.width_index](runs_of(pattern.forward, block, first, last), out_row + tile.x * kImages,
-                                            grid.plane_stride(), in.row(y) + tile.x * kImages, slice.values,
-                                            slice.accumulate || y > 0 || tile.x > 0);
-            }
+      if (sums.wants_bias()) {
+        in_pieces(shape.out_channels, alone, pool, [&](std::int64_t first, std::int64_t last) {
+          for (std::int64_t y = row; y < std::min(row + num_rows, shape.out_height()); ++y) {
+            cpu::sparse_kernels<Scalar>().sum_rows(out.row(y) + first * grid.plane_stride(), grid.plane_stride(),
+                                                   last - first, static_cast<int>(shape.out_width() * kImages),
+                                                   slice.bias + first, slice.accumulate || y > 0);
           }
-          if (sums.wants_bias()) {
-            cpu::sparse_kernels<Scalar>().sum_rows(out_row, grid.plane_stride(), last - first,
-                                                   static_cast<int>(shape.out_width() * kImages), slice.bias + first,
-                                                   slice.accumulate || y > 0);
-          }
-        }
-      });
+        });
+      }
       const Strip strip{row, std::min(row + num_rows, grid.num_input_rows()), in_width};
-      if (input_gradient == nullptr || strip.first >= strip.last) continue;
+      if (strip.first >= strip.last) continue;
       in_pieces(shape.in_channels, alone, pool, [&](std::int64_t first, std::int64_t last) {
-        multiply_rows<Scalar>(pattern.transposed, values, out, in_tiles, strip, first * grid.num_phases(),
-                              last * grid.num_phases(), nullptr, results.as<Scalar>());
-        separate_rows(in_pictures, results.as<const Scalar>(), strip, first, last, gradient);
+        const std::int64_t first_plane = first * grid.num_phases();
+        const std::int64_t last_plane = last * grid.num_phases();
+        if (!sums.wants_values()) {
+          if (!wants_input) return;
+          multiply_rows<Scalar>(pattern.transposed, values, out, tiles, strip, first_plane, last_plane, nullptr,
+                                results.as<Scalar>());
+        } else {
+          differentiate_rows<Scalar>(grid, pattern.transposed, values, in, out, tiles, strip, first_plane, last_plane,
+                                     slice, wants_input ? results.as<Scalar>() : nullptr);
+        }
+        if (wants_input) separate_rows(in_pictures, results.as<const Scalar>(), strip, first, last, gradient);
       });
     }
   });

@@ -260,7 +260,7 @@ class WideGradient {
 
   Scalar* data() const noexcept { return narrow() ? wide_.template as<Scalar>() : static_cast<Scalar*>(target_); }
   void finish() const {
-    if (narrow()) write_values(data(), count_, target_, type_, 0);
+    if (narrow()) write_values(data(), count_, target_, type_, nullptr, 0);
   }
 
  private:

@@ -85,7 +85,7 @@ void unpack_features(const Scalar* packed, const SampleTile& tile, std::int64_t 
   const ScratchLease wide(static_cast<std::size_t>(tile.num_samples * count) * sizeof(Scalar));
   kernels.unpack(packed, tile.size(), tile.num_samples, count, wide.as<Scalar>(), count);
   for (int s = 0; s < tile.num_samples; ++s) {
-    write_values(wide.as<Scalar>() + s * count, count, dense, type, start + s * num_features);
+    write_values(wide.as<Scalar>() + s * count, count, dense, type, nullptr, start + s * num_features);
   }
 }
 
@@ -110,13 +110,21 @@ void gather_values(const void* values, ValueType type, const std::uint32_t* perm
 }
 
 template <class Scalar>
-void write_values(const Scalar* from, std::int64_t count, void* to, ValueType type, std::int64_t first) {
+void write_values(const Scalar* from, std::int64_t count, void* to, ValueType type, const std::uint32_t* permutation,
+                  std::int64_t first) {
   if (type == ValueType::kBFloat16) {
-    auto* out = static_cast<std::uint16_t*>(to) + first;
-    for (std::int64_t i = 0; i < count; ++i) out[i] = to_bfloat16(static_cast<float>(from[i]));
+    auto* out = static_cast<std::uint16_t*>(to);
+    for (std::int64_t i = 0; i < count; ++i) {
+      out[permutation != nullptr ? permutation[first + i] : first + i] = to_bfloat16(static_cast<float>(from[i]));
+    }
     return;
   }
-  std::memcpy(static_cast<Scalar*>(to) + first, from, static_cast<std::size_t>(count) * sizeof(Scalar));
+  auto* const out = static_cast<Scalar*>(to);
+  if (permutation != nullptr) {
+    for (std::int64_t i = 0; i < count; ++i) out[permutation[first + i]] = from[i];
+  } else {
+    std::memcpy(out + first, from, static_cast<std::size_t>(count) * sizeof(Scalar));
+  }
 }
 
 std::vector<std::int64_t> cut_panels(const SparsePattern& pattern, std::int64_t row_bytes, std::int64_t in_bytes,
@@ -162,7 +170,7 @@ std::vector<std::int64_t> cut_panels(const SparsePattern& pattern, std::int64_t 
                                         ValueType, std::int64_t);                                                      \
   template void gather_values<Scalar>(const void*, ValueType, const std::uint32_t*, std::int64_t, std::int64_t,        \
                                       Scalar*);                                                                        \
-  template void write_values<Scalar>(const Scalar*, std::int64_t, void*, ValueType, std::int64_t);
+  template void write_values<Scalar>(const Scalar*, std::int64_t, void*, ValueType, const std::uint32_t*, std::int64_t);
 ITOP_INSTANTIATE(float)
 ITOP_INSTANTIATE(double)
 #undef ITOP_INSTANTIATE

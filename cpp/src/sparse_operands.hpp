@@ -50,9 +50,11 @@ template <class Scalar>
 void gather_values(const void* values, ValueType type, const std::uint32_t* permutation, std::int64_t first,
                    std::int64_t count, Scalar* out);
 
-/// to[i] = from[i], rounded to nearest even where `type` is narrower.
+/// to[permutation[first + i]] = from[i], or to[first + i] where the permutation is null; rounded to nearest even where
+/// `type` is narrower.
 template <class Scalar>
-void write_values(const Scalar* from, std::int64_t count, void* to, ValueType type, std::int64_t first);
+void write_values(const Scalar* from, std::int64_t count, void* to, ValueType type, const std::uint32_t* permutation,
+                  std::int64_t first);
 
 /// The values in a pattern's order as Scalar; a copy only where order or type differ.
 template <class Scalar>

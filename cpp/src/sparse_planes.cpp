@@ -193,12 +193,12 @@ std::vector<PositionRun> PlaneGrid::output_runs(std::int64_t num_images, int num
   return runs(num_images, shape_.out_height(), shape_.out_width(), num_widths, false);
 }
 
-std::vector<PositionRun> PlaneGrid::dot_runs(std::int64_t num_images, int num_widths) const {
-  return runs(num_images, shape_.out_height(), shape_.out_width(), num_widths, true);
-}
-
 std::vector<PositionRun> PlaneGrid::input_runs(std::int64_t num_images, int num_widths) const {
   return runs(num_images, num_input_rows(), num_input_columns(), num_widths, false);
+}
+
+std::vector<PositionRun> PlaneGrid::dot_runs(std::int64_t num_images, int num_widths) const {
+  return runs(num_images, num_input_rows(), num_input_columns(), num_widths, true);
 }
 
 std::int64_t PlaneGrid::num_input_rows() const noexcept { return divide_up(shape_.in_height, shape_.stride_height); }

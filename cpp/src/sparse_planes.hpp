@@ -73,7 +73,7 @@ class PlaneGrid {
   /// @param num_widths how many of the kernels' widths may be used
   std::vector<PositionRun> output_runs(std::int64_t num_images, int num_widths) const;
   std::vector<PositionRun> input_runs(std::int64_t num_images, int num_widths) const;
-  /// Of the outputs, for dot products: in them a position that two runs cover must not count twice.
+  /// Of the inputs, for dot products: in them a position that two runs cover must not count twice.
   std::vector<PositionRun> dot_runs(std::int64_t num_images, int num_widths) const;
 
   /// Planes [first, last) of a stack from images `[num_images, channels, ...]`; all that is no image becomes zero.

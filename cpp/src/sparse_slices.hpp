@@ -24,12 +24,14 @@ void in_pieces(std::int64_t count, bool alone, ThreadPool& pool, Body&& body) {
 template <class Scalar>
 class SliceSums {
  public:
-  /// @param num_stacks   stacks of images, dealt out to the slices in order
-  SliceSums(std::int64_t num_stacks, std::int64_t num_entries, std::int64_t num_channels,
-            const ConvolutionGradients& wanted)
+  /// @param num_stacks  stacks of images, dealt out to the slices in order
+  /// @param permutation where an entry's sum is written to
+  SliceSums(std::int64_t num_stacks, std::int64_t num_entries, const std::uint32_t* permutation,
+            std::int64_t num_channels, const ConvolutionGradients& wanted)
       : num_stacks_(num_stacks),
         num_slices_(std::min(num_stacks, kMaxSlices)),
         num_entries_(num_entries),
+        permutation_(permutation),
         num_channels_(num_channels),
         wanted_(wanted),
         memory_(static_cast<std::size_t>(num_slices_ * (num_entries + num_channels)) * sizeof(Scalar)) {}
@@ -67,14 +69,15 @@ class SliceSums {
 
   /// Adds up the slices in order.
   void write(ValueType type, ThreadPool& pool) const {
-    if (wants_values()) write(wanted_.values, type, 0, num_entries_, pool);
-    if (wants_bias()) write(wanted_.bias, type, num_entries_, num_channels_, pool);
+    if (wants_values()) write(wanted_.values, type, permutation_, 0, num_entries_, pool);
+    if (wants_bias()) write(wanted_.bias, type, nullptr, num_entries_, num_channels_, pool);
   }
 
  private:
   static constexpr std::int64_t kMaxSlices = 8;
 
-  void write(void* target, ValueType type, std::int64_t offset, std::int64_t count, ThreadPool& pool) const {
+  void write(void* target, ValueType type, const std::uint32_t* permutation, std::int64_t offset, std::int64_t count,
+             ThreadPool& pool) const {
     constexpr std::int64_t kPerChunk = 8192;
     pool.parallel_for((count + kPerChunk - 1) / kPerChunk, [&](std::int64_t chunk) {
       const std::int64_t first = chunk * kPerChunk;
@@ -85,11 +88,13 @@ class SliceSums {
             memory_.template as<const Scalar>() + slice * (num_entries_ + num_channels_) + offset + first;
         for (std::int64_t i = 0; i < size; ++i) total[i] += sums[i];
       }
-      write_values(total, size, target, type, first);
+      write_values(total, size, target, type, permutation, first);
     });
   }
 
-  std::int64_t num_stacks_, num_slices_, num_entries_, num_channels_;
+  std::int64_t num_stacks_, num_slices_, num_entries_;
+  const std::uint32_t* permutation_;
+  std::int64_t num_channels_;
   ConvolutionGradients wanted_;
   ScratchLease memory_;
 };

@@ -5,12 +5,10 @@
 #include <vector>
 
 #include "cpu/kernels.hpp"
-#include "cpu/order_statistics.hpp"
 #include "free_positions.hpp"
-#include "itop/error.hpp"
 #include "itop/sparse_growth.hpp"
 #include "itop/thread_pool.hpp"
-#include "product_scores.hpp"
+#include "product_candidates.hpp"
 
 namespace itop {
 namespace {
@@ -26,17 +24,6 @@ std::int64_t key_of_magnitude(double magnitude, bool wide) {
   auto narrow = static_cast<float>(magnitude);
   if (static_cast<double>(narrow) > magnitude) narrow = std::nextafter(narrow, 0.0F);
   return OrderedKey32::from_bits(std::bit_cast<std::uint32_t>(narrow), ScoreTransform::kMagnitude, order);
-}
-
-[[noreturn]] void refuse_non_finite() { throw NonFiniteError("", "the scores of growth hold NaN or infinity"); }
-
-/// The rank-th smallest of the keys, from 1.
-std::int64_t nth_smallest(ScratchArray<std::int64_t>& keys, std::int64_t rank, ThreadPool& pool) {
-  cpu::OrderStatisticQuery query{&keys, rank, std::numeric_limits<std::int64_t>::min(),
-                                 std::numeric_limits<std::int64_t>::max(), 0};
-  LocalReduction alone;
-  cpu::answer({&query, 1}, alone, pool);
-  return query.result;
 }
 
 }  // namespace
@@ -94,169 +81,24 @@ void StreamedGrowth::offer_product(std::span<const ProductFactor> factors, DType
   }
 }
 
-namespace {
-
-constexpr std::int64_t kBlockRows = 64;
-constexpr std::int64_t kBlockColumns = 512;  // 64 rows of them stay in the second level
-constexpr std::int64_t kBlockWords = kBlockRows * kBlockColumns / kWordBits;
-
-template <class Scalar>
-std::int64_t key_of(Scalar score) {
-  constexpr auto transform = ScoreTransform::kMagnitude;
-  constexpr auto order = SelectionOrder::kLargest;
-  if constexpr (sizeof(Scalar) == 8) {
-    return OrderedKey64::from_bits(std::bit_cast<std::uint64_t>(score), transform, order);
-  } else {
-    return OrderedKey32::from_bits(std::bit_cast<std::uint32_t>(score), transform, order);
-  }
-}
-
-/// Calls `body(row, column)` for the taken positions of a block, counted from its first row and column.
-template <class Body>
-void for_taken_of_block(const PositionList& taken, std::int64_t first_row, std::int64_t num_rows,
-                        std::int64_t first_column, std::int64_t num_columns, Body&& body) {
-  const std::int64_t last_row = std::min(taken.num_rows, first_row + num_rows);
-  for (std::int64_t row = first_row; row < last_row; ++row) {
-    const std::int32_t* const end = taken.columns + taken.row_pointers[row + 1];
-    const std::int32_t* entry = std::lower_bound(taken.columns + taken.row_pointers[row], end, first_column);
-    for (; entry < end && *entry < first_column + num_columns; ++entry) body(row - first_row, *entry - first_column);
-  }
-}
-
-/// A key that somewhat more than `k` scores of free positions reach, from tiles spread over the matrix; all do where it
-/// is small.
-template <class Scalar>
-std::int64_t sampled_limit(const ProductScores<Scalar>& scores, const PositionList& taken, std::int64_t k,
-                           ThreadPool& pool) {
-  constexpr std::int64_t kSampled = 65536;
-  constexpr double kMargin = 1.3;
-  constexpr auto kAll = std::numeric_limits<std::int64_t>::max();
-  const std::int64_t numel = taken.num_rows * taken.num_columns;
-  if (numel < 4 * kSampled) return kAll;
-  const std::int64_t rows = scores.rows_at_once();
-  const std::int64_t columns = scores.columns_at_once();
-  // Whole tiles only, so that nothing outside the matrix is counted.
-  const std::int64_t num_row_tiles = taken.num_rows / rows;
-  const std::int64_t num_column_tiles = taken.num_columns / columns;
-  if (num_row_tiles == 0 || num_column_tiles == 0) return kAll;
-  const std::int64_t num_tiles = kSampled / (rows * columns);
-  ScratchArray<std::int64_t> keys;
-  keys.resize(static_cast<std::size_t>(num_tiles * rows * columns));
-  pool.parallel_for(num_tiles, [&](std::int64_t i) {
-    // Multiples of irrational numbers are spread evenly, rows and columns independently of each other.
-    const auto spread = [&](double step, std::int64_t count) {
-      const double at = static_cast<double>(i + 1) * step;
-      return static_cast<std::int64_t>((at - std::floor(at)) * static_cast<double>(count));
-    };
-    const std::int64_t first_row = spread(0.7548776662466927, num_row_tiles) * rows;
-    const std::int64_t first_column = spread(0.5698402909980532, num_column_tiles) * columns;
-    const ScratchLease tile(static_cast<std::size_t>(2 * rows * columns) * sizeof(Scalar));
-    auto* const out = tile.as<Scalar>();
-    scores.write(first_row, rows, first_column, columns, out, out + rows * columns);
-    std::int64_t* const of_tile = keys.data() + i * rows * columns;
-    for (std::int64_t j = 0; j < rows * columns; ++j) of_tile[j] = key_of(out[j]);
-    for_taken_of_block(taken, first_row, rows, first_column, columns,
-                       [&](std::int64_t row, std::int64_t column) { of_tile[row * columns + column] = kAll; });
-  });
-  const std::int64_t num_taken = std::count(keys.begin(), keys.end(), kAll);
-  const std::int64_t size = static_cast<std::int64_t>(keys.size()) - num_taken;
-  const double share = static_cast<double>(k) / static_cast<double>(taken.num_free());
-  const auto rank = static_cast<std::int64_t>(std::ceil(static_cast<double>(size) * share * kMargin)) + 16;
-  return rank > size ? kAll : nth_smallest(keys, rank, pool);
-}
-
-/// The free positions of a block as bits; its rows are kBlockColumns bits long.
-void fill_free_block(const PositionList& taken, std::int64_t first_row, std::int64_t first_column, Word* words) {
-  constexpr std::int64_t words_a_row = kBlockColumns / kWordBits;
-  std::fill_n(words, kBlockWords, Word{0});
-  const std::int64_t num_rows = std::min(taken.num_rows - first_row, kBlockRows);
-  const std::int64_t num_columns = std::min(taken.num_columns - first_column, kBlockColumns);
-  for (std::int64_t row = 0; row < num_rows; ++row) {
-    for (std::int64_t word = 0; word < words_for(num_columns); ++word) {
-      words[row * words_a_row + word] = valid_bits(word, num_columns);
-    }
-  }
-  for_taken_of_block(taken, first_row, num_rows, first_column, num_columns, [&](std::int64_t row, std::int64_t column) {
-    words[row * words_a_row + column / kWordBits] &= ~(Word{1} << (column % kWordBits));
-  });
-}
-
-}  // namespace
-
 template <class Scalar>
 void StreamedGrowth::offer_product_of(std::span<const ProductFactor> factors, ThreadPool& pool) {
   constexpr std::int64_t kScoresAtOnce = std::int64_t{4} << 20;  // bounds the candidates where all scores are equal
-  const ProductScores<Scalar> scores(factors, taken_.num_rows, taken_.num_columns, pool);
-  const std::int64_t rows_at_once =
-      std::max<std::int64_t>(1, kScoresAtOnce / std::max<std::int64_t>(1, taken_.num_columns) / kBlockRows) *
-      kBlockRows;
+  ProductCandidates<Scalar> product(factors, taken_, pool);
+  const std::int64_t rows_at_once = product.whole_blocks(kScoresAtOnce / std::max<std::int64_t>(1, taken_.num_columns));
   has_limit_ = true;
-  limit_ = sampled_limit(scores, taken_, k_, pool);
+  limit_ = product.likely_limit(k_, pool);
   candidates_.reserve(static_cast<std::size_t>(k_ + k_ / 2));
   for (;;) {
-    const bool is_sampled = limit_ != std::numeric_limits<std::int64_t>::max();
+    const bool is_sampled = limit_ != kEveryKey;
     for (std::int64_t row = 0; row < taken_.num_rows; row += rows_at_once) {
-      offer_rows(scores, row, std::min(rows_at_once, taken_.num_rows - row), pool);
+      product.append(row, std::min(rows_at_once, taken_.num_rows - row), limit_, candidates_, pool);
+      if (static_cast<std::int64_t>(candidates_.size()) > 2 * k_ + 65536) keep_best(pool);
     }
     if (!is_sampled || static_cast<std::int64_t>(candidates_.size()) >= k_) return;
-    limit_ = std::numeric_limits<std::int64_t>::max();  // the sample misled: all are candidates
+    limit_ = kEveryKey;  // the sample misled
     candidates_.resize(0);
   }
-}
-
-template <class Scalar>
-void StreamedGrowth::offer_rows(const ProductScores<Scalar>& scores, std::int64_t first_row, std::int64_t num_rows,
-                                ThreadPool& pool) {
-  const std::int64_t num_row_blocks = divide_up(num_rows, kBlockRows);
-  const std::int64_t num_column_blocks = divide_up(taken_.num_columns, kBlockColumns);
-  std::vector<cpu::PassResult> results(static_cast<std::size_t>(num_row_blocks * num_column_blocks));
-  // Blocks below each other follow each other: their columns are in the second level still.
-  pool.parallel_for(num_row_blocks * num_column_blocks, [&](std::int64_t block) {
-    const std::int64_t row = first_row + block % num_row_blocks * kBlockRows;
-    const std::int64_t column = block / num_row_blocks * kBlockColumns;
-    const ScratchLease formed(static_cast<std::size_t>(2 * kBlockRows * kBlockColumns) * sizeof(Scalar));
-    auto* const out = formed.as<Scalar>();
-    scores.write(row, kBlockRows, column, kBlockColumns, out, out + kBlockRows * kBlockColumns);
-    Word free[kBlockWords];
-    fill_free_block(taken_, row, column, free);
-    cpu::ScorePass pass;
-    pass.scores = out;
-    pass.format = {sizeof(Scalar) == 8 ? DType::kFloat64 : DType::kFloat32, ScoreTransform::kMagnitude,
-                   SelectionOrder::kLargest, sizeof(Scalar) == 8};
-    pass.candidates = free;
-    pass.low = std::numeric_limits<std::int64_t>::min();
-    pass.high = limit_;
-    pass.capacity = kBlockRows * kBlockColumns;
-    pass.lists_in_order = true;
-    cpu::kernels().score_pass(pass, {0, kBlockWords, kBlockRows * kBlockColumns},
-                              results[static_cast<std::size_t>(block)]);
-  });
-  std::vector<std::int64_t> first(static_cast<std::size_t>(num_row_blocks) + 1, 0);  // candidate of a row of blocks
-  for (std::int64_t block = 0; block < num_row_blocks * num_column_blocks; ++block) {
-    const cpu::PassResult& result = results[static_cast<std::size_t>(block)];
-    if (!result.all_finite) refuse_non_finite();
-    first[static_cast<std::size_t>(block % num_row_blocks) + 1] += result.num_inside;
-  }
-  first[0] = static_cast<std::int64_t>(candidates_.size());
-  for (std::size_t i = 1; i < first.size(); ++i) first[i] += first[i - 1];
-  candidates_.resize(static_cast<std::size_t>(first.back()));
-  // A row's candidates lie in one block after the other: in this order they ascend.
-  pool.parallel_for(num_row_blocks, [&](std::int64_t row_block) {
-    std::vector<std::size_t> next(static_cast<std::size_t>(num_column_blocks), 0);
-    Candidate* to = candidates_.data() + first[static_cast<std::size_t>(row_block)];
-    for (std::int64_t row = 0; row < kBlockRows; ++row) {
-      const std::int64_t row_start = (first_row + row_block * kBlockRows + row) * taken_.num_columns;
-      for (std::int64_t column_block = 0; column_block < num_column_blocks; ++column_block) {
-        const auto& inside = results[static_cast<std::size_t>(column_block * num_row_blocks + row_block)].inside;
-        std::size_t& i = next[static_cast<std::size_t>(column_block)];
-        for (; i < inside.size() && inside[i].position < (row + 1) * kBlockColumns; ++i) {
-          const std::int64_t column = column_block * kBlockColumns + inside[i].position - row * kBlockColumns;
-          *to++ = {inside[i].key, row_start + column};
-        }
-      }
-    }
-  });
-  if (static_cast<std::int64_t>(candidates_.size()) > 2 * k_ + 65536) keep_best(pool);
 }
 
 void StreamedGrowth::keep_best(ThreadPool& pool) {
@@ -272,7 +114,7 @@ void StreamedGrowth::keep_best(ThreadPool& pool) {
   };
   // Equal keys at the limit: tie keys are drawn for these few only.
   using Tie = std::pair<std::uint64_t, std::int64_t>;
-  const auto tie_of = [&](const Candidate& candidate) {
+  const auto tie_of = [&](const GrowthCandidate& candidate) {
     return Tie{tie_key(stream_, static_cast<std::uint64_t>(candidate.index)), candidate.index};
   };
   struct Piece {
@@ -307,14 +149,14 @@ void StreamedGrowth::keep_best(ThreadPool& pool) {
                 std::count_if(piece.ties.begin(), piece.ties.end(), [&](const Tie& tie) { return tie <= last_tie; });
   }
   // In their order: candidates of rows offered in order stay sorted.
-  ScratchArray<Candidate> kept;
+  ScratchArray<GrowthCandidate> kept;
   kept.resize(static_cast<std::size_t>(num_kept));
   for_pieces([&](std::int64_t number, std::int64_t first, std::int64_t last) {
     const Piece& piece = pieces[static_cast<std::size_t>(number)];
-    Candidate* to = kept.data() + piece.first_kept;
+    GrowthCandidate* to = kept.data() + piece.first_kept;
     const Tie* tie = piece.ties.data();
     for (std::int64_t i = first; i < last; ++i) {
-      const Candidate candidate = candidates_[i];
+      const GrowthCandidate candidate = candidates_[i];
       bool stays = candidate.key < limit_;
       if (candidate.key == limit_) stays = *tie++ <= last_tie;
       if (stays) *to++ = candidate;
@@ -327,7 +169,7 @@ ScratchArray<std::int64_t> StreamedGrowth::finish(ThreadPool& pool) {
   keep_best(pool);
   ScratchArray<std::int64_t> chosen(candidates_.size());
   std::transform(candidates_.begin(), candidates_.end(), chosen.begin(),
-                 [](const Candidate& each) { return each.index; });
+                 [](const GrowthCandidate& each) { return each.index; });
   if (!std::is_sorted(chosen.begin(), chosen.end())) std::sort(chosen.begin(), chosen.end());
   return chosen;
 }

@@ -7,10 +7,12 @@
 #include <limits>
 #include <stdexcept>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "itop/error.hpp"
 #include "itop/thread_pool.hpp"
+#include "product_scores.hpp"
 
 namespace itop {
 namespace {
@@ -179,6 +181,30 @@ TEST(StreamedGrowth, OfALargeProductIsExactAlthoughItBeginsWithASample) {
   const Taken large(700, 1100, 19);
   for (const std::int64_t k : {1, 5000, 700'000}) {
     expect_product_grows_as_its_scores_do<float>(large, k, {6}, DType::kFloat32);
+  }
+}
+
+TEST(StreamedGrowth, OfALargeProductGoesByItsScoresBits) {
+  const Taken taken(701, 1099, 23);
+  const KeyStream stream{4, 1, 3, 2};
+  for (const auto& [depth, shift] : {std::pair{128, 0.0F}, std::pair{40, 3.0F}, std::pair{1100, 0.0F}}) {
+    std::vector<float> x = wave<float>(depth * taken.num_columns, 0.37);
+    for (float& value : x) value += shift;  // all scores alike
+    const std::vector<float> gradient = wave<float>(depth * taken.num_rows, 0.71);
+    const ProductFactor factor{x.data(), gradient.data(), depth};
+    ThreadPool pool(3);
+    const ProductScores<float> product({&factor, 1}, taken.num_rows, taken.num_columns, pool);
+    std::vector<float> padded(704 * 1120);
+    product.write(0, 704, 0, 1120, padded.data(), nullptr);
+    std::vector<float> scores;
+    for (std::int64_t row = 0; row < taken.num_rows; ++row) {
+      scores.insert(scores.end(), padded.begin() + row * 1120, padded.begin() + row * 1120 + taken.num_columns);
+    }
+    for (const std::int64_t k : {1, 10'000, 200'000}) {
+      StreamedGrowth growth(taken.list(), k, stream, 0.0);
+      growth.offer_product({&factor, 1}, DType::kFloat32, pool);
+      EXPECT_EQ(to_vector(growth.finish(pool)), best(taken, scores, k, stream)) << depth << ", " << k;
+    }
   }
 }
 

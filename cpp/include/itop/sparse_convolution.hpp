@@ -39,10 +39,11 @@ enum class PlaneLayout {
 struct ConvolutionPattern {
   ConvolutionShape shape;
   PlaneLayout layout = PlaneLayout::kPositions;
-  /// [out_channels, num_columns], its `columns` replaced by shifts (fill_convolution_shifts).
-  SparsePattern forward;
-  /// [num_convolution_planes, out_channels] with permutation, its `columns` replaced by shifts; unused by the forward
+  /// [out_channels, num_columns], its `columns` replaced by shifts (fill_convolution_shifts); unused by the backward
   /// pass.
+  SparsePattern forward;
+  /// [num_convolution_planes, out_channels] with permutation, its `columns` replaced by shifts (transpose_convolution);
+  /// unused by the forward pass.
   SparsePattern transposed;
 };
 

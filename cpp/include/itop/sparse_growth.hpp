@@ -13,8 +13,6 @@
 namespace itop {
 
 class ThreadPool;
-template <class Scalar>
-class ProductScores;
 
 /// Positions of a matrix in row order, without the matrix: row pointers and ascending columns; borrowed.
 struct PositionList {
@@ -32,6 +30,12 @@ struct ProductFactor {
   const void* x = nullptr;         ///< [depth, columns of the weight]
   const void* gradient = nullptr;  ///< [depth, rows of the weight]
   std::int64_t depth = 0;
+};
+
+/// A free position whose score may be among the best; smaller keys are better.
+struct GrowthCandidate {
+  std::int64_t key;
+  std::int64_t index;  ///< row * num_columns + column
 };
 
 /// The `k` free positions with the best scores, from scores that pass by a few rows at a time: the matrix of scores
@@ -61,14 +65,8 @@ class StreamedGrowth {
   ScratchArray<std::int64_t> finish(ThreadPool& pool);
 
  private:
-  struct Candidate {
-    std::int64_t key;
-    std::int64_t index;
-  };
   template <class Scalar>
   void offer_product_of(std::span<const ProductFactor> factors, ThreadPool& pool);
-  template <class Scalar>
-  void offer_rows(const ProductScores<Scalar>& scores, std::int64_t first_row, std::int64_t num_rows, ThreadPool& pool);
   void keep_best(ThreadPool& pool);
 
   PositionList taken_;
@@ -77,7 +75,7 @@ class StreamedGrowth {
   double at_least_;
   bool has_limit_ = false;
   std::int64_t limit_ = 0;  ///< keys above it are no candidates
-  ScratchArray<Candidate> candidates_;
+  ScratchArray<GrowthCandidate> candidates_;
 };
 
 /// Exactly `k` free positions, uniformly at random, ascending. Up to `max_streamed` positions they are those with the

@@ -47,6 +47,14 @@ InstructionSet instruction_set() {
   return chosen;
 }
 
+bool multiplies_bytes() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx512vnni");
+#else
+  return false;
+#endif
+}
+
 const char* name_of(InstructionSet set) {
   switch (set) {
     case InstructionSet::kPortable:

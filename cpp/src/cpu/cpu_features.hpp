@@ -10,6 +10,9 @@ enum class InstructionSet : std::uint8_t { kPortable, kAvx2, kAvx512 };
 /// @throws std::invalid_argument if ITOP_CPU_ISA names no set or one the processor lacks
 InstructionSet instruction_set();
 
+/// Whether the processor has AVX-512's sums of four products of bytes.
+bool multiplies_bytes();
+
 const char* name_of(InstructionSet set);
 
 }  // namespace itop::cpu

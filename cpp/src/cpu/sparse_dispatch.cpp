@@ -1,4 +1,5 @@
 #include "cpu/cpu_features.hpp"
+#include "cpu/product_screen_kernels.hpp"
 #include "cpu/sparse_image_kernels.hpp"
 #include "cpu/sparse_kernels.hpp"
 
@@ -28,6 +29,13 @@ const SparseImageKernels<Scalar>& sparse_image_kernels() {
       break;
   }
   return portable::sparse_image_kernel_table<Scalar>();
+}
+
+const ProductScreenKernels* product_screen_kernels() {
+  static const ProductScreenKernels* const table = instruction_set() == InstructionSet::kAvx512 && multiplies_bytes()
+                                                       ? avx512::product_screen_kernel_table()
+                                                       : nullptr;
+  return table;
 }
 
 template const SparseKernels<float>& sparse_kernels<float>();

@@ -20,6 +20,7 @@ template <class Scalar>
 struct SparseImageKernels {
   int num_multiply_widths = 0;  ///< wider tiles would spill registers
   int num_dot_widths = 0;
+  int num_multiply_and_dot_widths = 0;
 
   /// out[r] (+)= sum over the row's entries of value * in[offset], on a tile of positions: SparseKernels::Multiply.
   using Multiply = void (*)(const EntryRuns& runs, const Scalar* values, const Scalar* in, Scalar* out,
@@ -30,6 +31,8 @@ struct SparseImageKernels {
   using Dot = void (*)(const EntryRuns& runs, const Scalar* rows, std::int64_t row_stride, const Scalar* in,
                        Scalar* gradient, bool accumulate);
   Dot dot[kNumTileWidths] = {};
+
+  typename SparseKernels<Scalar>::MultiplyAndDot multiply_and_dot[kNumTileWidths] = {};
 
   /// packed[p][i] = images[i][p] for p in [0, count).
   using Interleave = void (*)(const Scalar* const* images, std::int64_t count, Scalar* packed);

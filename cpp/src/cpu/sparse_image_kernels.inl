@@ -17,12 +17,6 @@ struct ImageTile {
   static constexpr int kVectors = kWidth * kImages / kLanes;
 };
 
-#if defined(__AVX512F__)
-constexpr int kImageRegisters = 32;
-#else
-constexpr int kImageRegisters = 16;
-#endif
-
 template <class Scalar, int kWidth>
 void multiply_images(const EntryRuns& runs, const Scalar* values, const Scalar* in, Scalar* out,
                      std::int64_t out_stride, const Scalar* bias, bool accumulate) {
@@ -82,12 +76,9 @@ void dot_images(const EntryRuns& runs, const Scalar* rows, std::int64_t row_stri
       for (int t = 1; t < kVectors; ++t) {
         for (int i = 0; i < 4; ++i) sum[i] += mine[t] * load<Scalar, kLanes>(in + at[i] + t * kLanes);
       }
-      Scalar sums[4];
-      horizontal_sums<Scalar, kLanes>(sum[0], sum[1], sum[2], sum[3], sums);
+      const auto sums = horizontal_sums<Scalar, kLanes>(sum[0], sum[1], sum[2], sum[3]);
       if (num == 4) {
-        Vector<Scalar, 4> total = load<Scalar, 4>(sums);
-        if (accumulate) total += load<Scalar, 4>(target);
-        store<Scalar, 4>(target, total);
+        store<Scalar, 4>(target, accumulate ? sums + load<Scalar, 4>(target) : sums);
       } else {
         for (int i = 0; i < num; ++i) target[i] = accumulate ? target[i] + sums[i] : sums[i];
       }
@@ -232,13 +223,17 @@ void fill_images(SparseImageKernels<Scalar>& table) {
   constexpr int kWidth = kTileWidths[kIndex];
   constexpr int kVectors = ImageTile<Scalar, kWidth>::kVectors;
   // A broadcast value, and four sums of a dot product, need registers as well.
-  if constexpr (kVectors + 2 <= kImageRegisters) {
+  if constexpr (kVectors + 2 <= kRegisters) {
     table.multiply[kIndex] = multiply_images<Scalar, kWidth>;
     table.num_multiply_widths = kIndex + 1;
   }
-  if constexpr (kVectors + 5 <= kImageRegisters) {
+  if constexpr (kVectors + 5 <= kRegisters) {
     table.dot[kIndex] = dot_images<Scalar, kWidth>;
     table.num_dot_widths = kIndex + 1;
+  }
+  if constexpr (fits_both_gradients(kVectors)) {
+    table.multiply_and_dot[kIndex] = multiply_and_dot<Scalar, ImageTile<Scalar, kWidth>::kLanes, kVectors>;
+    table.num_multiply_and_dot_widths = kIndex + 1;
   }
   if constexpr (kIndex + 1 < kNumTileWidths) fill_images<Scalar, kIndex + 1>(table);
 }

@@ -19,6 +19,21 @@ inline constexpr int kNumTileSizes = 8;
 inline constexpr int kRunWidths[] = {16, 32, 64, 112, 128, 224};
 inline constexpr int kNumRunWidths = 6;
 
+/// Both gradients of a tile, of operands that are read once.
+template <class Scalar>
+struct GradientTile {
+  const Scalar* values = nullptr;  ///< [num_entries]
+  const Scalar* in = nullptr;      ///< what an entry's offset starts from
+  Scalar* out = nullptr;           ///< out[r] (+)= sum over the row's entries of value * in[offset]
+  std::int64_t out_stride = 0;
+  bool accumulates_out = false;
+  const Scalar* rows =
+      nullptr;  ///< gradient[e] (+)= <rows[r], in[offset of e]>; may be `out` where nothing accumulates
+  std::int64_t row_stride = 0;
+  Scalar* gradient = nullptr;  ///< [num_entries]
+  bool accumulates_gradient = false;
+};
+
 /// The inner loops of one instruction set. `Scalar` is the type of the arithmetic: float or double.
 ///
 /// Every function sees one tile of `S` samples: a row or column of a dense operand is `S` contiguous scalars. In the
@@ -43,6 +58,11 @@ struct SparseKernels {
   Dot dot_columns[kNumTileSizes] = {};
   Dot dot_positions[kNumRunWidths] = {};  ///< by width
   int num_dot_widths = 0;
+
+  /// Multiply and Dot in one pass.
+  using MultiplyAndDot = void (*)(const EntryRuns& runs, const GradientTile<Scalar>& tile);
+  MultiplyAndDot multiply_and_dot_positions[kNumRunWidths] = {};  ///< by width
+  int num_multiply_and_dot_widths = 0;
 
   /// out[offset of e] += value * rows[r]: the product with the transpose, in row order.
   using Scatter = void (*)(const EntryRuns& runs, const Scalar* values, std::uint32_t value_base, const Scalar* rows,

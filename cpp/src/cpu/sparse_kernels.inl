@@ -5,44 +5,12 @@
 #include <cstdint>
 
 #include "cpu/sparse_kernels.hpp"
+#include "cpu/vectors.inl"
 
 namespace itop::cpu::ITOP_SPARSE_NAMESPACE {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kVectorBytes = 64;
-constexpr int kMaxVectors = 8;
-#elif defined(__AVX2__)
-constexpr int kVectorBytes = 32;
-constexpr int kMaxVectors = 8;
-#else
-constexpr int kVectorBytes = 16;
-constexpr int kMaxVectors = 8;
-#endif
-
-template <class Scalar, int kLanes>
-struct VectorOf {
-  typedef Scalar type __attribute__((vector_size(kLanes * sizeof(Scalar))));
-  typedef Scalar unaligned __attribute__((vector_size(kLanes * sizeof(Scalar)), aligned(alignof(Scalar)), may_alias));
-};
-template <class Scalar>
-struct VectorOf<Scalar, 1> {
-  using type = Scalar;
-  using unaligned = Scalar;
-};
-
-template <class Scalar, int kLanes>
-using Vector = typename VectorOf<Scalar, kLanes>::type;
-
-template <class Scalar, int kLanes>
-inline Vector<Scalar, kLanes> load(const Scalar* from) {
-  return *reinterpret_cast<const typename VectorOf<Scalar, kLanes>::unaligned*>(from);
-}
-
-template <class Scalar, int kLanes>
-inline void store(Scalar* to, Vector<Scalar, kLanes> value) {
-  *reinterpret_cast<typename VectorOf<Scalar, kLanes>::unaligned*>(to) = value;
-}
+constexpr int kMaxVectors = 8;  ///< of samples at a time
 
 /// How a tile of kSamples is cut into registers.
 template <class Scalar, int kSamples>
@@ -109,8 +77,8 @@ inline Scalar horizontal_sum(Vector<Scalar, kLanes> v) {
 
 /// Sums of four vectors at once: lanes are transposed while they are added, a third of the work of four single sums.
 template <class Scalar, int kLanes>
-inline void horizontal_sums(Vector<Scalar, kLanes> a, Vector<Scalar, kLanes> b, Vector<Scalar, kLanes> c,
-                            Vector<Scalar, kLanes> d, Scalar (&sums)[4]) {
+inline Vector<Scalar, 4> horizontal_sums(Vector<Scalar, kLanes> a, Vector<Scalar, kLanes> b, Vector<Scalar, kLanes> c,
+                                         Vector<Scalar, kLanes> d) {
   if constexpr (sizeof(Scalar) == 4 && kLanes == 16) {
     const auto ab = __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29) +
                     __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
@@ -120,8 +88,7 @@ inline void horizontal_sums(Vector<Scalar, kLanes> a, Vector<Scalar, kLanes> b, 
                      __builtin_shufflevector(ab, cd, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
     const auto half = __builtin_shufflevector(all, all, 0, 1, 2, 3, 4, 5, 6, 7) +
                       __builtin_shufflevector(all, all, 8, 9, 10, 11, 12, 13, 14, 15);
-    store<Scalar, 4>(sums,
-                     __builtin_shufflevector(half, half, 0, 1, 2, 3) + __builtin_shufflevector(half, half, 4, 5, 6, 7));
+    return __builtin_shufflevector(half, half, 0, 1, 2, 3) + __builtin_shufflevector(half, half, 4, 5, 6, 7);
   } else if constexpr (sizeof(Scalar) == 4 && kLanes == 8) {
     const auto ab = __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13) +
                     __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15);
@@ -129,17 +96,14 @@ inline void horizontal_sums(Vector<Scalar, kLanes> a, Vector<Scalar, kLanes> b, 
                     __builtin_shufflevector(c, d, 2, 10, 3, 11, 6, 14, 7, 15);
     const auto all = __builtin_shufflevector(ab, cd, 0, 1, 8, 9, 4, 5, 12, 13) +
                      __builtin_shufflevector(ab, cd, 2, 3, 10, 11, 6, 7, 14, 15);
-    store<Scalar, 4>(sums,
-                     __builtin_shufflevector(all, all, 0, 1, 2, 3) + __builtin_shufflevector(all, all, 4, 5, 6, 7));
+    return __builtin_shufflevector(all, all, 0, 1, 2, 3) + __builtin_shufflevector(all, all, 4, 5, 6, 7);
   } else if constexpr (kLanes == 4) {
     const auto ab = __builtin_shufflevector(a, b, 0, 4, 1, 5) + __builtin_shufflevector(a, b, 2, 6, 3, 7);
     const auto cd = __builtin_shufflevector(c, d, 0, 4, 1, 5) + __builtin_shufflevector(c, d, 2, 6, 3, 7);
-    store<Scalar, 4>(sums, __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7));
+    return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
   } else {
-    sums[0] = horizontal_sum<Scalar, kLanes>(a);
-    sums[1] = horizontal_sum<Scalar, kLanes>(b);
-    sums[2] = horizontal_sum<Scalar, kLanes>(c);
-    sums[3] = horizontal_sum<Scalar, kLanes>(d);
+    return Vector<Scalar, 4>{horizontal_sum<Scalar, kLanes>(a), horizontal_sum<Scalar, kLanes>(b),
+                             horizontal_sum<Scalar, kLanes>(c), horizontal_sum<Scalar, kLanes>(d)};
   }
 }
 
@@ -166,16 +130,80 @@ void dot(const EntryRuns& runs, const Scalar* rows, std::int64_t row_stride, con
         sum[i] = mine[0] * load<Scalar, kLanes>(column);
         for (int t = 1; t < kVectors; ++t) sum[i] += mine[t] * load<Scalar, kLanes>(column + t * kLanes);
       }
-      Scalar sums[4];
-      horizontal_sums<Scalar, kLanes>(sum[0], sum[1], sum[2], sum[3], sums);
+      const auto sums = horizontal_sums<Scalar, kLanes>(sum[0], sum[1], sum[2], sum[3]);
       if (num == 4) {
-        Vector<Scalar, 4> total = load<Scalar, 4>(sums);
-        if (accumulate) total += load<Scalar, 4>(target);
-        store<Scalar, 4>(target, total);
+        store<Scalar, 4>(target, accumulate ? sums + load<Scalar, 4>(target) : sums);
       } else {
         for (int i = 0; i < num; ++i) target[i] = accumulate ? target[i] + sums[i] : sums[i];
       }
     }
+  }
+}
+
+#if defined(__AVX512F__)
+constexpr int kRegisters = 32;
+#else
+constexpr int kRegisters = 16;
+#endif
+
+/// A load for two products is done once: the compiler would fold it into either.
+template <class V>
+inline void keep_in_register([[maybe_unused]] V& value) {
+#if defined(__AVX512F__)
+  __asm__("" : "+v"(value));
+#elif defined(__AVX2__)
+  __asm__("" : "+x"(value));
+#endif
+}
+
+/// Whether both gradients of a tile fit the registers: its sums, four sums of dot products, what was read and a value.
+constexpr bool fits_both_gradients(int num_vectors) { return num_vectors + 6 <= kRegisters; }
+
+/// Sums over a tile, one a row, stay in registers, and so does what is left room for of the rows of the dot products.
+template <class Scalar, int kLanes, int kVectors>
+void multiply_and_dot(const EntryRuns& runs, const GradientTile<Scalar>& tile) {
+  constexpr int kFree = kRegisters - kVectors - 7;
+  constexpr int kHeld = kFree < kVectors ? kFree : kVectors;
+  using V = Vector<Scalar, kLanes>;
+  for (std::int64_t row = 0; row < runs.num_rows; ++row) {
+    const std::int32_t* offset = runs.offsets + runs.begin[row];
+    std::int64_t left = static_cast<std::int64_t>(runs.end[row]) - runs.begin[row];
+    if (left == 0 && tile.accumulates_out) continue;
+    const Scalar* value = tile.values + runs.begin[row];
+    Scalar* target = tile.gradient + runs.begin[row];
+    Scalar* const out_row = tile.out + row * tile.out_stride;
+    const Scalar* const mine = tile.rows + row * tile.row_stride;
+    V total[kVectors] = {};
+    if (tile.accumulates_out) {
+      for (int t = 0; t < kVectors; ++t) total[t] = load<Scalar, kLanes>(out_row + t * kLanes);
+    }
+    V held[kHeld];
+    for (int t = 0; t < kHeld; ++t) held[t] = load<Scalar, kLanes>(mine + t * kLanes);
+    const auto add = [&](int entry) {
+      const Scalar* const plane = tile.in + offset[entry];
+      V sum{};
+#pragma GCC unroll 16
+      for (int t = 0; t < kVectors; ++t) {
+        V read = load<Scalar, kLanes>(plane + t * kLanes);
+        keep_in_register(read);
+        total[t] += read * value[entry];
+        sum += read * (t < kHeld ? held[t] : load<Scalar, kLanes>(mine + t * kLanes));
+      }
+      return sum;
+    };
+    for (; left >= 4; left -= 4, offset += 4, value += 4, target += 4) {
+      const V a = add(0);
+      const V b = add(1);
+      const V c = add(2);
+      const V d = add(3);
+      const auto sums = horizontal_sums<Scalar, kLanes>(a, b, c, d);
+      store<Scalar, 4>(target, tile.accumulates_gradient ? sums + load<Scalar, 4>(target) : sums);
+    }
+    for (int entry = 0; entry < left; ++entry) {
+      const Scalar sum = horizontal_sum<Scalar, kLanes>(add(entry));
+      target[entry] = tile.accumulates_gradient ? target[entry] + sum : sum;
+    }
+    for (int t = 0; t < kVectors; ++t) store<Scalar, kLanes>(out_row + t * kLanes, total[t]);
   }
 }
 
@@ -246,94 +274,6 @@ void sum_rows(const Scalar* rows, std::int64_t row_stride, std::int64_t num_rows
     out[row] = accumulate ? out[row] + total : total;
   }
 }
-
-/// to[j][i] = from[i][j] for a square of 8 floats.
-inline void transpose_8x8(const float* from, std::int64_t from_stride, float* to, std::int64_t to_stride) {
-  using V = Vector<float, 8>;
-  V r[8];
-  for (int i = 0; i < 8; ++i) r[i] = load<float, 8>(from + i * from_stride);
-  V a[8];
-  for (int i = 0; i < 4; ++i) {
-    a[2 * i] = __builtin_shufflevector(r[2 * i], r[2 * i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
-    a[2 * i + 1] = __builtin_shufflevector(r[2 * i], r[2 * i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
-  }
-  V b[8];
-  for (int i = 0; i < 2; ++i) {
-    b[4 * i + 0] = __builtin_shufflevector(a[4 * i], a[4 * i + 2], 0, 1, 8, 9, 4, 5, 12, 13);
-    b[4 * i + 1] = __builtin_shufflevector(a[4 * i], a[4 * i + 2], 2, 3, 10, 11, 6, 7, 14, 15);
-    b[4 * i + 2] = __builtin_shufflevector(a[4 * i + 1], a[4 * i + 3], 0, 1, 8, 9, 4, 5, 12, 13);
-    b[4 * i + 3] = __builtin_shufflevector(a[4 * i + 1], a[4 * i + 3], 2, 3, 10, 11, 6, 7, 14, 15);
-  }
-  for (int i = 0; i < 4; ++i) {
-    store<float, 8>(to + i * to_stride, __builtin_shufflevector(b[i], b[i + 4], 0, 1, 2, 3, 8, 9, 10, 11));
-    store<float, 8>(to + (i + 4) * to_stride, __builtin_shufflevector(b[i], b[i + 4], 4, 5, 6, 7, 12, 13, 14, 15));
-  }
-}
-
-inline void transpose_8x8(const double* from, std::int64_t from_stride, double* to, std::int64_t to_stride) {
-  for (int i = 0; i < 8; ++i) {
-    for (int j = 0; j < 8; ++j) to[j * to_stride + i] = from[i * from_stride + j];
-  }
-}
-
-/// to[j][i] = from[i][j] for num_rows rows, a multiple of 8, of 16: a cache line of each.
-template <class Scalar>
-void transpose_line(const Scalar* from, std::int64_t from_stride, std::int64_t num_rows, Scalar* to,
-                    std::int64_t to_stride) {
-  for (std::int64_t row = 0; row < num_rows; row += 8) {
-    transpose_8x8(from + row * from_stride, from_stride, to + row, to_stride);
-    transpose_8x8(from + row * from_stride + 8, from_stride, to + 8 * to_stride + row, to_stride);
-  }
-}
-
-#if defined(__AVX512F__)
-/// to[j][i] = from[i][j] for a square of 16: every line is read and written once, at one go.
-inline void transpose_16x16(const float* from, std::int64_t from_stride, float* to, std::int64_t to_stride) {
-  using V = Vector<float, 16>;
-  V a[16];
-  for (int i = 0; i < 8; ++i) {  // pairs of rows
-    const V even = load<float, 16>(from + 2 * i * from_stride);
-    const V odd = load<float, 16>(from + (2 * i + 1) * from_stride);
-    a[2 * i] = __builtin_shufflevector(even, odd, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
-    a[2 * i + 1] = __builtin_shufflevector(even, odd, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
-  }
-  V b[16];  // lane k of b[4 i + c]: column 4 k + c of rows 4 i to 4 i + 3
-  for (int i = 0; i < 4; ++i) {
-    for (int half = 0; half < 2; ++half) {
-      const V low = a[4 * i + half];
-      const V high = a[4 * i + 2 + half];
-      b[4 * i + 2 * half] =
-          __builtin_shufflevector(low, high, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
-      b[4 * i + 2 * half + 1] =
-          __builtin_shufflevector(low, high, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
-    }
-  }
-  for (int c = 0; c < 4; ++c) {
-    V u[2][2];  // [lanes 0 and 1, 2 and 3][rows 0 to 7, 8 to 15]
-    for (int rows = 0; rows < 2; ++rows) {
-      const V low = b[8 * rows + c];
-      const V high = b[8 * rows + 4 + c];
-      u[0][rows] = __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
-      u[1][rows] = __builtin_shufflevector(low, high, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
-    }
-    for (int half = 0; half < 2; ++half) {
-      const V low = u[half][0];
-      const V high = u[half][1];
-      store<float, 16>(to + (8 * half + c) * to_stride,
-                       __builtin_shufflevector(low, high, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27));
-      store<float, 16>(to + (8 * half + 4 + c) * to_stride,
-                       __builtin_shufflevector(low, high, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31));
-    }
-  }
-}
-
-inline void transpose_line(const float* from, std::int64_t from_stride, std::int64_t num_rows, float* to,
-                           std::int64_t to_stride) {
-  std::int64_t row = 0;
-  for (; row + 16 <= num_rows; row += 16) transpose_16x16(from + row * from_stride, from_stride, to + row, to_stride);
-  if (row < num_rows) transpose_line<float>(from + row * from_stride, from_stride, num_rows - row, to + row, to_stride);
-}
-#endif
 
 /// A transpose reads at as many places at once as it has rows, more than the hardware follows: it asks for what it will
 /// come to so far ahead. Into the second level: rows a multiple of 4 KiB apart share one set of the first.
@@ -408,12 +348,6 @@ void fill(SparseKernels<Scalar>& table) {
   if constexpr (kLog2 > 0) fill<Scalar, kLog2 - 1>(table);
 }
 
-#if defined(__AVX512F__)
-constexpr int kRegisters = 32;
-#else
-constexpr int kRegisters = 16;
-#endif
-
 template <class Scalar, int kIndex>
 void fill_positions(SparseKernels<Scalar>& table) {
   constexpr int kWidth = kRunWidths[kIndex];
@@ -426,6 +360,10 @@ void fill_positions(SparseKernels<Scalar>& table) {
   if constexpr (kVectors <= 14 && kVectors + 5 <= kRegisters) {
     table.dot_positions[kIndex] = dot<Scalar, kWidth, 1>;
     table.num_dot_widths = kIndex + 1;
+  }
+  if constexpr (kVectors <= 14 && fits_both_gradients(kVectors)) {
+    table.multiply_and_dot_positions[kIndex] = multiply_and_dot<Scalar, Tile<Scalar, kWidth>::kLanes, kVectors>;
+    table.num_multiply_and_dot_widths = kIndex + 1;
   }
   if constexpr (kIndex + 1 < kNumRunWidths) fill_positions<Scalar, kIndex + 1>(table);
 }
