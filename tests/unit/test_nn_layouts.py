@@ -152,7 +152,9 @@ def test_sparsify_measures_both_modules() -> None:
 
 def test_sparsify_refuses_masks_of_nothing_and_measuring_without_an_example() -> None:
     model = Network()
-    with pytest.raises(ValueError, match=r"'norm\.weight' is not the weight of a Linear or Conv2d"):
+    with pytest.raises(
+        ValueError, match=r"masks must name weights of Linear or Conv2d modules of the model, got 'norm\.weight'"
+    ):
         sparsify(model, {"norm.weight": torch.ones(8, dtype=torch.bool)}, torch.randn(4, 3, 8, 8))
     with pytest.raises(ValueError, match="example input"):
         sparsify(model, masks_of(model, 0.5))

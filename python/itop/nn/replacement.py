@@ -66,7 +66,7 @@ def sparsify(
         module_name, _, parameter = name.rpartition(".")
         module = modules.get(module_name)
         if parameter != "weight" or not isinstance(module, (nn.Linear, nn.Conv2d)):
-            raise ValueError(f"'{name}' is not the weight of a Linear or Conv2d of the model")
+            raise ValueError(f"masks must name weights of Linear or Conv2d modules of the model, got '{name}'")
         chosen.append((module_name, module, mask))
     if example_input is None and not memory_demands_it:
         raise ValueError("sparsify needs an example input to measure with, or memory_demands_it=True")
