@@ -143,8 +143,8 @@ def storage_order(tensor: Tensor) -> list[int]:
             continue
         if tensor.stride(dim) != expected:
             raise ValueError(
-                f"a sparsifiable weight must fill its memory without gaps, got shape {tuple(tensor.shape)} with strides "
-                f"{tensor.stride()}; make it contiguous first"
+                f"its weight must fill its memory without gaps, got shape {tuple(tensor.shape)} with strides {tensor.stride()}; "
+                "make it contiguous first"
             )
         expected *= tensor.size(dim)
     return order
@@ -187,7 +187,8 @@ def index_map(
             loops.append((size, stride))
     if len(loops) > 4:
         raise ValueError(
-            f"the memory layout of a weight of shape {tuple(shape)} is too scattered; make it contiguous first"
+            f"its weight of shape {tuple(shape)} lies in memory in an order of more than four runs, strides "
+            f"{local.stride()}; make it contiguous first"
         )
     if not loops:
         loops = [(1, 1)]

@@ -45,7 +45,9 @@ class UpdateReport:
         for layer in self.layers:
             if layer.name == name:
                 return layer
-        raise KeyError(name)
+        raise KeyError(
+            f"no sparse layer is called '{name}'; there are {', '.join(layer.name for layer in self.layers)}"
+        )
 
     @property
     def dropped(self) -> int:

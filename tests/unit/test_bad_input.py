@@ -222,7 +222,11 @@ def test_an_optimiser_that_cannot_be_hooked_is_refused_where_it_would_have_to_be
 def test_a_weight_whose_memory_has_gaps_is_refused() -> None:
     model = nn.Linear(5, 4)
     model.weight = nn.Parameter(torch.randn(4, 10)[:, :5])
-    refuse(ValueError, "^a sparsifiable weight must fill its memory without gaps, got shape", model)
+    refuse(
+        ValueError,
+        "^layer 'weight' cannot be masked: its weight must fill its memory without gaps, got shape",
+        model,
+    )
 
 
 @pytest.mark.parametrize(

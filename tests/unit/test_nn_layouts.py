@@ -152,7 +152,7 @@ def test_sparsify_measures_both_modules() -> None:
 
 def test_sparsify_refuses_masks_of_nothing_and_measuring_without_an_example() -> None:
     model = Network()
-    with pytest.raises(ValueError, match=r"'norm\.wait' is not a parameter of the model"):
+    with pytest.raises(ValueError, match=r"masks must name parameters of the model, got 'norm\.wait'"):
         sparsify(model, {"norm.wait": torch.ones(8, dtype=torch.bool)}, torch.randn(4, 3, 8, 8))
     wrong = {"first.weight": model.first.weight > 0, "second.weight": torch.ones(8, dtype=torch.bool)}
     with pytest.raises(ValueError, match=r"mask of 'second\.weight' must be \[10, 2048\] as the parameter, got \[8\]"):

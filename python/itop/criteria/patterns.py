@@ -94,13 +94,13 @@ class Unstructured(Pattern):
 class _Grouped(Pattern):
     """So many active weights in each group of consecutive weights of a row."""
 
+    @abstractmethod
     def group_size(self, columns: int) -> int:
         """Weights in a group, given those of a row; the last of a row may hold fewer."""
-        raise TypeError("a grouped pattern says how large its groups are")
 
+    @abstractmethod
     def targets(self, rows: int, columns: int, count: int, device: torch.device) -> Tensor:
         """Active weights of each group, int32 [rows, groups in a row], for so many in a layer."""
-        raise TypeError("a grouped pattern says how many of a group are active")
 
     def initial(self, context: Context, rule: InitialMasks) -> BitSet:
         quota = self.keep_quota(context, rule.counts(context))

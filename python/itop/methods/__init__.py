@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from itop.methods.deep_r import DeepR
+from itop.methods.drop_and_grow import DropAndGrow
 from itop.methods.dropout import TargetedDropout, VariationalDropout
 from itop.methods.dsr import DSR
 from itop.methods.dst_ee import DSTEE
@@ -21,7 +22,7 @@ from itop.methods.gradual import GMP, OBD, GraNet, TaylorPruning
 from itop.methods.group_lasso import GroupLasso
 from itop.methods.lottery import IMP, OMP, LearningRateRewinding, LotteryTicket
 from itop.methods.mest import MEST, MESTSoft
-from itop.methods.method import DropAndGrow, Method, UnsuitableModelError, UpdateTiming
+from itop.methods.method import Method, UnsuitableModelError, UpdateTiming
 from itop.methods.nest import NeST
 from itop.methods.obs import OBS
 from itop.methods.one_shot import (

@@ -68,7 +68,7 @@ def sparsify(
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, mask in masks.items():
         if name not in parameters:
-            raise ValueError(f"'{name}' is not a parameter of the model")
+            raise ValueError(f"masks must name parameters of the model, got '{name}'")
         if mask.shape != parameters[name].shape:
             shape = list(parameters[name].shape)
             raise ValueError(f"the mask of '{name}' must be {shape} as the parameter, got {list(mask.shape)}")

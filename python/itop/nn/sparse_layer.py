@@ -51,7 +51,7 @@ class SparseLayer(CompressedWeight):
         """The constructor of a layer that begins with the weights of a dense one where ``mask`` is True."""
         weight = module.weight.detach()
         if mask.shape != weight.shape:
-            raise ValueError(f"the mask must be {list(weight.shape)} as the weight, got {list(mask.shape)}")
+            raise ValueError(f"the mask must have the weight's shape {list(weight.shape)}, got {list(mask.shape)}")
         SparseLayer.__init__(
             self,
             SparsePattern.from_mask(mask),
@@ -186,7 +186,9 @@ class SparseLayer(CompressedWeight):
     def replace_topology(self, update: PatternUpdate, optimizer: Optimizer | OptimizerGroup | None = None) -> None:
         """Takes a new pattern; entry ``i`` goes on with the value and state of the old entry ``sources[i]``, -1 is zero."""
         if update.pattern.shape != self._pattern.shape:
-            raise ValueError(f"the pattern must be {self._pattern.shape}, got {update.pattern.shape}")
+            raise ValueError(
+                f"the pattern must be of a matrix {list(self._pattern.shape)}, got one of {list(update.pattern.shape)}"
+            )
         sources = update.sources
 
         def carried(old: Tensor) -> Tensor:

@@ -170,7 +170,10 @@ class Session:
             config.batch_size, device=device, augment=config.augment, seed=config.seed, workers=config.workers
         )
         if len(loader) == 0:
-            raise ValueError(f"batch_size {config.batch_size} leaves no batch in an epoch of {config.data}")
+            raise ValueError(
+                f"batch_size {config.batch_size} leaves no batch in an epoch of the {data.num_train} training images of "
+                f"{config.data}; take a smaller one"
+            )
         optimizer = build_optimizer(config, model, method)
         loss = functools.partial(F.cross_entropy, label_smoothing=config.label_smoothing)
         total_steps = _total_steps(config, loader)
