@@ -59,7 +59,7 @@ class SparseLayer(CompressedWeight):
             None if module.bias is None else module.bias.detach().clone(),
         )
         self.values.requires_grad_(module.weight.requires_grad)
-        if self.bias is not None:
+        if self.bias is not None and module.bias is not None:
             self.bias.requires_grad_(module.bias.requires_grad)
         self.train(module.training)
 
