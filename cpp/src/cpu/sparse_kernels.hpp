@@ -69,6 +69,12 @@ struct SparseKernels {
                            std::int64_t row_stride, Scalar* out);
   Scatter scatter_columns[kNumTileSizes] = {};
 
+  /// to[r][x] = from[r][x] for x in [0, width), then `num_zeros` zeros a row; behind them up to 15 scalars lose their
+  /// contents. Rows may be short.
+  using CopyRows = void (*)(const Scalar* from, std::int64_t from_stride, std::int64_t num_rows, std::int64_t width,
+                            Scalar* to, std::int64_t to_stride, std::int64_t num_zeros);
+  CopyRows copy_rows = nullptr;
+
   /// A tile of a dense product, `product_rows` by `product_columns`: out[r][c] (+)= sum over s of rows[s][r] *
   /// columns[s][c], one product after the other in the order of s. Both operands are packed, `[depth][tile]`.
   using Product = void (*)(const Scalar* rows, const Scalar* columns, std::int64_t depth, Scalar* out,

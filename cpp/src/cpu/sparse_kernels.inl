@@ -227,6 +227,35 @@ void scatter(const EntryRuns& runs, const Scalar* values, std::uint32_t value_ba
   }
 }
 
+/// A row in pieces of kPiece scalars, of which the last may overlap the one before.
+template <class Scalar, int kPiece>
+inline void copy_row(const Scalar* from, std::int64_t width, Scalar* to) {
+  std::int64_t x = 0;
+  for (; x + kPiece <= width; x += kPiece) store<Scalar, kPiece>(to + x, load<Scalar, kPiece>(from + x));
+  if (x < width) store<Scalar, kPiece>(to + width - kPiece, load<Scalar, kPiece>(from + width - kPiece));
+}
+
+template <class Scalar, int kPiece>
+void copy_rows_in_pieces(const Scalar* from, std::int64_t from_stride, std::int64_t num_rows, std::int64_t width,
+                         Scalar* to, std::int64_t to_stride, std::int64_t num_zeros) {
+  for (std::int64_t row = 0; row < num_rows; ++row, from += from_stride, to += to_stride) {
+    copy_row<Scalar, kPiece>(from, width, to);
+    for (std::int64_t zero = 0; zero < num_zeros; zero += 16) {
+      store<Scalar, 16>(to + width + zero, Vector<Scalar, 16>{});
+    }
+  }
+}
+
+template <class Scalar>
+void copy_rows(const Scalar* from, std::int64_t from_stride, std::int64_t num_rows, std::int64_t width, Scalar* to,
+               std::int64_t to_stride, std::int64_t num_zeros) {
+  const auto copy = width >= 16  ? copy_rows_in_pieces<Scalar, 16>
+                    : width >= 8 ? copy_rows_in_pieces<Scalar, 8>
+                    : width >= 4 ? copy_rows_in_pieces<Scalar, 4>
+                                 : copy_rows_in_pieces<Scalar, 1>;
+  copy(from, from_stride, num_rows, width, to, to_stride, num_zeros);
+}
+
 /// Sums of two vectors a row: as many as leave registers for the operands.
 constexpr int kProductRows = kVectorBytes == 64 ? 8 : 4;
 
@@ -376,6 +405,7 @@ SparseKernels<Scalar> make_table() {
   table.max_tile_log2 = kMaxLog2;
   fill<Scalar, kMaxLog2>(table);
   fill_positions<Scalar, 0>(table);
+  table.copy_rows = copy_rows<Scalar>;
   table.product = product<Scalar>;
   table.product_rows = kProductRows;
   table.product_columns = 2 * kVectorBytes / static_cast<int>(sizeof(Scalar));
