@@ -27,6 +27,7 @@ struct GradientTile {
   Scalar* out = nullptr;           ///< out[r] (+)= sum over the row's entries of value * in[offset]
   std::int64_t out_stride = 0;
   bool accumulates_out = false;
+  bool streams_out = false;  ///< as multiply_positions_streamed, on positions only
   const Scalar* rows =
       nullptr;  ///< gradient[e] (+)= <rows[r], in[offset of e]>; may be `out` where nothing accumulates
   std::int64_t row_stride = 0;
@@ -50,6 +51,10 @@ struct SparseKernels {
                             Scalar* out, std::int64_t out_stride, const Scalar* bias, bool accumulate);
   Multiply multiply_columns[kNumTileSizes] = {};
   Multiply multiply_positions[kNumRunWidths] = {};  ///< by width
+  /// The same past the caches: results that would leave them before they are read are not fetched to be overwritten.
+  /// `out` and `out_stride` are whole cache lines; others see the results after `finish_streams`.
+  Multiply multiply_positions_streamed[kNumRunWidths] = {};
+  void (*finish_streams)() = nullptr;
   int num_multiply_widths = 0;
 
   /// gradient[e - value_base] (+)= <rows[r], in[offset of e]> for every entry `e` of every row `r`.

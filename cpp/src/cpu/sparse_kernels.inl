@@ -12,6 +12,31 @@ namespace {
 
 constexpr int kMaxVectors = 8;  ///< of samples at a time
 
+/// A whole register, past the caches where the processor can.
+template <class Scalar, int kLanes>
+inline void stream(Scalar* to, Vector<Scalar, kLanes> value) {
+#if defined(__SSE2__)
+  typedef float Bits __attribute__((vector_size(kVectorBytes)));
+  static_assert(sizeof(value) == sizeof(Bits));
+  auto* const target = reinterpret_cast<float*>(to);
+#if defined(__AVX512F__)
+  __builtin_ia32_movntps512(target, reinterpret_cast<Bits>(value));
+#elif defined(__AVX2__)
+  __builtin_ia32_movntps256(target, reinterpret_cast<Bits>(value));
+#else
+  __builtin_ia32_movntps(target, reinterpret_cast<Bits>(value));
+#endif
+#else
+  store<Scalar, kLanes>(to, value);
+#endif
+}
+
+inline void finish_streams() {
+#if defined(__SSE2__)
+  __builtin_ia32_sfence();
+#endif
+}
+
 /// How a tile of kSamples is cut into registers.
 template <class Scalar, int kSamples>
 struct Tile {
@@ -20,7 +45,7 @@ struct Tile {
   static constexpr int kVectors = kSamples / kLanes;
 };
 
-template <class Scalar, int kSamples, int kStride>
+template <class Scalar, int kSamples, int kStride, bool kStreams = false>
 void multiply(const EntryRuns& runs, const Scalar* values, std::uint32_t value_base, const Scalar* in, Scalar* out,
               std::int64_t out_stride, const Scalar* bias, bool accumulate) {
   constexpr int kLanes = Tile<Scalar, kSamples>::kLanes;
@@ -53,7 +78,11 @@ void multiply(const EntryRuns& runs, const Scalar* values, std::uint32_t value_b
     for (int t = 0; t < kVectors; ++t) {
       V total = sum[0][t];
       for (int u = 1; u < kUnroll; ++u) total += sum[u][t];
-      store<Scalar, kLanes>(out_row + t * kLanes, total);
+      if constexpr (kStreams) {
+        stream<Scalar, kLanes>(out_row + t * kLanes, total);
+      } else {
+        store<Scalar, kLanes>(out_row + t * kLanes, total);
+      }
     }
   }
 }
@@ -202,6 +231,12 @@ void multiply_and_dot(const EntryRuns& runs, const GradientTile<Scalar>& tile) {
     for (int entry = 0; entry < left; ++entry) {
       const Scalar sum = horizontal_sum<Scalar, kLanes>(add(entry));
       target[entry] = tile.accumulates_gradient ? target[entry] + sum : sum;
+    }
+    if constexpr (sizeof(V) == kVectorBytes) {
+      if (tile.streams_out) {
+        for (int t = 0; t < kVectors; ++t) stream<Scalar, kLanes>(out_row + t * kLanes, total[t]);
+        continue;
+      }
     }
     for (int t = 0; t < kVectors; ++t) store<Scalar, kLanes>(out_row + t * kLanes, total[t]);
   }
@@ -384,6 +419,7 @@ void fill_positions(SparseKernels<Scalar>& table) {
   // A broadcast value, and four sums of a dot product, need registers as well.
   if constexpr (kVectors <= 14 && kVectors + 2 <= kRegisters) {
     table.multiply_positions[kIndex] = multiply<Scalar, kWidth, 1>;
+    table.multiply_positions_streamed[kIndex] = multiply<Scalar, kWidth, 1, true>;
     table.num_multiply_widths = kIndex + 1;
   }
   if constexpr (kVectors <= 14 && kVectors + 5 <= kRegisters) {
@@ -405,6 +441,7 @@ SparseKernels<Scalar> make_table() {
   table.max_tile_log2 = kMaxLog2;
   fill<Scalar, kMaxLog2>(table);
   fill_positions<Scalar, 0>(table);
+  table.finish_streams = finish_streams;
   table.copy_rows = copy_rows<Scalar>;
   table.product = product<Scalar>;
   table.product_rows = kProductRows;
