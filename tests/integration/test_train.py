@@ -14,51 +14,21 @@ from typing import Any
 
 import pytest
 import torch
+from stopped_runs import StopAt, final_state
 
 from itop.cli.main import main
 from itop.methods import METHODS, Method
 from itop.training.checkpoint import CheckpointError, load_checkpoint
 from itop.training.config import RunConfig
 from itop.training.experiment import plan_experiment, run_experiment
-from itop.training.interruption import Interrupted, StopRequest
+from itop.training.interruption import Interrupted
 from itop.training.loop import DivergedError, train_run
 from itop.training.observers import TrainingObserver
 from itop.training.recipes import RECIPES
 from itop.training.records import EpochRecord, UpdateRecord, read_metrics
+from same_bits import assert_same
 
 TINY = RECIPES["digits"].config.replace(epochs=2, model="mlp:32", method_options={"update_every": 20})
-
-
-class StopAt(TrainingObserver):
-    """Asks for a stop after a certain step."""
-
-    def __init__(self, step: int) -> None:
-        self.request = StopRequest()
-        self._step = step
-
-    def step_taken(self, step: int) -> None:
-        if step == self._step:
-            self.request.is_set = True
-
-
-def final_state(folder: Path) -> dict[str, Any]:
-    return dict(load_checkpoint(folder / "checkpoints" / "last.pt").states)
-
-
-def assert_same(first: Any, second: Any) -> None:
-    """Equality bit for bit through nested states."""
-    if isinstance(first, torch.Tensor):
-        assert torch.equal(first, second)
-    elif isinstance(first, dict):
-        assert first.keys() == second.keys()
-        for key in first:
-            assert_same(first[key], second[key])
-    elif isinstance(first, (list, tuple)):
-        assert len(first) == len(second)
-        for one, other in zip(first, second, strict=True):
-            assert_same(one, other)
-    else:
-        assert first == second
 
 
 def learned(folder: Path) -> dict[str, Any]:

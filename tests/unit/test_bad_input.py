@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engine_checks import assert_same, backward, batches, everything, hooks, small_mlp, train
+from engine_checks import backward, batches, everything, hooks, small_mlp, train
 from torch import Tensor, nn
 
 import itop.optim
@@ -18,6 +18,7 @@ from itop import SparseEngine
 from itop.allocation import ERK, Allocation
 from itop.methods import METHODS, RigL
 from itop.schedules import ConstantDropFraction, CosineDropFraction, Every
+from same_bits import assert_same
 
 
 def refuse(expected: type[Exception], match: str, model: nn.Module | None = None, **arguments: Any) -> None:

@@ -175,7 +175,7 @@ def test_inputs_of_the_wrong_shape_are_refused_by_name() -> None:
         SparseLinear(3, 3, sparsity=1.0)
     with pytest.raises(ValueError, match="groups must divide"):
         SparseConv2d(4, 6, 3, groups=3, sparsity=0.5)
-    with pytest.raises(ValueError, match="mask must be"):
+    with pytest.raises(ValueError, match=r"mask must have the weight's shape \[4, 3\], got \[3, 4\]"):
         SparseLinear.from_dense(nn.Linear(3, 4), torch.ones(3, 4, dtype=torch.bool))
     reflecting = nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect")
     with pytest.raises(ValueError, match="pads with zeros, got padding_mode 'reflect'"):
