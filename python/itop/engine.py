@@ -268,8 +268,8 @@ class SparseEngine:
         example = ExampleInput.of(example_inputs, {}) if example_inputs else self._example
         if example is None:
             raise RuntimeError(
-                "flops() needs to know the model's input: call it after a batch went through the model, or as "
-                "flops(example_input)"
+                "flops() needs to know the model's input: call it after a batch went through the model (one that is compiled does "
+                "not tell), or as flops(example_input)"
             )
         model = self._context.model
         args, kwargs = example.make(self.topology.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from itop.methods import Method, UpdateTiming
 from itop.optim import MaskedOptimizer
 from itop.optim.substitute import can_substitute, step_sparse_layers
 from itop.optimizer_calls import (
+    CallsOfStep,
+    can_be_hooked,
     find_closure,
     has_innermost_hooks,
     in_eager_mode,
@@ -24,6 +27,7 @@ from itop.optimizer_calls import (
     was_skipped_by_scaler,
 )
 from itop.optimizer_group import OptimizerGroup, StepRound
+from itop.optimizer_state import wrapped_optimizers
 from itop.topology_updates import TopologyUpdates
 from itop.training_cost import DensityRecord
 from itop.update_report import UpdateReport
@@ -72,6 +76,8 @@ class Stepper:
         self._round = StepRound(members, self._finish_round)
         self._handles: list[RemovableHandle] = []
         self._parameters: list[nn.Parameter] = [layer.parameter for layer in self.topology.layers]
+        self._calls = CallsOfStep()
+        self._num_missed_steps = 0
         self._skips_step = False
         self._updated_before_step = False
         self._masks_gradients = False
@@ -92,6 +98,10 @@ class Stepper:
             self._handles.append(member.register_step_post_hook(in_eager_mode(after)))
             if hasattr(member, "register_load_state_dict_post_hook"):
                 self._handles.append(member.register_load_state_dict_post_hook(self._mark_foreign_change))
+            for wrapped in wrapped_optimizers(member):
+                if wrapped not in self._members and can_be_hooked(wrapped):
+                    missed = functools.partial(self._refuse_missed_steps, member)
+                    self._handles.append(wrapped.register_step_pre_hook(in_eager_mode(missed)))
         if sparse_gradients:
             hook = in_eager_mode(self._mask_new_gradient)
             for parameter in self._parameters:
@@ -104,11 +114,32 @@ class Stepper:
             handle.remove()
         self._handles.clear()
 
+    def _starts_step(self, optimizer: Optimizer) -> bool:
+        """An optimiser was called: whether a step begins, and not a part of one."""
+        if not self._calls.begin(optimizer):
+            return False
+        self._num_missed_steps = 0
+        self._gradients.forget_held()
+        return True
+
+    def _refuse_missed_steps(
+        self, member: Optimizer, wrapped: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """An optimiser that another one wraps is about to step."""
+        self._num_missed_steps += not self._calls.are_under_way
+        if self._num_missed_steps > 1:
+            raise RuntimeError(
+                f"{type(member).__name__} lets the {type(wrapped).__name__} that it wraps step without a step() of its own, so that "
+                f"the engine does not hear of it; give the engine the {type(wrapped).__name__}"
+            )
+
     # --- one optimiser ---------------------------------------------------------------------------------------------------
 
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if not self._starts_step(optimizer):
+            return None
         self._skips_step = was_skipped_by_scaler(optimizer) or only_makes_state(optimizer)
         if self._skips_step:
             return None
@@ -213,7 +244,7 @@ class Stepper:
                 parameter.grad += gradient
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._skips_step:
+        if not self._calls.end(optimizer) or self._skips_step:
             return
         self._count_step()
         self._gradients.give_back()
@@ -225,6 +256,8 @@ class Stepper:
 
     def _before_member_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """One of several optimisers steps, maybe while backward runs: other gradients may not be there yet, or be gone."""
+        if not self._starts_step(optimizer):
+            return
         self._skips_step = was_skipped_by_scaler(optimizer) or only_makes_state(optimizer)
         if self._skips_step:
             return
@@ -249,7 +282,7 @@ class Stepper:
             self._gradients.withhold(optimizer)
 
     def _after_member_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._skips_step:
+        if not self._calls.end(optimizer) or self._skips_step:
             return
         self._gradients.give_back()
         if not self._method.hides_weights(self._context):
@@ -318,7 +351,7 @@ class Stepper:
         if update_due:
             try:
                 report = self._updates.make(zero_all_inactive=self._needs_full_mask)
-            except Exception:
+            except BaseException:  # an interrupt too leaves what is inactive at zero
                 if not self._method.hides_weights(self._context):
                     self.topology.apply()
                 raise

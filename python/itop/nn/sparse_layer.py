@@ -58,6 +58,9 @@ class SparseLayer(CompressedWeight):
             weight.contiguous()[mask.to(weight.device, torch.bool)].clone(),
             None if module.bias is None else module.bias.detach().clone(),
         )
+        self.values.requires_grad_(module.weight.requires_grad)
+        if self.bias is not None and module.bias is not None:
+            self.bias.requires_grad_(module.bias.requires_grad)
         self.train(module.training)
 
     def _give_weights(self, dense: nn.Linear | nn.Conv2d) -> None:
@@ -66,6 +69,8 @@ class SparseLayer(CompressedWeight):
             dense.weight.copy_(self.dense_weight())
             if dense.bias is not None and self.bias is not None:
                 dense.bias.copy_(self.bias)
+                dense.bias.requires_grad_(self.bias.requires_grad)
+        dense.weight.requires_grad_(self.values.requires_grad)
         dense.train(self.training)
 
     def _set_pattern(self, pattern: SparsePattern) -> None:
