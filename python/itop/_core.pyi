@@ -31,13 +31,13 @@ def share_threads_with(library: str) -> bool:
     """Has jobs run on the OpenMP team of a loaded library (torch's), by its path; False where it has none that fits."""
 
 def allocate(numel: Sequence[int], relative_density: Sequence[float], total: int) -> list[int]:
-    """Active weights of each layer: in proportion to relative densities, exactly ``total`` in all, no layer above its size."""
+    """Active weights of each layer, in proportion to relative densities: exactly ``total`` in all, none above its size."""
 
 def tie_key(seed: int, layer: int, update: int, draw: int, index: int) -> int:
     """64 random bits of a weight, by which equal scores are ordered: smaller is better."""
 
 class BitSets:
-    """One bit for every weight of every layer of a store. Operations run on ``stream`` (0 on the CPU) and make new sets."""
+    """A bit for every weight of every layer of a store. Operations run on ``stream`` (0: the CPU) and make new sets."""
 
     def intersection(self, other: BitSets, stream: int) -> BitSets: ...
     def complement(self, stream: int) -> BitSets: ...
@@ -98,7 +98,7 @@ class MaskStore:
         reduction: Callable[[npt.NDArray[np.int64]], None] | None,
         stream: int,
     ) -> BitSets:
-        """The ``k`` best candidates by score, equal scores by tie key, then by index; those of a layer without scores at random."""
+        """The ``k`` best candidates by score, equal ones by tie key, then by index; without scores at random."""
 
     def commit(
         self,
