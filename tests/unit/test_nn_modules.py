@@ -175,10 +175,45 @@ def test_inputs_of_the_wrong_shape_are_refused_by_name() -> None:
         SparseLinear(3, 3, sparsity=1.0)
     with pytest.raises(ValueError, match="groups must divide"):
         SparseConv2d(4, 6, 3, groups=3, sparsity=0.5)
-    with pytest.raises(ValueError, match="mask must be"):
+    with pytest.raises(ValueError, match=r"mask must have the weight's shape \[4, 3\], got \[3, 4\]"):
         SparseLinear.from_dense(nn.Linear(3, 4), torch.ones(3, 4, dtype=torch.bool))
-    with pytest.raises(ValueError, match="pads with a number of zeros"):
-        SparseConv2d.from_dense(nn.Conv2d(2, 2, 3, padding="same"), torch.ones(2, 2, 3, 3, dtype=torch.bool))
+    reflecting = nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect")
+    with pytest.raises(ValueError, match="pads with zeros, got padding_mode 'reflect'"):
+        SparseConv2d.from_dense(reflecting, torch.ones(2, 2, 3, 3, dtype=torch.bool))
+    with pytest.raises(
+        ValueError, match=r"'same' of a kernel \(4, 3\) with dilation \(1, 1\) differs between the sides"
+    ):
+        SparseConv2d(4, 6, (4, 3), padding="same", sparsity=0.5)
+    with pytest.raises(ValueError, match=r"'same' is for stride 1, got \(2, 2\)"):
+        SparseConv2d(4, 6, 3, stride=2, padding="same", sparsity=0.5)
+    with pytest.raises(ValueError, match="'valid' or 'same', got 'full'"):
+        SparseConv2d(4, 6, 3, padding="full", sparsity=0.5)
+    with pytest.raises(ValueError, match=r"images of 3x9, padded by \(0, 0\), are smaller than the kernel \(5, 5\)"):
+        SparseConv2d(4, 6, 5, sparsity=0.5)(torch.randn(1, 4, 3, 9))
+
+
+@pytest.mark.parametrize(("padding", "dilation"), [("same", 1), ("same", (2, 3)), ("valid", 2)])
+def test_padding_by_name_is_that_of_the_dense_convolution(padding: str, dilation: int | tuple[int, int]) -> None:
+    dense = nn.Conv2d(4, 6, (3, 5), padding=padding, dilation=dilation, groups=2)
+    layer = SparseConv2d.from_dense(dense, torch.rand_like(dense.weight) < 0.3)
+    x = torch.randn(2, 4, 15, 17)
+    torch.testing.assert_close(layer(x), layer.to_dense()(x))
+    fresh = SparseConv2d(4, 6, (3, 5), padding=padding, dilation=dilation, groups=2, sparsity=0.7)
+    assert fresh.geometry == layer.geometry
+
+
+def test_one_image_without_a_batch_is_taken_as_torch_takes_it() -> None:
+    layer = convolution()
+    x = torch.randn(4, 8, 8, requires_grad=True)
+    y = layer(x)
+    assert y.shape == layer(x[None])[0].shape
+    assert torch.equal(y, layer(x[None])[0])
+    rows = layer.gradient_rows([(x.detach(), torch.ones_like(y))])
+    expected = layer.gradient_rows([(x.detach()[None], torch.ones_like(y)[None])])
+    written = [torch.empty(layer.pattern.shape) for _ in range(2)]
+    for source, out in zip((rows, expected), written, strict=True):
+        source.write(slice(0, out.shape[0]), out)
+    assert torch.equal(*written)
 
 
 def test_a_type_no_kernel_computes_in_is_refused() -> None:
