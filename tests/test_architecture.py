@@ -22,6 +22,7 @@ LAYERS = {
     "exact_sums": 1,
     "layer_state": 1,
     "layers": 1,
+    "names": 1,
     "ranges": 1,
     "torch_files": 1,
     "turns": 1,

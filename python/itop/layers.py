@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -127,6 +128,11 @@ def find_layers(model: nn.Module, include: Rules = None, exclude: Rules = ()) ->
             "recurrent module, or an include rule that names others"
         )
     return tuple(layers)
+
+
+def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
+    """Output units and inputs of a layer's weights: ``[out, in * kernel]``."""
+    return shape[0], math.prod(shape[1:])
 
 
 def storage_order(tensor: Tensor) -> list[int]:

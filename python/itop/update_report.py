@@ -59,12 +59,15 @@ class UpdateReport:
 
     @property
     def churn(self) -> int:
+        """Of all layers: weights whose activity changed."""
         return sum(layer.churn for layer in self.layers)
 
     @property
     def exploration_rate(self) -> float:
+        """R_s after the update: weights that were ever active / sparsifiable weights."""
         return sum(layer.num_explored for layer in self.layers) / sum(layer.numel for layer in self.layers)
 
     @property
     def reliable_rate(self) -> float:
+        """R_r after the update: weights that survived a pruning round / sparsifiable weights."""
         return sum(layer.num_reliable for layer in self.layers) / sum(layer.numel for layer in self.layers)

@@ -5,7 +5,6 @@ A new method is one file and one line here.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -50,6 +49,7 @@ from itop.methods.surgery import DynamicNetworkSurgery
 from itop.methods.swat import SWAT
 from itop.methods.top_kast import TopKAST
 from itop.methods.trained_thresholds import STR, TrainableThresholds
+from itop.names import unknown_name
 
 _SPARSE = "3 f_S"
 _RIGL = "(3 f_S dT + 2 f_S + f_D) / (dT + 1)"
@@ -166,8 +166,7 @@ def as_method(method: str | Method) -> Method:
         return METHODS[method]()
     if not isinstance(method, str):
         raise TypeError(f"method must be a preset's name or a Method, got {type(method).__name__}")
-    nearest = difflib.get_close_matches(method.lower(), METHODS, n=1, cutoff=0.0)
-    raise ValueError(f"unknown method '{method}'; did you mean '{nearest[0]}'? Known: {', '.join(METHODS)}")
+    raise ValueError(unknown_name("method", method, METHODS))
 
 
 __all__ = [

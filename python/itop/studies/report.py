@@ -25,7 +25,7 @@ from itop.training.drawing import draw, typeset
 from itop.training.files import write_text
 from itop.training.layer_table import layer_table
 from itop.training.outcomes import Outcome, Point
-from itop.training.page import environment_list, failures_card, fill, page, selection, table
+from itop.training.page import environment_list, failures_card, fill, page, rate, selection, table
 from itop.training.printing import FORMATS, write_figures
 from itop.training.run_view import RunView, read_run
 from itop.training.summary import Spread
@@ -188,9 +188,9 @@ def _row(point: Point) -> tuple[str, ...]:
         f"{len(point.complete)}/{len(point.runs)}",
         f"<strong>{_spread(point.spread('test_accuracy'))}</strong>",
         "–" if gap is None else f"{round(gap.mean * 100, 2) + 0.0:.2f}",  # no negative zero
-        _rate(point.mean("exploration_rate")),
-        _rate(point.mean("predicted_exploration")) + (f", {max(deviations, key=abs):+.1f} σ" if deviations else ""),
-        _rate(point.mean("reliable_rate")) if updates else "–",
+        rate(point.mean("exploration_rate")),
+        rate(point.mean("predicted_exploration")) + (f", {max(deviations, key=abs):+.1f} σ" if deviations else ""),
+        rate(point.mean("reliable_rate")) if updates else "–",
         "–" if updates is None else f"{updates:g}",
         "–" if train is None else f"{train:.3g}×",
         "–" if test is None else f"{test:.3g}×",
@@ -278,7 +278,3 @@ def _landscape(results: StudyResults, charts: Sequence[Chart]) -> str:
 
 def _spread(value: Spread | None) -> str:
     return "–" if value is None else value.in_percent()
-
-
-def _rate(value: float | None) -> str:
-    return "–" if value is None else f"{value * 100:.2f} %"

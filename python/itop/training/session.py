@@ -18,6 +18,7 @@ from itop import SparseEngine
 from itop.allocation import target_count
 from itop.data import BatchLoader, DataSet
 from itop.methods import METHODS, Method
+from itop.names import unknown_name
 from itop.training.averaging import check_averaging
 from itop.training.checkpoint import Checkpoint, CheckpointError, LayerSummary
 from itop.training.config import RunConfig
@@ -26,7 +27,6 @@ from itop.training.execution import Precision, resolve_device, resolve_precision
 from itop.training.executions import EXECUTIONS, LARGEST_DENSE
 from itop.training.instruments import Instruments
 from itop.training.meter import Batch, Meter
-from itop.training.names import unknown_name
 from itop.training.optimizers import build_optimizer
 from itop.training.randomness import random_state, restore_random_state, seed_everything
 
