@@ -9,7 +9,9 @@
 
 namespace itop::bindings {
 
-/// A tensor's `data_ptr()`.
+/// A tensor's `data_ptr()`. Truly sparse layers hand tensors over as addresses: their calls sit inside autograd, where
+/// every one pays for the crossing. The Python side (itop.nn) checks types, shapes and contiguity once, and keeps the
+/// tensors alive.
 using Address = std::uintptr_t;
 
 template <class T>

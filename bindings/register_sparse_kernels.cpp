@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "addresses.hpp"
 #include "itop/device_sparse_linear.hpp"
 #include "itop/sparse_convolution.hpp"
 #include "itop/sparse_linear.hpp"
@@ -16,15 +17,6 @@ namespace py = pybind11;
 
 namespace itop::bindings {
 namespace {
-
-// Tensors cross as addresses: these functions sit inside autograd, where a layer's every call pays for the crossing.
-// The Python side (itop.nn) checks types, shapes and contiguity once, and keeps the tensors alive.
-using Address = std::uintptr_t;
-
-template <class T>
-T* at(Address address) {
-  return reinterpret_cast<T*>(address);  // NOLINT(performance-no-int-to-ptr)
-}
 
 using NoGil = py::call_guard<py::gil_scoped_release>;
 

@@ -1,56 +1,21 @@
 #include "itop/compressed_set.hpp"
 
 #include <algorithm>
-#include <array>
-#include <bit>
 #include <cstring>
-#include <iterator>
 #include <stdexcept>
 #include <string>
 
-#include "cpu/kernels.hpp"
+#include "compressed_stretches.hpp"
 #include "itop/thread_pool.hpp"
 
 namespace itop {
 namespace {
 
-constexpr std::int64_t kStretch = 65536;
 constexpr std::int64_t kMostStretches = 1024;  // of a group
 constexpr std::int64_t kManyGroups = 64;       // enough to share among threads
-constexpr int kCountBits = 17;                 // a full stretch has 65536 members
-constexpr std::uint32_t kCountMask = (1U << kCountBits) - 1;
-constexpr std::size_t kBitmapWords = 4096;  // of 16 bits; also the longest list of offsets in saved bytes
-// The longest in memory: the bits take at most twice its room, and to add to them takes a third of the time.
-constexpr std::size_t kMostListed = 2048;
-constexpr std::int64_t kManyMembers = 512;  // new in a stretch: from here on its bits are worth their zeroing
-
-using StretchBits = std::array<Word, kStretch / kWordBits>;
+constexpr std::int64_t kManyMembers = 512;     // new in a stretch: from here on its bits are worth their zeroing
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
-bool is_bitmap(std::uint32_t count) { return count > kMostListed; }
-
-std::size_t num_words(std::uint32_t count) { return is_bitmap(count) ? kBitmapWords : count; }
-
-bool is_saved_as_bitmap(std::uint32_t count) { return count > kBitmapWords; }
-
-std::size_t num_saved_words(std::uint32_t count) { return std::min<std::size_t>(count, kBitmapWords); }
-
-std::uint16_t bit_of(std::uint16_t offset) { return static_cast<std::uint16_t>(1U << (offset % 16)); }
-
-/// Calls `body(offset)` for every member of a stretch in ascending order.
-template <class Body>
-void for_each_offset(const std::uint16_t* words, std::uint32_t count, Body&& body) {
-  if (!is_bitmap(count)) {
-    for (std::uint32_t i = 0; i < count; ++i) body(std::int64_t{words[i]});
-    return;
-  }
-  for (std::size_t word = 0; word < kBitmapWords; ++word) {
-    for (unsigned left = words[word]; left != 0; left &= left - 1) {
-      body(static_cast<std::int64_t>(word) * 16 + std::countr_zero(left));
-    }
-  }
-}
 
 /// Calls `body(position)` for every position from `first` to before `last`, ascending.
 template <class Body>
@@ -83,106 +48,6 @@ void check_numel(const PositionList& positions, std::int64_t numel) {
 }
 
 }  // namespace
-
-/// Walks over the stretches of a group.
-class CompressedSet::Cursor {
- public:
-  explicit Cursor(const Group& group)
-      : stretch_(group.stretches.data()), end_(stretch_ + group.stretches.size()), words_(group.words.data()) {}
-
-  bool is_valid() const noexcept { return stretch_ != end_; }
-  std::int64_t number() const noexcept { return *stretch_ >> kCountBits; }
-  std::uint32_t count() const noexcept { return *stretch_ & kCountMask; }
-  const std::uint16_t* words() const noexcept { return words_; }
-  void advance() noexcept {
-    words_ += num_words(count());
-    ++stretch_;
-  }
-
- private:
-  const std::uint32_t* stretch_;
-  const std::uint32_t* end_;
-  const std::uint16_t* words_;
-};
-
-/// Makes a group, stretch by stretch.
-class CompressedSet::Builder {
- public:
-  /// Appends a stretch as it is.
-  void copy(std::int64_t number, std::uint32_t count, const std::uint16_t* words) {
-    begin(number, count);
-    words_.insert(words_.end(), words, words + num_words(count));
-  }
-
-  /// Appends the stretch of ascending offsets, at least one.
-  void add(std::int64_t number, const std::vector<std::uint16_t>& offsets) {
-    const auto count = static_cast<std::uint32_t>(offsets.size());
-    if (!is_bitmap(count)) return copy(number, count, offsets.data());
-    begin(number, count);
-    std::uint16_t* const bits = append_bitmap();
-    for (const std::uint16_t offset : offsets) bits[offset / 16] |= bit_of(offset);
-  }
-
-  /// Appends the union of a stretch and ascending offsets.
-  void unite(const Cursor& old, const std::vector<std::uint16_t>& offsets) {
-    if (!is_bitmap(old.count())) {
-      united_.clear();
-      std::set_union(old.words(), old.words() + old.count(), offsets.begin(), offsets.end(),
-                     std::back_inserter(united_));
-      return add(old.number(), united_);
-    }
-    std::uint32_t count = old.count();
-    std::uint16_t* const bits = append_bitmap();
-    std::copy_n(old.words(), kBitmapWords, bits);
-    for (const std::uint16_t offset : offsets) {
-      std::uint16_t& word = bits[offset / 16];
-      count += (word & bit_of(offset)) == 0 ? 1U : 0U;
-      word |= bit_of(offset);
-    }
-    begin(old.number(), count);
-  }
-
-  /// Appends a stretch of bits, if it has any.
-  void add(std::int64_t number, const StretchBits& bits) {
-    const auto count = static_cast<std::uint32_t>(cpu::kernels().count(bits.data(), std::ssize(bits)));
-    if (count == 0) return;
-    begin(number, count);
-    const std::size_t old_size = words_.size();
-    words_.resize(old_size + num_words(count) + cpu::kListedSlack);
-    std::uint16_t* const end = words_.data() + old_size;
-    if (is_bitmap(count)) {
-      static_assert(std::endian::native == std::endian::little);
-      std::memcpy(end, bits.data(), sizeof(bits));
-    } else {
-      cpu::kernels().list_offsets(bits.data(), std::ssize(bits), end);
-    }
-    words_.resize(old_size + num_words(count));
-  }
-
-  /// The group, in memory of just its size.
-  Group finish() const {
-    Group group;
-    group.stretches.assign(stretches_.begin(), stretches_.end());
-    group.words.assign(words_.begin(), words_.end());
-    group.count = count_;
-    return group;
-  }
-
- private:
-  void begin(std::int64_t number, std::uint32_t count) {
-    stretches_.push_back((static_cast<std::uint32_t>(number) << kCountBits) | count);
-    count_ += count;
-  }
-  std::uint16_t* append_bitmap() {
-    words_.resize(words_.size() + kBitmapWords, 0);
-    return words_.data() + words_.size() - kBitmapWords;
-  }
-
-  std::vector<std::uint32_t> stretches_;
-  std::vector<std::uint16_t> words_;
-  std::vector<std::uint16_t> united_;
-  std::int64_t count_ = 0;
-};
 
 CompressedSet::CompressedSet(std::int64_t numel) : numel_(numel) {
   if (numel < 0) throw std::invalid_argument("numel must not be negative, got " + std::to_string(numel));
@@ -357,117 +222,6 @@ Positions CompressedSet::to_positions(std::int64_t num_columns, ThreadPool& pool
     }
   });
   return result;
-}
-
-// --- bytes -----------------------------------------------------------------------------------------------------------
-
-std::vector<std::uint8_t> CompressedSet::to_bytes() const {
-  static_assert(std::endian::native == std::endian::little, "bytes are written as they lie in memory");
-  std::uint64_t num_stretches = 0;
-  std::size_t num_all_words = 0;
-  for (const Group& group : groups_) {
-    num_stretches += group.stretches.size();
-    for (const std::uint32_t stretch : group.stretches) num_all_words += num_saved_words(stretch & kCountMask);
-  }
-  std::vector<std::uint8_t> bytes((1 + num_stretches) * sizeof(std::uint64_t) + num_all_words * sizeof(std::uint16_t));
-  std::uint8_t* header = bytes.data();
-  const auto write_header = [&](std::uint64_t value) {
-    std::memcpy(header, &value, sizeof(value));
-    header += sizeof(value);
-  };
-  write_header(num_stretches);
-  std::uint8_t* contents = bytes.data() + (1 + num_stretches) * sizeof(std::uint64_t);
-  std::vector<std::uint16_t> listed;
-  for (std::size_t number = 0; number < groups_.size(); ++number) {
-    const std::uint64_t first = number * static_cast<std::uint64_t>(group_stretches_) << kCountBits;
-    for (Cursor stretch(groups_[number]); stretch.is_valid(); stretch.advance()) {
-      write_header(first + (static_cast<std::uint64_t>(stretch.number()) << kCountBits) + stretch.count());
-      const std::uint16_t* words = stretch.words();
-      if (is_bitmap(stretch.count()) && !is_saved_as_bitmap(stretch.count())) {
-        listed.clear();
-        for_each_offset(words, stretch.count(),
-                        [&](std::int64_t offset) { listed.push_back(static_cast<std::uint16_t>(offset)); });
-        words = listed.data();
-      }
-      const std::size_t size = num_saved_words(stretch.count()) * sizeof(std::uint16_t);
-      std::memcpy(contents, words, size);
-      contents += size;
-    }
-  }
-  return bytes;
-}
-
-namespace {
-
-[[noreturn]] void refuse(const char* why) {
-  throw std::invalid_argument(std::string("the bytes are no set of positions: ") + why);
-}
-
-/// Refuses saved contents that are not `count` members below `length`, in their order.
-void check_stretch(const std::uint16_t* words, std::uint32_t count, std::int64_t length) {
-  std::int64_t last = -1;
-  if (is_saved_as_bitmap(count)) {
-    std::uint32_t num_bits = 0;
-    for (std::size_t word = 0; word < kBitmapWords; ++word) {
-      num_bits += static_cast<std::uint32_t>(std::popcount(words[word]));
-      if (words[word] != 0) last = static_cast<std::int64_t>(word) * 16 + std::bit_width(words[word]) - 1;
-    }
-    if (num_bits != count) refuse("a count is wrong");
-  } else {
-    for (std::uint32_t i = 0; i < count; ++i) {
-      if (words[i] <= last) refuse("offsets do not ascend");
-      last = words[i];
-    }
-  }
-  if (last >= length) refuse("an index is out of range");
-}
-
-}  // namespace
-
-CompressedSet CompressedSet::from_bytes(std::int64_t numel, const std::uint8_t* bytes, std::size_t num_bytes) {
-  CompressedSet set(numel);
-  std::uint64_t num_stretches = 0;
-  if (num_bytes < sizeof(num_stretches)) refuse("they are too few");
-  std::memcpy(&num_stretches, bytes, sizeof(num_stretches));
-  if (num_stretches > num_bytes / sizeof(std::uint64_t) - 1) refuse("they are too few");
-  const auto header = [&](std::uint64_t i) {
-    std::uint64_t value = 0;
-    std::memcpy(&value, bytes + (1 + i) * sizeof(value), sizeof(value));
-    return value;
-  };
-  std::size_t at = (1 + num_stretches) * sizeof(std::uint64_t);
-  std::vector<std::uint16_t> words;
-  std::uint64_t next = 0;
-  for (std::size_t number = 0; number < set.groups_.size() && next < num_stretches; ++number) {
-    Builder builder;
-    std::int64_t last_stretch = -1;
-    const std::int64_t first_stretch = static_cast<std::int64_t>(number) * set.group_stretches_;
-    for (; next < num_stretches; ++next) {
-      const auto stretch = static_cast<std::int64_t>(header(next) >> kCountBits);
-      const auto count = static_cast<std::uint32_t>(header(next) & kCountMask);
-      if (stretch >= first_stretch + set.group_stretches_) break;
-      const std::int64_t length = std::min(kStretch, numel - stretch * kStretch);
-      if (stretch < first_stretch || stretch <= last_stretch || length <= 0) refuse("stretches do not ascend in range");
-      if (count == 0 || count > length) refuse("a count is wrong");
-      words.resize(num_saved_words(count));
-      const std::size_t size = words.size() * sizeof(std::uint16_t);
-      if (num_bytes - at < size) refuse("they are too few");
-      std::memcpy(words.data(), bytes + at, size);
-      at += size;
-      check_stretch(words.data(), count, length);
-      if (is_saved_as_bitmap(count)) {
-        builder.copy(stretch - first_stretch, count, words.data());
-      } else {
-        builder.add(stretch - first_stretch, words);
-      }
-      last_stretch = stretch;
-    }
-    set.groups_[number] = builder.finish();
-    set.count_ += set.groups_[number].count;
-  }
-  if (next != num_stretches) refuse("stretches do not ascend in range");
-  if (at != num_bytes) refuse("they are too many");
-  return set;
 }
 
 }  // namespace itop

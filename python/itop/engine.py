@@ -28,6 +28,7 @@ from itop.optim import MaskedOptimizer
 from itop.saved_codes import active_of
 from itop.sparse_topology import make_topology
 from itop.stepper import Stepper
+from itop.topology_updates import TopologyUpdates
 from itop.training_cost import Flops
 from itop.update_report import UpdateReport
 
@@ -130,7 +131,10 @@ class SparseEngine:
             self.topology.on_grown = self._young.add
         self._is_verified = not self._ranks.is_collective
         self._held = HeldLayers(self._context.model, self.topology.layers, acts_by_itself=attach)
-        self._stepper = Stepper(self._context, self.method, plan.members, self._young, self._before_any_step)
+        self._updates = TopologyUpdates(self._context, self.method)
+        self._stepper = Stepper(
+            self._context, self.method, plan.members, self._young, self._updates, self._before_any_step
+        )
         self._example: ExampleInput | None = None
         self._attach(model, plan.members, attach, sparse_gradients)
 
@@ -205,7 +209,7 @@ class SparseEngine:
     @property
     def last_update(self) -> UpdateReport | None:
         """The report of the latest topology update; None before the first."""
-        return self._stepper.last_update
+        return self._updates.last
 
     def mask(self, name: str) -> Tensor:
         """A layer's mask: bool, in its shape, on its device; a copy. A DTensor where the layer is one.
@@ -266,8 +270,8 @@ class SparseEngine:
         example = ExampleInput.of(example_inputs, {}) if example_inputs else self._example
         if example is None:
             raise RuntimeError(
-                "flops() needs to know the model's input: call it after a batch went through the model, or as "
-                "flops(example_input)"
+                "flops() needs to know the model's input: call it after a batch went through the model (one that is compiled does "
+                "not tell), or as flops(example_input)"
             )
         model = self._context.model
         args, kwargs = example.make(self.topology.device)
@@ -297,14 +301,14 @@ class SparseEngine:
 
     def on_update(self, callback: Callable[[UpdateReport], object]) -> Callable[[], None]:
         """Calls ``callback(report)`` after every topology update. Returns a function that ends it."""
-        return self._stepper.on_update(callback)
+        return self._updates.on_update(callback)
 
     def before_update(self, callback: Callable[[int], object]) -> Callable[[], None]:
         """Calls ``callback(step)`` just before every topology update. Returns a function that ends it.
 
         The callback may look at everything and change nothing.
         """
-        return self._stepper.before_update(callback)
+        return self._updates.before_update(callback)
 
     def update(self) -> UpdateReport | None:
         """One topology update now, whatever the schedule says.
@@ -345,7 +349,7 @@ class SparseEngine:
 
     def _looks_at_gradients(self) -> bool:
         """Whether the method looks at the gradients of inactive weights in the step that comes."""
-        return self.method.needs_gradient_every_step or self._stepper.is_update_step(self.steps + 1)
+        return self.method.needs_gradient_every_step or self._updates.is_due(self.steps + 1)
 
     # --- saving --------------------------------------------------------------------------------------------------------
 
@@ -415,6 +419,7 @@ class SparseEngine:
         if self._young is not None and isinstance(ages := state.get("ages"), Mapping):
             self._young.load_state_dict(ages)
         self._stepper.forget()
+        self._updates.last = None
         self._is_verified = not self._ranks.is_collective
 
     def _read(self, state: Mapping[str, Any]) -> ReadState:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.optim import LBFGS, Adam, AdamW, Optimizer
 
 from itop.distributed.shards import is_sharded, like_parameter, local_part
+from itop.ranges import require_count
 from itop.selection import BitSet
 from itop.topology import Topology
 
@@ -66,7 +67,7 @@ class OwnStepCount(GrownState):
     horizon: int = 2400
 
     def __post_init__(self) -> None:
-        _check_horizon("horizon", self.horizon)
+        require_count("horizon", self.horizon)
 
     def check(self, optimizer: Optimizer) -> None:
         if not isinstance(optimizer, (Adam, AdamW)):
@@ -117,7 +118,7 @@ class WarmUp(GrownState):
     steps: int = 1000
 
     def __post_init__(self) -> None:
-        _check_horizon("steps", self.steps)
+        require_count("steps", self.steps)
 
     @property
     def horizon(self) -> int:
@@ -214,11 +215,6 @@ class YoungWeights:
 
     def _keep(self, layer: int, which: Tensor) -> None:
         self.places[layer], self.ages[layer] = self.places[layer][which], self.ages[layer][which]
-
-
-def _check_horizon(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a whole number of steps, at least 1, got {value!r}")
 
 
 def _is_decoupled(group: dict[str, Any], optimizer: Optimizer) -> bool:

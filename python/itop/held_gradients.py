@@ -50,6 +50,10 @@ class HeldGradients:
         self._held = []
         self._masked = None
 
+    def forget_held(self) -> None:
+        """Before a step: an exception left the last one, whose gradients are not those of this."""
+        self._held = []
+
     def note_masked(self) -> None:
         """The gradients at hand were just masked."""
         self._masked = self._first()

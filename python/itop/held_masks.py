@@ -43,11 +43,15 @@ class HeldMasks(HeldParts):
         self._counts = np.zeros((len(self.layers), 3), dtype=np.int64)
 
     def _make_store(self, seed: int) -> _core.MaskStore:
-        rows = [
-            (layer.name, *index_map(self.local(i), layer.shape, self.start(i))) for i, layer in enumerate(self.layers)
-        ]
+        rows = [(layer.name, *self._index_map(i)) for i, layer in enumerate(self.layers)]
         index = self.device.index if self.device.index is not None else 0
         return _core.MaskStore(rows, self.device.type, index, seed, self.stream)
+
+    def _index_map(self, layer: int) -> tuple[int, list[int], list[int]]:
+        try:
+            return index_map(self.local(layer), self.layers[layer].shape, self.start(layer))
+        except ValueError as error:
+            raise ValueError(f"layer '{self.layers[layer].name}' cannot be masked: {error}") from None
 
     # --- sets ---------------------------------------------------------------------------------------------------------
 

@@ -135,7 +135,8 @@ class HeldParts:
             tensor = local_part(tensor)
         if tensor.shape != weight.shape:
             raise ValueError(
-                f"scores of layer '{self.layers[layer].name}' must have shape {tuple(weight.shape)}, got {tuple(tensor.shape)}"
+                f"a tensor of layer '{self.layers[layer].name}' must have its shape {tuple(weight.shape)}, got "
+                f"{tuple(tensor.shape)}"
             )
         if tensor.requires_grad:
             tensor = tensor.detach()

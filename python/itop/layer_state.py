@@ -30,8 +30,10 @@ class LayerState:
 
     @property
     def exploration_rate(self) -> float:
+        """R_s of the layer: the part of its weights that was ever active."""
         return self.num_explored / self.numel
 
     @property
     def reliable_rate(self) -> float:
+        """R_r of the layer: the part that survived at least one pruning round."""
         return self.num_reliable / self.numel

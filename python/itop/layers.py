@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -129,6 +130,11 @@ def find_layers(model: nn.Module, include: Rules = None, exclude: Rules = ()) ->
     return tuple(layers)
 
 
+def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
+    """Output units and inputs of a layer's weights: ``[out, in * kernel]``."""
+    return shape[0], math.prod(shape[1:])
+
+
 def storage_order(tensor: Tensor) -> list[int]:
     """The dimensions of a tensor from the slowest to the fastest in memory.
 
@@ -143,8 +149,8 @@ def storage_order(tensor: Tensor) -> list[int]:
             continue
         if tensor.stride(dim) != expected:
             raise ValueError(
-                f"a sparsifiable weight must fill its memory without gaps, got shape {tuple(tensor.shape)} with strides "
-                f"{tensor.stride()}; make it contiguous first"
+                f"its weight must fill its memory without gaps, got shape {tuple(tensor.shape)} with strides {tensor.stride()}; "
+                "make it contiguous first"
             )
         expected *= tensor.size(dim)
     return order
@@ -187,7 +193,8 @@ def index_map(
             loops.append((size, stride))
     if len(loops) > 4:
         raise ValueError(
-            f"the memory layout of a weight of shape {tuple(shape)} is too scattered; make it contiguous first"
+            f"its weight of shape {tuple(shape)} lies in memory in an order of more than four runs, strides "
+            f"{local.stride()}; make it contiguous first"
         )
     if not loops:
         loops = [(1, 1)]

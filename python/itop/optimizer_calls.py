@@ -1,9 +1,10 @@
-"""What a call of ``optimizer.step`` is: with a closure or without, a step of the training or none."""
+"""What a call of ``optimizer.step`` is: with a closure or without, a step of the training or none, a call within another."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -54,6 +55,50 @@ def only_makes_state(optimizer: Optimizer) -> bool:
             return False
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     return all(not local_part(gradient).count_nonzero() for gradient in gradients)
+
+
+@final
+class CallsOfStep:
+    """Tells the outermost of nested calls: where a subclass calls its base's step, torch calls the hooks for both.
+
+    A call that an exception left is over, though its second hook never came.
+    """
+
+    def __init__(self) -> None:
+        self._under_way: set[int] = set()
+        self._nesting: set[int] = set()
+
+    def begin(self, optimizer: Optimizer) -> bool:
+        """Before a step: whether the call is an outermost one."""
+        key = id(optimizer)
+        if key in self._under_way and _num_calls_on_stack(optimizer) > 1:
+            self._nesting.add(key)
+            return False
+        self._under_way.add(key)
+        return True
+
+    def end(self, optimizer: Optimizer) -> bool:
+        """After a step: whether the call was an outermost one."""
+        key = id(optimizer)
+        if key in self._nesting and _num_calls_on_stack(optimizer) > 1:
+            return False
+        self._under_way.discard(key)
+        return True
+
+    @property
+    def are_under_way(self) -> bool:
+        """Whether an optimiser is in its step."""
+        return bool(self._under_way)
+
+
+def _num_calls_on_stack(optimizer: Optimizer) -> int:
+    """How many of the functions that torch wraps around ``step`` are running for an optimiser."""
+    code = getattr(type(optimizer).step, "__code__", None)
+    frame = sys._getframe()
+    count = 0
+    while (frame := frame.f_back) is not None:  # type: ignore[assignment]
+        count += frame.f_code is code and any(value is optimizer for value in frame.f_locals.values())
+    return count
 
 
 def find_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Callable[[], Any] | None, int | None]:

@@ -104,9 +104,9 @@ class OptimizerState:
             yield from self._parts_of_flat_vectors(layer.parameter)
 
     def _states(self) -> list[Mapping[Any, Any]]:
-        """Of the optimiser, and of those it wraps: Lookahead, ZeroRedundancyOptimizer."""
+        """Of the optimiser, and of those it wraps."""
         states: dict[int, Mapping[Any, Any]] = {id(self.optimizer.state): self.optimizer.state}
-        for wrapped in _wrapped(self.optimizer, set()):
+        for wrapped in wrapped_optimizers(self.optimizer):
             states[id(wrapped.state)] = wrapped.state
         return list(states.values())
 
@@ -174,6 +174,11 @@ class TensorsToMask:
                 without_state |= restarted.to_tensor(i)
             for state in states:
                 state.masked_fill_(without_state.to(state.device), 0)
+
+
+def wrapped_optimizers(optimizer: Optimizer | OptimizerGroup) -> Iterator[Optimizer]:
+    """Those that an optimiser, or a member of a group, holds and steps itself: Lookahead, ZeroRedundancyOptimizer."""
+    return _wrapped(optimizer, set())
 
 
 def _wrapped(optimizer: Optimizer | OptimizerGroup, seen: set[int]) -> Iterator[Optimizer]:

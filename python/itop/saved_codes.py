@@ -6,7 +6,6 @@ one three compressed sets. Either execution reads both: a run may go on in the o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TypeAlias
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from itop.distributed.shards import has_layout_of, is_sharded, local_part
 from itop.held_parts import HeldParts
+from itop.layers import matrix_shape
 from itop.nn.position_set import CompressedPositions, PositionSet
 
 ACTIVE, EXPLORED, RELIABLE = 1, 2, 4
@@ -24,11 +24,6 @@ SETS = (("active", ACTIVE), ("explored", EXPLORED), ("reliable", RELIABLE))
 
 SavedSets: TypeAlias = dict[str, CompressedPositions]
 """``"active"``, ``"explored"``, ``"reliable"`` of a truly sparse layer."""
-
-
-def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
-    """A weight as the matrix ``[out, everything else]``."""
-    return shape[0], math.prod(shape[1:])
 
 
 def read_codes(parts: HeldParts, layer: int, saved: object) -> Tensor:

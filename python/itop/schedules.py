@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import final
 
-from itop.ranges import FRACTION, NOT_NEGATIVE, POSITIVE_FRACTION
+from itop.ranges import FRACTION, NOT_NEGATIVE, POSITIVE_FRACTION, require_count
 
 
 class UpdateSchedule(ABC):
@@ -61,10 +61,8 @@ class Every(UpdateSchedule):
     last_step: bool = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.interval, bool) or not isinstance(self.interval, int) or self.interval < 1:
-            raise ValueError(f"update_every must be a whole number of steps, at least 1, got {self.interval!r}")
-        if not 0.0 < self.until <= 1.0:
-            raise ValueError(f"until must be in (0, 1], got {self.until!r}")
+        require_count("update_every", self.interval)
+        POSITIVE_FRACTION.require("until", self.until)
 
     @property
     def needs_total_steps(self) -> bool:
@@ -127,8 +125,7 @@ class TimesARun(UpdateSchedule):
     times: int = 100
 
     def __post_init__(self) -> None:
-        if isinstance(self.times, bool) or not isinstance(self.times, int) or self.times < 1:
-            raise ValueError(f"times must be a whole number of at least 1, got {self.times!r}")
+        require_count("times", self.times)
 
     def mean_interval(self, total_steps: int | None) -> float | None:
         return None if total_steps is None else max(1.0, total_steps / self.times)
@@ -148,8 +145,7 @@ class AtFractions(UpdateSchedule):
 
     def __post_init__(self) -> None:
         for fraction in self.fractions:
-            if not 0.0 <= fraction <= 1.0:
-                raise ValueError(f"fractions of the run must be in [0, 1], got {fraction!r}")
+            FRACTION.require("a fraction of the run", fraction)
 
     @property
     def needs_total_steps(self) -> bool:
@@ -287,8 +283,7 @@ class CosineDropFraction(DropFraction):
         FRACTION.require("final drop fraction", self.final)
         if self.final > self.initial:
             raise ValueError(f"the final drop fraction must be at most the initial {self.initial}, got {self.final}")
-        if not 0.0 < self.until <= 1.0:
-            raise ValueError(f"until must be in (0, 1], got {self.until!r}")
+        POSITIVE_FRACTION.require("until", self.until)
 
     @property
     def needs_total_steps(self) -> bool:

@@ -1,4 +1,4 @@
-"""What an engine does around the steps of an optimiser: mask, count, and update the topology when its time has come."""
+"""What an engine does around the steps of an optimiser: mask, count, and let the topology be updated when that is due."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from itop import _core
 from itop.context import Context
 from itop.grown_state import YoungWeights
 from itop.held_gradients import HeldGradients
@@ -19,6 +18,8 @@ from itop.methods import Method, UpdateTiming
 from itop.optim import MaskedOptimizer
 from itop.optim.substitute import can_substitute, step_sparse_layers
 from itop.optimizer_calls import (
+    CallsOfStep,
+    can_be_hooked,
     find_closure,
     has_innermost_hooks,
     in_eager_mode,
@@ -26,6 +27,8 @@ from itop.optimizer_calls import (
     was_skipped_by_scaler,
 )
 from itop.optimizer_group import OptimizerGroup, StepRound
+from itop.optimizer_state import wrapped_optimizers
+from itop.topology_updates import TopologyUpdates
 from itop.training_cost import DensityRecord
 from itop.update_report import UpdateReport
 
@@ -42,10 +45,10 @@ class Stepper:
         method: The rule.
         members: The optimisers that make one step together.
         young: Treats grown weights apart; None: like all others.
+        updates: Changes the topology when that is due.
         begin: Called before each step; makes sure, before the first, that all ranks hold the same topology.
 
     Attributes:
-        last_update: The report of the latest topology update.
         density_record: What the steps so far cost.
     """
 
@@ -55,15 +58,16 @@ class Stepper:
         method: Method,
         members: Sequence[Optimizer],
         young: YoungWeights | None,
+        updates: TopologyUpdates,
         begin: Callable[[], None],
     ) -> None:
         self.topology = context.topology
-        self.last_update: UpdateReport | None = None
         self.density_record = DensityRecord(self.topology.layers)
         self._context = context
         self._method = method
         self._members = tuple(members)
         self._young = young
+        self._updates = updates
         self._begin = begin
         self._has_before_step = method.has_before_step
         self._has_after_step = type(method).after_step is not Method.after_step
@@ -71,9 +75,9 @@ class Stepper:
         self._gradients = HeldGradients(self.topology)
         self._round = StepRound(members, self._finish_round)
         self._handles: list[RemovableHandle] = []
-        self._callbacks: list[Callable[[UpdateReport], object]] = []
-        self._callbacks_before: list[Callable[[int], object]] = []
         self._parameters: list[nn.Parameter] = [layer.parameter for layer in self.topology.layers]
+        self._calls = CallsOfStep()
+        self._num_missed_steps = 0
         self._skips_step = False
         self._updated_before_step = False
         self._masks_gradients = False
@@ -94,16 +98,15 @@ class Stepper:
             self._handles.append(member.register_step_post_hook(in_eager_mode(after)))
             if hasattr(member, "register_load_state_dict_post_hook"):
                 self._handles.append(member.register_load_state_dict_post_hook(self._mark_foreign_change))
+            for wrapped in wrapped_optimizers(member):
+                if wrapped not in self._members and can_be_hooked(wrapped):
+                    missed = functools.partial(self._refuse_missed_steps, member)
+                    self._handles.append(wrapped.register_step_pre_hook(in_eager_mode(missed)))
         if sparse_gradients:
             hook = in_eager_mode(self._mask_new_gradient)
             for parameter in self._parameters:
                 register: Callable[..., RemovableHandle] = parameter.register_post_accumulate_grad_hook
                 self._handles.append(register(hook))
-
-    @property
-    def is_attached(self) -> bool:
-        """Whether optimisers are hooked."""
-        return bool(self._handles)
 
     def detach(self) -> None:
         """Removes the hooks."""
@@ -111,21 +114,32 @@ class Stepper:
             handle.remove()
         self._handles.clear()
 
-    def on_update(self, callback: Callable[[UpdateReport], object]) -> Callable[[], None]:
-        """Calls ``callback(report)`` after every topology update. Returns a function that ends it."""
-        self._callbacks.append(callback)
-        return functools.partial(self._callbacks.remove, callback)
+    def _starts_step(self, optimizer: Optimizer) -> bool:
+        """An optimiser was called: whether a step begins, and not a part of one."""
+        if not self._calls.begin(optimizer):
+            return False
+        self._num_missed_steps = 0
+        self._gradients.forget_held()
+        return True
 
-    def before_update(self, callback: Callable[[int], object]) -> Callable[[], None]:
-        """Calls ``callback(step)`` just before every topology update. Returns a function that ends it."""
-        self._callbacks_before.append(callback)
-        return functools.partial(self._callbacks_before.remove, callback)
+    def _refuse_missed_steps(
+        self, member: Optimizer, wrapped: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """An optimiser that another one wraps is about to step."""
+        self._num_missed_steps += not self._calls.are_under_way
+        if self._num_missed_steps > 1:
+            raise RuntimeError(
+                f"{type(member).__name__} lets the {type(wrapped).__name__} that it wraps step without a step() of its own, so that "
+                f"the engine does not hear of it; give the engine the {type(wrapped).__name__}"
+            )
 
     # --- one optimiser ---------------------------------------------------------------------------------------------------
 
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if not self._starts_step(optimizer):
+            return None
         self._skips_step = was_skipped_by_scaler(optimizer) or only_makes_state(optimizer)
         if self._skips_step:
             return None
@@ -154,7 +168,7 @@ class Stepper:
         self._updated_before_step = False
         self._masks_gradients = False
         self.follow_model()
-        update_due = self.is_update_step(step)
+        update_due = self._updates.is_due(step)
         if is_first_evaluation and self._has_before_step:
             self._method.before_step(self._context)
         if self._has_regulariser:
@@ -209,7 +223,7 @@ class Stepper:
 
     def _mask_new_gradient(self, parameter: Tensor) -> None:
         """Backward has made a gradient. Where an update is about to look at it, it stays dense."""
-        if not (self._method.needs_gradient and self.is_update_step(self._context.step + 1)):
+        if not (self._method.needs_gradient and self._updates.is_due(self._context.step + 1)):
             self.topology.apply_to_gradients([self.topology.layer_of_parameter[id(parameter)]])
             self._gradients.note_masked()
 
@@ -230,18 +244,20 @@ class Stepper:
                 parameter.grad += gradient
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._skips_step:
+        if not self._calls.end(optimizer) or self._skips_step:
             return
         self._count_step()
         self._gradients.give_back()
         if self._young is not None and not self._updated_before_step:
             self._young.after_step()
-        self._finish_step(update_due=self.is_update_step(self._context.step) and not self._updated_before_step)
+        self._finish_step(update_due=self._updates.is_due(self._context.step) and not self._updated_before_step)
 
     # --- several optimisers ----------------------------------------------------------------------------------------------
 
     def _before_member_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """One of several optimisers steps, maybe while backward runs: other gradients may not be there yet, or be gone."""
+        if not self._starts_step(optimizer):
+            return
         self._skips_step = was_skipped_by_scaler(optimizer) or only_makes_state(optimizer)
         if self._skips_step:
             return
@@ -255,7 +271,7 @@ class Stepper:
                 self._method.before_step(self._context)
             if self._has_regulariser:
                 self._regularise()
-        if not self.is_update_step(self._context.step + 1):
+        if not self._updates.is_due(self._context.step + 1):
             return
         if self._method.needs_gradient:
             for i in self._layers_of(optimizer):
@@ -266,7 +282,7 @@ class Stepper:
             self._gradients.withhold(optimizer)
 
     def _after_member_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._skips_step:
+        if not self._calls.end(optimizer) or self._skips_step:
             return
         self._gradients.give_back()
         if not self._method.hides_weights(self._context):
@@ -278,7 +294,7 @@ class Stepper:
         self._count_step()
         self.topology.kept_gradients = self._round.gradients
         try:
-            self._finish_step(update_due=self.is_update_step(self._context.step))
+            self._finish_step(update_due=self._updates.is_due(self._context.step))
         finally:
             self.topology.kept_gradients = {}
 
@@ -299,13 +315,9 @@ class Stepper:
         self._needs_full_mask = True
         self._count_step()
         self.follow_model()
-        self._finish_step(update_due=self.is_update_step(self._context.step))
+        self._finish_step(update_due=self._updates.is_due(self._context.step))
 
     # --- updates ----------------------------------------------------------------------------------------------------------
-
-    def is_update_step(self, step: int) -> bool:
-        """Whether the schedule wants a topology update at a step."""
-        return self._method.schedule.is_update_step(step, self._context.total_steps)
 
     def update_now(self) -> UpdateReport | None:
         """One topology update by the gradients at hand, whatever the schedule says."""
@@ -315,7 +327,7 @@ class Stepper:
                 "after backward() and before optimizer.step()"
             )
         self.follow_model()
-        report = self._update(zero_all_inactive=self._needs_full_mask or self._was_changed_by_others())
+        report = self._updates.make(zero_all_inactive=self._needs_full_mask or self._was_changed_by_others())
         if report is not None:
             self.remember()
         return report
@@ -324,7 +336,7 @@ class Stepper:
         """The update takes the place of the optimiser's step, which finds no gradients."""
         self._context.step = step
         try:
-            self._update(zero_all_inactive=self._needs_full_mask or self._was_changed_by_others())
+            self._updates.make(zero_all_inactive=self._needs_full_mask or self._was_changed_by_others())
         finally:
             self._context.step = step - 1
         self._updated_before_step = True
@@ -338,8 +350,8 @@ class Stepper:
             self._method.after_step(self._context)
         if update_due:
             try:
-                report = self._update(zero_all_inactive=self._needs_full_mask)
-            except Exception:
+                report = self._updates.make(zero_all_inactive=self._needs_full_mask)
+            except BaseException:  # an interrupt too leaves what is inactive at zero
                 if not self._method.hides_weights(self._context):
                     self.topology.apply()
                 raise
@@ -348,28 +360,6 @@ class Stepper:
         if self._needs_full_mask and not self._method.hides_weights(self._context):
             self.topology.apply()
         self.remember(signature)
-
-    def _update(self, zero_all_inactive: bool) -> UpdateReport | None:
-        context, topology = self._context, self.topology
-        for observe in tuple(self._callbacks_before):
-            observe(context.step)
-        before = topology.num_updates, topology.step
-        report: UpdateReport | None = None
-        context.zero_all_inactive = zero_all_inactive
-        topology.begin_update(context.step)
-        try:
-            report = self._method.update(context)
-        except _core.NonFiniteError as error:
-            raise ValueError(f"topology update {before[0] + 1} at step {context.step} refused: {error}") from None
-        finally:
-            context.zero_all_inactive = False
-            if report is None:
-                topology.num_updates, topology.step = before
-        if report is not None:
-            self.last_update = report
-            for callback in tuple(self._callbacks):
-                callback(report)
-        return report
 
     def _count_step(self) -> None:
         self._context.step += 1
@@ -394,7 +384,6 @@ class Stepper:
     def forget(self) -> None:
         """Inactive weights may hold values, for what the stepper knows: all are masked after the next step."""
         self.remember()
-        self.last_update = None
         self._needs_full_mask = True
 
     def _was_changed_by_others(self) -> bool:

@@ -45,7 +45,9 @@ class UpdateReport:
         for layer in self.layers:
             if layer.name == name:
                 return layer
-        raise KeyError(name)
+        raise KeyError(
+            f"no sparse layer is called '{name}'; there are {', '.join(layer.name for layer in self.layers)}"
+        )
 
     @property
     def dropped(self) -> int:
@@ -57,12 +59,15 @@ class UpdateReport:
 
     @property
     def churn(self) -> int:
+        """Of all layers: weights whose activity changed."""
         return sum(layer.churn for layer in self.layers)
 
     @property
     def exploration_rate(self) -> float:
+        """R_s after the update: weights that were ever active / sparsifiable weights."""
         return sum(layer.num_explored for layer in self.layers) / sum(layer.numel for layer in self.layers)
 
     @property
     def reliable_rate(self) -> float:
+        """R_r after the update: weights that survived a pruning round / sparsifiable weights."""
         return sum(layer.num_reliable for layer in self.layers) / sum(layer.numel for layer in self.layers)

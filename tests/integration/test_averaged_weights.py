@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from stopped_runs import StopAt, final_state
 
-from itop.training.checkpoint import load_checkpoint
 from itop.training.config import RunConfig
-from itop.training.interruption import Interrupted, StopRequest
+from itop.training.interruption import Interrupted
 from itop.training.loop import train_run
-from itop.training.observers import TrainingObserver
 from itop.training.recipes import RECIPES
 
 CONFIG = RECIPES["digits"].config.replace(
@@ -29,23 +28,9 @@ CONFIG = RECIPES["digits"].config.replace(
 """At a rate so large that validation soon improves no more."""
 
 
-class StopAt(TrainingObserver):
-    def __init__(self, step: int) -> None:
-        self.request = StopRequest()
-        self._step = step
-
-    def step_taken(self, step: int) -> None:
-        if step == self._step:
-            self.request.is_set = True
-
-
-def states(folder: Path) -> dict[str, Any]:
-    return dict(load_checkpoint(folder / "checkpoints" / "last.pt").states)
-
-
 def test_the_finished_network_is_that_of_the_averages(tmp_path: Path) -> None:
     summary = train_run(CONFIG, tmp_path)
-    saved = states(tmp_path)
+    saved = final_state(tmp_path)
     (group,) = saved["optimizer"]["param_groups"]
     assert group["averages"], "validation stopped improving"
     assert len(saved["optimizer"]["history"]) == CONFIG.epochs
@@ -62,13 +47,13 @@ def test_the_finished_network_is_that_of_the_averages(tmp_path: Path) -> None:
 
 def test_averaging_goes_on_bit_for_bit_after_an_interruption(tmp_path: Path) -> None:
     train_run(CONFIG, tmp_path / "whole")
-    steps = states(tmp_path / "whole")["engine"]["steps"]
+    steps = final_state(tmp_path / "whole")["engine"]["steps"]
     watcher = StopAt(round(0.9 * steps))
     with pytest.raises(Interrupted):
         train_run(CONFIG, tmp_path / "part", observer=watcher, stop=watcher.request)
-    assert states(tmp_path / "part")["optimizer"]["param_groups"][0]["averages"]
+    assert final_state(tmp_path / "part")["optimizer"]["param_groups"][0]["averages"]
     train_run(CONFIG, tmp_path / "part", resume=True)
-    whole, part = states(tmp_path / "whole"), states(tmp_path / "part")
+    whole, part = final_state(tmp_path / "whole"), final_state(tmp_path / "part")
     for name, value in whole["model"].items():
         assert torch.equal(value, part["model"][name])
     assert whole["optimizer"]["history"] == part["optimizer"]["history"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,51 +15,22 @@ from typing import Any
 
 import pytest
 import torch
+from stopped_runs import StopAt, final_state
 
 from itop.cli.main import main
 from itop.methods import METHODS, Method
 from itop.training.checkpoint import CheckpointError, load_checkpoint
 from itop.training.config import RunConfig
 from itop.training.experiment import plan_experiment, run_experiment
-from itop.training.interruption import Interrupted, StopRequest
+from itop.training.interruption import Interrupted
 from itop.training.loop import DivergedError, train_run
+from itop.training.meter import evaluate
 from itop.training.observers import TrainingObserver
 from itop.training.recipes import RECIPES
 from itop.training.records import EpochRecord, UpdateRecord, read_metrics
+from same_bits import assert_same
 
 TINY = RECIPES["digits"].config.replace(epochs=2, model="mlp:32", method_options={"update_every": 20})
-
-
-class StopAt(TrainingObserver):
-    """Asks for a stop after a certain step."""
-
-    def __init__(self, step: int) -> None:
-        self.request = StopRequest()
-        self._step = step
-
-    def step_taken(self, step: int) -> None:
-        if step == self._step:
-            self.request.is_set = True
-
-
-def final_state(folder: Path) -> dict[str, Any]:
-    return dict(load_checkpoint(folder / "checkpoints" / "last.pt").states)
-
-
-def assert_same(first: Any, second: Any) -> None:
-    """Equality bit for bit through nested states."""
-    if isinstance(first, torch.Tensor):
-        assert torch.equal(first, second)
-    elif isinstance(first, dict):
-        assert first.keys() == second.keys()
-        for key in first:
-            assert_same(first[key], second[key])
-    elif isinstance(first, (list, tuple)):
-        assert len(first) == len(second)
-        for one, other in zip(first, second, strict=True):
-            assert_same(one, other)
-    else:
-        assert first == second
 
 
 def learned(folder: Path) -> dict[str, Any]:
@@ -410,6 +382,34 @@ def test_a_run_too_short_for_its_update_interval_says_so(tmp_path: Path, capsys:
     assert "static changes" not in printed
     assert main([*common, "--update-every", "10", "--out", str(tmp_path / "right")]) == 0
     assert "changes its topology" not in capsys.readouterr().out
+
+
+def test_a_log_file_gets_a_line_now_and_then(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = ["train", "--epochs", "1", "--seeds", "1", "--methods", "static", "--no-tensorboard"]
+    assert main([*common, "--out", str(tmp_path / "short")]) == 0
+    assert "step" not in capsys.readouterr().out  # a short run needs none
+    monkeypatch.setattr("itop.cli.train_display._LINE_SECONDS", 0.0)
+    assert main([*common, "--out", str(tmp_path / "long")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(re.match(r"static, seed 0  step \d+ of \d+  .*/s.*  \d:\d\d:\d\d left$", line) for line in lines)
+    assert any(re.match(r"static, seed 0  testing on \d+ images$", line) for line in lines)
+
+
+def test_a_run_of_few_steps_scores_as_few_training_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored: list[int] = []
+
+    def count(model: Any, batches: Any, *arguments: Any, **options: Any) -> Any:
+        kept = list(batches)
+        scored.append(sum(len(labels) for _, labels in kept))
+        return evaluate(model, kept, *arguments, **options)
+
+    monkeypatch.setattr("itop.training.loop.evaluate", count)
+    train_run(TINY.replace(max_steps=3, batch_size=32), tmp_path / "short")
+    train_run(TINY, tmp_path / "whole")
+    assert scored[-1] > 1000
+    assert min(scored) <= 256  # 96 samples, rounded up to an evaluation's batch
 
 
 @pytest.mark.parametrize("device", ["tpu", "cuda:99", "meta"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,14 +17,6 @@ from itop import SparseEngine, _core
 from itop.methods import RigL
 from rank_models import attach, data_parallel, fsdp, make_model, plain, train
 from rank_pool import RankPool
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[RankPool]:
-    pool = RankPool(2)
-    yield pool
-    pool.stop()
-
 
 WRAPS: dict[str, Callable[[nn.Module], nn.Module]] = {"DDP": data_parallel, "FSDP2": fsdp}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,6 @@ from itop.distributed.checkpoint import ModelAndOptimizer, latest, load, save
 from itop.methods import METHODS
 from rank_models import LAYOUTS, attach, data_parallel, fsdp, make_model, masks, train, whole
 from rank_pool import RankPool
-
-
-@pytest.fixture(scope="module")
-def pools() -> Iterator[dict[int, RankPool]]:
-    pools = {2: RankPool(2), 4: RankPool(4)}
-    yield pools
-    for pool in pools.values():
-        pool.stop()
 
 
 def build(layout: str | None, method: str = "rigl") -> tuple[nn.Module, SparseEngine, int]:

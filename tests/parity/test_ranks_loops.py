@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -16,13 +15,6 @@ from itop import SparseEngine
 from itop.methods import METHODS
 from rank_models import LAYOUTS, attach, make_model, masks, samples_of, train, whole
 from rank_pool import RankPool
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[RankPool]:
-    pool = RankPool(2)
-    yield pool
-    pool.stop()
 
 
 def accumulate(layout: str, syncs_once: bool) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -26,14 +25,6 @@ METHODS_TO_COMPARE: dict[str, tuple[Method, dict[str, Any]]] = {
     "rigl-itop": (METHODS["rigl-itop"](update_every=1), {}),
 }
 NUM_UPDATES = {"set": 50, "rigl": 50, "gmp": 50, "snfs": 50, "snip": 0, "set-itop": 5, "rigl-itop": 5}
-
-
-@pytest.fixture(scope="module")
-def pools() -> Iterator[dict[int, RankPool]]:
-    pools = {2: RankPool(2), 4: RankPool(4)}
-    yield pools
-    for pool in pools.values():
-        pool.stop()
 
 
 def train_layout(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,13 +16,6 @@ from itop.distributed import meeting
 from itop.methods import METHODS
 from rank_models import attach, data_parallel, fsdp, make_model, train
 from rank_pool import RankPool
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[RankPool]:
-    pool = RankPool(2)
-    yield pool
-    pool.stop()
 
 
 def make_engine_sharded_on(rank: int, seconds_late: float, **options: Any) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -12,13 +9,6 @@ from torch import Tensor, nn
 from itop import SparseEngine
 from itop.nn import SparseConv2d, SparseLinear
 from rank_pool import RankPool
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[RankPool]:
-    pool = RankPool(2)
-    yield pool
-    pool.stop()
 
 
 def make_model() -> nn.Sequential:

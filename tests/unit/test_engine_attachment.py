@@ -11,24 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from engine_checks import (
-    SGD,
-    InvariantCheck,
-    assert_same,
-    batches,
-    everything,
-    hooks,
-    masks,
-    sgd_engine,
-    small_mlp,
-    train,
-)
+from engine_checks import SGD, InvariantCheck, batches, everything, hooks, masks, sgd_engine, small_mlp, train
 from torch import nn
 from torch.nn.utils.prune import l1_unstructured
 
 import itop.optim
 from itop import SparseEngine
 from itop.methods import METHODS
+from same_bits import assert_same
 
 
 @pytest.mark.parametrize("method", ["set-itop", "rigl-itop"])

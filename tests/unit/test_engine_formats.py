@@ -6,22 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from engine_checks import (
-    SGD,
-    InvariantCheck,
-    assert_same,
-    batches,
-    masks,
-    sgd_engine,
-    small_convnet,
-    small_mlp,
-    train,
-)
+from engine_checks import SGD, InvariantCheck, batches, masks, sgd_engine, small_convnet, small_mlp, train
 from torch import nn
 
 import itop.optim
 from itop import SparseEngine
 from itop.methods import METHODS
+from same_bits import assert_same
 
 
 def test_a_model_that_changes_its_memory_format_under_the_engine_keeps_its_masks() -> None:

@@ -7,23 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from engine_checks import (
-    SGD,
-    InvariantCheck,
-    assert_same,
-    backward,
-    batches,
-    everything,
-    masks,
-    sgd_engine,
-    small_mlp,
-    train,
-)
+from engine_checks import SGD, InvariantCheck, backward, batches, everything, masks, sgd_engine, small_mlp, train
 from torch import nn
 
 import itop.optim
 from itop import SparseEngine
 from itop.methods import METHODS
+from same_bits import assert_same
 
 
 @pytest.mark.parametrize("method", ["set-itop", "rigl", "rigl-itop"])

@@ -7,21 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from engine_checks import (
-    SGD,
-    InvariantCheck,
-    assert_same,
-    batches,
-    masks,
-    sgd_engine,
-    small_convnet,
-    small_mlp,
-    train,
-)
+from engine_checks import SGD, InvariantCheck, batches, masks, sgd_engine, small_convnet, small_mlp, train
 
 import itop.optim
 from itop import SparseEngine
 from itop.methods import METHODS
+from same_bits import assert_same
 
 
 @pytest.mark.parametrize("method", ["dense", "static", "set", "set-itop", "rigl", "rigl-itop"])

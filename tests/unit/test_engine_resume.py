@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_checks import InvariantCheck, assert_same, batches, masks, small_convnet, small_mlp, train
+from engine_checks import InvariantCheck, batches, masks, small_convnet, small_mlp, train
 from torch import nn
 from torch.optim import Optimizer
 
@@ -16,6 +16,7 @@ import itop
 import itop.optim
 from itop import SparseEngine
 from itop.methods import METHODS
+from same_bits import assert_same
 
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], Optimizer]] = {
     "nesterov": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, nesterov=True, weight_decay=5e-4),

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from engine_checks import assert_same, batches, small_convnet, small_mlp, train
+from engine_checks import batches, small_convnet, small_mlp, train
 from torch import nn
 from torch.optim import Optimizer
 
 from itop import SparseEngine
 from itop.methods import METHODS
 from itop.nn import sparsify
+from same_bits import assert_same
 
 ORDERS = [
     order

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_checks import assert_same, batches, everything, small_mlp, train
+from engine_checks import batches, everything, small_mlp, train
 from torch import nn
 from torch.optim import Optimizer
 
@@ -19,6 +19,7 @@ from itop.grown_state import OwnStepCount, WarmUp
 from itop.methods import METHODS, Method
 from itop.schedules import CosineDropFraction
 from itop.update_report import UpdateReport
+from same_bits import assert_same
 
 
 def engine_of(

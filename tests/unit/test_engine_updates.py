@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_checks import InvariantCheck, assert_same, masks, small_mlp
+from engine_checks import InvariantCheck, masks, small_mlp
 from torch import Tensor, nn
 
 import itop.optim
@@ -16,6 +16,7 @@ from itop.allocation import Uniform
 from itop.criteria import GradientGrowth, MagnitudeDrop, RandomGrowth, UnexploredFirst
 from itop.methods import METHODS, DropAndGrow
 from itop.schedules import ConstantDropFraction, CosineDropFraction, Every
+from same_bits import assert_same
 
 
 def one_layer(

@@ -50,7 +50,11 @@ def assert_same_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     for name, tensor in a.items():
         assert tensor.dtype == b[name].dtype
         assert tensor.shape == b[name].shape, name
-        assert tensor.contiguous().numpy().tobytes() == b[name].contiguous().numpy().tobytes(), name
+        assert bits_of(tensor) == bits_of(b[name]), name
+
+
+def bits_of(tensor: Tensor) -> bytes:
+    return tensor.contiguous().numpy().tobytes()
 
 
 def test_a_matrix_worked_by_hand() -> None:
@@ -254,3 +258,44 @@ def test_a_bit_that_changed_in_a_csr_file_is_seen(tmp_path: Path) -> None:
         ValueError, match=r"the bytes of its part \.model\.csr\.pt/data/0 are not those that were written"
     ):
         load_csr(path)
+
+
+@pytest.mark.parametrize("kind", ["dense", "bitmask"])
+def test_a_bit_that_changed_in_a_safetensors_file_is_seen_wherever_it_is(kind: str, tmp_path: Path) -> None:
+    save, load = FORMATS[kind]
+    path = tmp_path / "model.safetensors"
+    state = {"conv.weight": torch.eye(8, 40).view(8, 4, 10), "norm.weight": torch.ones(3), "steps": torch.tensor(3)}
+    save(state, path)
+    whole = path.read_bytes()
+    num_unseen = 0
+    for at in range(len(whole)):
+        content = bytearray(whole)
+        content[at] ^= 1 << at % 8
+        path.write_bytes(content)
+        loaded = loaded_or_refused(load, path)
+        num_unseen += loaded is not None
+        assert loaded is None or contents(loaded) == contents(state), at
+    assert num_unseen <= 16, "what changes nothing: blanks, the name that the checksums go by"
+
+
+def contents(state: dict[str, Tensor]) -> list[tuple[str, str, bytes]]:
+    return [(name, f"{value.dtype} {list(value.shape)}", bits_of(value)) for name, value in sorted(state.items())]
+
+
+def loaded_or_refused(load: Callable[..., dict[str, Tensor]], path: Path) -> dict[str, Tensor] | None:
+    try:
+        return load(path)
+    except ValueError as refusal:
+        if str(refusal).startswith(f"{path} is damaged, or no safetensors file: "):
+            return None
+        raise
+
+
+def test_the_tensor_that_changed_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_dense({"kept": torch.ones(4), "changed": torch.arange(64.0)}, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.arange(64.0).numpy().tobytes()) + 9] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"its tensor 'changed' is not what was written; export the checkpoint"):
+        load_dense(path)

@@ -183,9 +183,7 @@ def test_a_hidden_layer_of_no_neurons_is_refused() -> None:
     ("name", "nearest"), [("resnet43", "resnet34"), ("vgg_cc", "vgg-c"), ("wrn-28-22", "wrn-28-2"), ("mpl", "mlp")]
 )
 def test_an_unknown_name_is_refused_with_the_nearest_known_one(name: str, nearest: str) -> None:
-    with pytest.raises(
-        ValueError, match=rf"unknown model '{name}', the nearest known name is '{nearest}'; known: mlp, "
-    ):
+    with pytest.raises(ValueError, match=rf"unknown model '{name}'; did you mean '{nearest}'\? known: mlp, "):
         build_model(name, num_classes=10, input_shape=CIFAR)
 
 

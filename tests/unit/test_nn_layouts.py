@@ -152,7 +152,56 @@ def test_sparsify_measures_both_modules() -> None:
 
 def test_sparsify_refuses_masks_of_nothing_and_measuring_without_an_example() -> None:
     model = Network()
-    with pytest.raises(ValueError, match=r"'norm\.weight' is not the weight of a Linear or Conv2d"):
-        sparsify(model, {"norm.weight": torch.ones(8, dtype=torch.bool)}, torch.randn(4, 3, 8, 8))
+    with pytest.raises(ValueError, match=r"masks must name parameters of the model, got 'norm\.wait'"):
+        sparsify(model, {"norm.wait": torch.ones(8, dtype=torch.bool)}, torch.randn(4, 3, 8, 8))
+    wrong = {"first.weight": model.first.weight > 0, "second.weight": torch.ones(8, dtype=torch.bool)}
+    with pytest.raises(ValueError, match=r"mask of 'second\.weight' must be \[10, 2048\] as the parameter, got \[8\]"):
+        sparsify(model, wrong, memory_demands_it=True)
     with pytest.raises(ValueError, match="example input"):
         sparsify(model, masks_of(model, 0.5))
+    assert type(model.first) is nn.Linear
+
+
+class Translator(nn.Module):
+    """Attention, tied embeddings, a layer that somebody watches, and one of a type that no kernel computes in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50, 32)
+        self.attention = nn.MultiheadAttention(32, 4, batch_first=True)
+        self.watched = nn.Linear(32, 32)
+        self.watched.register_forward_hook(lambda module, args, output: None)
+        self.narrow = nn.Linear(32, 32).half()
+        self.plain = nn.Linear(32, 32)
+        self.plain.weight.requires_grad_(False)
+        self.head = nn.Linear(32, 50, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.embedding(tokens)
+        x = self.plain(self.watched(self.attention(x, x, x, need_weights=False)[0]))
+        return self.head(self.narrow(x.half()).float())
+
+
+def test_what_has_no_sparse_module_stays_dense_and_says_why() -> None:
+    model = Translator()
+    names = ["attention.in_proj_weight", "attention.out_proj.weight", "watched.weight", "narrow.weight", "plain.weight"]
+    names.append("head.weight")
+    masks = {name: torch.rand(model.get_parameter(name).shape) < 0.3 for name in names}
+    decisions = dict(zip(names, sparsify(model, masks, memory_demands_it=True), strict=True))
+    reasons = {
+        "attention.in_proj_weight": "'in_proj_weight' of MultiheadAttention is not the weight of",
+        "attention.out_proj.weight": "NonDynamicallyQuantizableLinear may compute otherwise",
+        "watched.weight": "hooks would be lost",
+        "narrow.weight": "no sparse kernel computes in torch.float16",
+        "head.weight": "tied to another module's",
+    }
+    for name, reason in reasons.items():
+        assert not decisions[name].replaced
+        assert reason in decisions[name].reason
+    assert decisions["plain.weight"].replaced
+    assert not model.plain.values.requires_grad
+    assert model.plain.bias.requires_grad
+    assert not model.plain.to_dense().weight.requires_grad
+    assert model.head.weight is model.embedding.weight
+    model(torch.randint(0, 50, (2, 7))).sum().backward()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from itop.nn import SparseConv2d, SparseLinear, densify, sparsify
 
@@ -74,6 +75,56 @@ def test_operators_satisfy_torch_library(make) -> None:
         )
 
 
+def operator_of(layer: SparseLinear | SparseConv2d, x: Tensor) -> Tensor:
+    if isinstance(layer, SparseLinear):
+        return torch.ops.itop.sparse_linear(x, layer.values, layer.bias, layer._handle, layer.out_features)
+    return torch.ops.itop.sparse_conv2d(x, layer.values, layer.bias, layer._handle, layer._flat_geometry)
+
+
+@pytest.mark.parametrize(("make", "shape"), CASES)
+def test_eager_code_and_the_operator_give_the_same_bits(make, shape) -> None:
+    layer = make()
+    results = []
+    for call in (layer, lambda x: operator_of(layer, x)):
+        torch.manual_seed(1)
+        x = torch.randn(shape, requires_grad=True)
+        y = call(x)
+        results.append((y, *torch.autograd.grad(y, [x, layer.values, layer.bias], torch.randn_like(y))))
+    assert all(torch.equal(eager, other) for eager, other in zip(*results, strict=True))
+
+
+class Seen(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("make", "shape"), [(linear, (5, 24)), (convolution, (2, 4, 7, 6))])
+def test_who_watches_operators_sees_one(make, shape) -> None:
+    layer = make()
+    with Seen() as seen:
+        layer(torch.randn(shape, requires_grad=True)).sum().backward()
+    kind = "sparse_linear" if make is linear else "sparse_conv2d"
+    assert [name for name in seen.names if "itop" in name] == [f"itop.{kind}.default", f"itop.{kind}_backward.default"]
+
+
+@pytest.mark.parametrize(("make", "shape"), [(linear, (5, 24)), (convolution, (2, 4, 7, 6))])
+def test_a_gradient_has_no_gradient_and_a_frozen_parameter_none(make, shape) -> None:
+    layer = make()
+    layer.bias.requires_grad_(False)
+    x = torch.randn(shape, requires_grad=True)
+    gradient, _ = torch.autograd.grad(layer(x).square().sum(), [x, layer.values], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+    layer(x.detach()).sum().backward()
+    assert layer.bias.grad is None
+    assert layer.values.grad is not None
+
+
 def test_the_number_of_active_weights_is_exact() -> None:
     assert SparseLinear(100, 100, sparsity=0.9).num_active == 1000
     assert SparseLinear(7, 9, sparsity=0.5).num_active == 32
@@ -124,10 +175,45 @@ def test_inputs_of_the_wrong_shape_are_refused_by_name() -> None:
         SparseLinear(3, 3, sparsity=1.0)
     with pytest.raises(ValueError, match="groups must divide"):
         SparseConv2d(4, 6, 3, groups=3, sparsity=0.5)
-    with pytest.raises(ValueError, match="mask must be"):
+    with pytest.raises(ValueError, match=r"mask must have the weight's shape \[4, 3\], got \[3, 4\]"):
         SparseLinear.from_dense(nn.Linear(3, 4), torch.ones(3, 4, dtype=torch.bool))
-    with pytest.raises(ValueError, match="pads with a number of zeros"):
-        SparseConv2d.from_dense(nn.Conv2d(2, 2, 3, padding="same"), torch.ones(2, 2, 3, 3, dtype=torch.bool))
+    reflecting = nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect")
+    with pytest.raises(ValueError, match="pads with zeros, got padding_mode 'reflect'"):
+        SparseConv2d.from_dense(reflecting, torch.ones(2, 2, 3, 3, dtype=torch.bool))
+    with pytest.raises(
+        ValueError, match=r"'same' of a kernel \(4, 3\) with dilation \(1, 1\) differs between the sides"
+    ):
+        SparseConv2d(4, 6, (4, 3), padding="same", sparsity=0.5)
+    with pytest.raises(ValueError, match=r"'same' is for stride 1, got \(2, 2\)"):
+        SparseConv2d(4, 6, 3, stride=2, padding="same", sparsity=0.5)
+    with pytest.raises(ValueError, match="'valid' or 'same', got 'full'"):
+        SparseConv2d(4, 6, 3, padding="full", sparsity=0.5)
+    with pytest.raises(ValueError, match=r"images of 3x9, padded by \(0, 0\), are smaller than the kernel \(5, 5\)"):
+        SparseConv2d(4, 6, 5, sparsity=0.5)(torch.randn(1, 4, 3, 9))
+
+
+@pytest.mark.parametrize(("padding", "dilation"), [("same", 1), ("same", (2, 3)), ("valid", 2)])
+def test_padding_by_name_is_that_of_the_dense_convolution(padding: str, dilation: int | tuple[int, int]) -> None:
+    dense = nn.Conv2d(4, 6, (3, 5), padding=padding, dilation=dilation, groups=2)
+    layer = SparseConv2d.from_dense(dense, torch.rand_like(dense.weight) < 0.3)
+    x = torch.randn(2, 4, 15, 17)
+    torch.testing.assert_close(layer(x), layer.to_dense()(x))
+    fresh = SparseConv2d(4, 6, (3, 5), padding=padding, dilation=dilation, groups=2, sparsity=0.7)
+    assert fresh.geometry == layer.geometry
+
+
+def test_one_image_without_a_batch_is_taken_as_torch_takes_it() -> None:
+    layer = convolution()
+    x = torch.randn(4, 8, 8, requires_grad=True)
+    y = layer(x)
+    assert y.shape == layer(x[None])[0].shape
+    assert torch.equal(y, layer(x[None])[0])
+    rows = layer.gradient_rows([(x.detach(), torch.ones_like(y))])
+    expected = layer.gradient_rows([(x.detach()[None], torch.ones_like(y)[None])])
+    written = [torch.empty(layer.pattern.shape) for _ in range(2)]
+    for source, out in zip((rows, expected), written, strict=True):
+        source.write(slice(0, out.shape[0]), out)
+    assert torch.equal(*written)
 
 
 def test_a_type_no_kernel_computes_in_is_refused() -> None:
@@ -270,3 +356,20 @@ def test_a_sparse_network_becomes_the_dense_one_it_stands_for() -> None:
     assert all(torch.equal(value, wanted[name]) for name, value in model.state_dict().items())
     # The kernels sum in another order than torch does.
     assert torch.allclose(model(images), outputs, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [64, 61])
+def test_pointwise_results_too_large_for_caches_equal_dense_ones(size: int) -> None:
+    torch.manual_seed(0)
+    layer = SparseConv2d(16, 16, 1, sparsity=0.8)
+    x = torch.randn(36, 16, size, size, requires_grad=True)
+    assert x.nbytes > 8 << 20
+    gradient = torch.randn_like(x)
+    y = layer(x)
+    dense = layer.to_dense()
+    dense_y = dense(x)
+    torch.testing.assert_close(y, dense_y)
+    ours = torch.autograd.grad(y, [x, layer.values], gradient)
+    theirs = torch.autograd.grad(dense_y, [x, dense.weight], gradient)
+    torch.testing.assert_close(ours[0], theirs[0])
+    torch.testing.assert_close(ours[1], theirs[1][layer.mask()], rtol=1e-3, atol=1e-2)  # sums of 150,000 products

@@ -197,5 +197,5 @@ def test_a_gradient_that_is_not_finite_is_refused() -> None:
 
 
 def test_growth_checks_that_activations_fit_the_pattern() -> None:
-    with pytest.raises(ValueError, match="5 and 4 features"):
+    with pytest.raises(ValueError, match="an input of 5 and a gradient of 4"):
         grow_candidates_by_gradient(torch.randn(3, 5), torch.randn(3, 4), 2, SparsePattern.empty((5, 4)))

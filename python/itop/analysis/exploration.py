@@ -46,7 +46,7 @@ class UpdatePlan:
                 f"drop_fractions must have one entry an update, got {len(self.drop_fractions)} for {len(self.steps)}"
             )
         if any(later <= earlier for earlier, later in zip((0, *self.steps), self.steps, strict=False)):
-            raise ValueError("steps must be ascending and start at 1 or later")
+            raise ValueError(f"steps must be ascending and start at 1 or later, got {self.steps}")
         outside = [fraction for fraction in self.drop_fractions if not 0.0 <= fraction <= 1.0]
         if outside:
             raise ValueError(f"drop_fractions must be in [0, 1], got {outside[0]}")

@@ -91,8 +91,8 @@ def _setting(options: argparse.Namespace) -> tuple[list[Layer], Training]:
     from itop.analysis.layer import Layer
     from itop.layers import find_layers
     from itop.models import build_model
+    from itop.names import require_known
     from itop.studies.named import training_samples
-    from itop.training.names import require_known
     from itop.training.published import PUBLISHED
     from itop.training.recipes import DEFAULT_RECIPE, RECIPES
 

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
+from itop.names import require_known
 from itop.training.files import write_json
-from itop.training.names import require_known
 
 __all__ = ["BenchmarkRow", "BenchmarkSuite", "add_parser", "find_suites", "is_met"]
 

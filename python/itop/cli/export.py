@@ -59,7 +59,7 @@ def _export(checkpoint: Checkpoint, kind: str, target: Path, input_shape: tuple[
 
     state = checkpoint.states.get("model")
     if not isinstance(state, dict):
-        raise ValueError("the checkpoint holds no model")
+        raise ValueError("the checkpoint is damaged: it holds no model")
     if kind == "onnx":
         import torch
 

@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from itop.methods import METHODS
-    from itop.training.names import require_known
+    from itop.names import require_known
 
     console = Console()
     if options.name is None:

@@ -7,6 +7,8 @@ import difflib
 import sys
 from typing import Any, NoReturn, final
 
+from itop.names import unknown_name
+
 __all__ = ["CommandParser", "UsageError"]
 
 
@@ -40,8 +42,4 @@ class CommandParser(argparse.ArgumentParser):
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
-            known = [str(choice) for choice in action.choices]
-            nearest = difflib.get_close_matches(str(value), known, n=1, cutoff=0.5)
-            suggestion = f"did you mean {nearest[0]!r}? " if nearest else ""
-            what = action.metavar or action.dest
-            raise UsageError(f"unknown {what} {value!r}; {suggestion}known: {', '.join(known)}")
+            raise UsageError(unknown_name(str(action.metavar or action.dest), value, map(str, action.choices)))

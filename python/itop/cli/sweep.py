@@ -139,9 +139,9 @@ def plan(options: argparse.Namespace) -> Study:
     Raises:
         ValueError: If they describe none; the message names the argument or field.
     """
+    from itop.names import require_known
     from itop.studies.grid import plan_grid, read_grid, seeds_of
     from itop.studies.named import STUDIES, Setting
-    from itop.training.names import require_known
 
     sources = [
         name
@@ -174,8 +174,8 @@ def plan(options: argparse.Namespace) -> Study:
 
 def _base(options: argparse.Namespace, fields: dict[str, Any]) -> tuple[RunConfig, dict[str, Any]]:
     """The configuration that all cells share, and the recipe's own method options."""
+    from itop.names import require_known
     from itop.studies.named import scaled
-    from itop.training.names import require_known
     from itop.training.recipes import DEFAULT_RECIPE, RECIPES
 
     recipe = RECIPES[require_known("recipe", options.recipe or DEFAULT_RECIPE, RECIPES)]

@@ -121,8 +121,8 @@ def plan(options: argparse.Namespace) -> Experiment:
         ValueError: If they describe none; the message names the argument or field.
     """
     from itop.methods import METHODS, comparable_methods
+    from itop.names import require_known
     from itop.training.experiment import plan_experiment
-    from itop.training.names import require_known
 
     recipe = _recipe(options)
     base = recipe.config.replace(**changed_fields(options))
@@ -156,8 +156,8 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     """What the arguments start from: a configuration file, the named recipe, or the one for the data asked for."""
     from itop.data import canonical_dataset_name
     from itop.models import canonical_model_name
+    from itop.names import require_known
     from itop.training.config import RunConfig
-    from itop.training.names import require_known
     from itop.training.recipes import DEFAULT_RECIPE, RECIPES, Recipe
 
     if options.config is not None:

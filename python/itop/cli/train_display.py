@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, final
@@ -26,11 +27,15 @@ from itop.training.summary import spread_of
 __all__ = ["TrainingDisplay", "print_result"]
 
 _REFRESH_SECONDS = 0.15
+_LINE_SECONDS = 30.0
 
 
 @final
 class TrainingDisplay(TrainingObserver):
-    """Two bars: the run that is going on, and the experiment; a line for each run that is done."""
+    """Two bars: the run that is going on, and the experiment; a line for each run that is done.
+
+    Where there is no terminal (a log file, a batch system), a line every half minute instead of bars.
+    """
 
     def __init__(self, experiment: Experiment, *, quiet: bool = False) -> None:
         self._console = Console()
@@ -46,6 +51,9 @@ class TrainingDisplay(TrainingObserver):
             auto_refresh=False,  # refreshed from the steps: no thread competes with training for the processor
             disable=quiet or not self._console.is_terminal,
         )
+        self._writes_lines = not quiet and not self._console.is_terminal
+        self._next_line = time.monotonic() + _LINE_SECONDS
+        self._name = ""
         self._run: TaskID | None = None
         self._all = self._bars.add_task(
             "all runs", total=len(experiment.runs), rates="", visible=len(experiment.runs) > 1
@@ -83,6 +91,7 @@ class TrainingDisplay(TrainingObserver):
             self._run = self._bars.add_task("reading images once", total=total, rates="")
         self._bars.update(self._run, completed=num_images)
         self._bars.refresh()
+        self._line(f"reading images once: {num_images:,} of {total:,}")
 
     def run_started(self, config: RunConfig, folder: Path, step: int, total_steps: int) -> None:
         if self._run is not None:
@@ -90,10 +99,11 @@ class TrainingDisplay(TrainingObserver):
         self._total_steps = total_steps
         self._measured_at = (time.monotonic(), step)
         self._rates = {}
+        self._name = _name(config)
         if config.method not in self._warned:
             self._warned.add(config.method)
             self._warn_of_no_update(config, total_steps)
-        self._run = self._bars.add_task(_name(config), total=total_steps, completed=step, rates="")
+        self._run = self._bars.add_task(self._name, total=total_steps, completed=step, rates="")
         self._bars.refresh()
 
     def step_taken(self, step: int) -> None:
@@ -113,6 +123,12 @@ class TrainingDisplay(TrainingObserver):
             "R_s": _short(record.exploration_rate),
             "R_r": _short(record.reliable_rate),
         }
+
+    def test_began(self, num_images: int) -> None:
+        if self._run is not None:
+            self._bars.update(self._run, completed=self._total_steps, rates=f"testing on {num_images:,} images")
+            self._bars.refresh()
+        self._line(f"{self._name}  testing on {num_images:,} images")
 
     def run_ended(self, config: RunConfig, summary: Mapping[str, Any]) -> None:
         self._run_over()
@@ -161,12 +177,20 @@ class TrainingDisplay(TrainingObserver):
             self._bars.remove_task(self._run)
             self._run = None
 
+    def _line(self, text: str) -> None:
+        """Prints it where there are no bars, unless another was printed in the last half minute."""
+        if self._writes_lines and time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + _LINE_SECONDS
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     def _show(self, now: float) -> None:
         if self._run is None:
             return
         since, step = self._measured_at
         speed = (self._step - step) / max(now - since, 1e-6)
         rates = " ".join([*(f"{name} {value}" for name, value in self._rates.items()), _speed(speed)])
+        left = timedelta(seconds=round((self._total_steps - self._step) / max(speed, 1e-6)))
+        self._line(f"{self._name}  step {self._step:,} of {self._total_steps:,}  {rates}  {left} left")
         self._bars.update(self._run, completed=self._step, rates=rates)
         self._bars.update(self._all, completed=self._done + self._step / self._total_steps)
         self._bars.refresh()

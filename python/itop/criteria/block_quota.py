@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from itop import _core
-from itop.criteria.group_quota import is_by_rows_on_host, matrix_shape
+from itop.criteria.group_quota import is_by_rows_on_host
+from itop.layers import matrix_shape
 from itop.selection import BitSet, Quota, Scores
 from itop.topology import Topology
 

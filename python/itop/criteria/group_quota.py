@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from itop import _core
+from itop.layers import matrix_shape
 from itop.selection import BitSet, Quota, Scores
 from itop.topology import Topology
 
@@ -73,11 +74,6 @@ class GroupQuota(Quota):
         rows, columns = matrix_shape(keys.shape)
         best = largest_of_each(order, counts) & admitted
         return best.reshape(rows, -1)[:, :columns].reshape(keys.shape)
-
-
-def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
-    """Output units and inputs of a layer's weights: ``[out, in * kernel]``."""
-    return shape[0], math.prod(shape[1:])
 
 
 def is_by_rows_on_host(topology: Topology) -> bool:

@@ -20,8 +20,10 @@ from torch import Tensor
 
 from itop.context import Context
 from itop.criteria.block_quota import BlockQuota, BlockSets
-from itop.criteria.group_quota import GroupQuota, matrix_shape
+from itop.criteria.group_quota import GroupQuota
 from itop.criteria.initial import InitialMasks
+from itop.layers import matrix_shape
+from itop.ranges import require_count
 from itop.selection import BitSet, Quota
 
 Counts: TypeAlias = Sequence[int] | Quota
@@ -94,13 +96,13 @@ class Unstructured(Pattern):
 class _Grouped(Pattern):
     """So many active weights in each group of consecutive weights of a row."""
 
+    @abstractmethod
     def group_size(self, columns: int) -> int:
         """Weights in a group, given those of a row; the last of a row may hold fewer."""
-        raise TypeError("a grouped pattern says how large its groups are")
 
+    @abstractmethod
     def targets(self, rows: int, columns: int, count: int, device: torch.device) -> Tensor:
         """Active weights of each group, int32 [rows, groups in a row], for so many in a layer."""
-        raise TypeError("a grouped pattern says how many of a group are active")
 
     def initial(self, context: Context, rule: InitialMasks) -> BitSet:
         quota = self.keep_quota(context, rule.counts(context))
@@ -136,8 +138,7 @@ class NofM(_Grouped):
     m: int = 16
 
     def __post_init__(self) -> None:
-        if isinstance(self.m, bool) or not isinstance(self.m, int) or self.m < 2:
-            raise ValueError(f"m must be a whole number of at least 2, got {self.m!r}")
+        require_count("m", self.m, 2)
 
     def group_size(self, columns: int) -> int:
         return min(self.m, columns)
@@ -196,8 +197,7 @@ class Blocks(Pattern):
 
     def __post_init__(self) -> None:
         for name, value in (("rows", self.rows), ("columns", self.columns)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} of a block must be a whole number of at least 1, got {value!r}")
+            require_count(f"{name} of a block", value)
 
     @property
     def drops_whole_blocks(self) -> bool:

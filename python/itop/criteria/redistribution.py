@@ -59,7 +59,8 @@ class SameLayer(Redistribution):
 class MomentumRedistribution(Redistribution):
     """In proportion to the mean momentum magnitude of each layer's active weights (Dettmers & Zettlemoyer, 2019).
 
-    The mean is that of all weights that were active before the update, those it drops included (algorithm 2). Capped at a layer's free sites; what spills over is shared by the others in the same proportion.
+    The mean is that of all weights that were active before the update, those it drops included (algorithm 2). Capped at
+    a layer's free sites; what spills over is shared by the others in the same proportion.
     """
 
     momentum: MomentumGrowth = field(default_factory=MomentumGrowth)

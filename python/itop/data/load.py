@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from itop.data.sources import (
     load_imagenet,
 )
 from itop.data.splits import Holdout
+from itop.names import unknown_name
 
 DataSource: TypeAlias = Callable[[Request], DataSet]
 
@@ -54,10 +54,7 @@ def canonical_dataset_name(name: str) -> str:
     key = ALIASES.get(key, key)
     if key in DATASETS:
         return key
-    nearest = difflib.get_close_matches(key, DATASETS, n=1, cutoff=0.0)[0]
-    raise DataSetError(
-        f"unknown data set {name!r}, the nearest known name is {nearest!r}; known: {', '.join(DATASETS)}"
-    )
+    raise DataSetError(unknown_name("data set", name, DATASETS))
 
 
 def load_dataset(

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from itop.export.safetensors_file import load_safetensors, save_safetensors
 from itop.export.state import (
     ExportReport,
     ModelOrState,
@@ -28,9 +29,7 @@ from itop.export.state import (
     nonzero_bits,
     reading,
     report,
-    require,
     tensors_of,
-    write_whole,
 )
 
 _SUFFIXES = ("compressed", "bitmask", "shape", "row_offsets")
@@ -83,7 +82,6 @@ def save_bitmask(model: ModelOrState, path: str | os.PathLike[str]) -> ExportRep
     Raises:
         RuntimeError: If safetensors is not installed.
     """
-    safetensors = require("safetensors.torch", "export to safetensors", "safetensors")
     tensors = tensors_of(model)
     stored: dict[str, Tensor] = {}
     shapes: dict[str, list[int]] = {}
@@ -100,9 +98,8 @@ def save_bitmask(model: ModelOrState, path: str | os.PathLike[str]) -> ExportRep
         stored |= zip(names, compress(tensor.flatten(1)).values(), strict=True)
         if tensor.dim() > 2 or owner == name:
             shapes[name] = list(tensor.shape)
-    metadata = {"format": "pt", _SHAPES: json.dumps(shapes, separators=(",", ":"))}
-    written = write_whole(path, lambda file: safetensors.save_file(stored, str(file), metadata=metadata))
-    return report(written, tensors, num_compressed)
+    metadata = {_SHAPES: json.dumps(shapes, separators=(",", ":"))}
+    return report(save_safetensors(stored, metadata, path), tensors, num_compressed)
 
 
 def load_bitmask(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -111,15 +108,12 @@ def load_bitmask(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     Raises:
         ValueError: If the file is damaged.
     """
-    safe_open = require("safetensors", "reading safetensors").safe_open
+    stored, metadata = load_safetensors(path)
     with reading(path, "safetensors"):
-        return _read(safe_open, path)
+        return _restored(stored, json.loads(metadata.get(_SHAPES, "{}")))
 
 
-def _read(safe_open: Any, path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    with safe_open(os.fspath(path), framework="pt") as file:
-        shapes = json.loads((file.metadata() or {}).get(_SHAPES, "{}"))
-        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+def _restored(stored: Mapping[str, Tensor], shapes: Mapping[str, list[int]]) -> dict[str, Tensor]:
     owners = {name.removesuffix(".weight"): name for name in shapes}
     state: dict[str, Tensor] = {}
     for stored_name, tensor in stored.items():

@@ -6,7 +6,8 @@ import os
 
 from torch import Tensor
 
-from itop.export.state import ExportReport, ModelOrState, reading, report, require, tensors_of, write_whole
+from itop.export.safetensors_file import load_safetensors, save_safetensors
+from itop.export.state import ExportReport, ModelOrState, report, tensors_of
 
 
 def save_dense(model: ModelOrState, path: str | os.PathLike[str]) -> ExportReport:
@@ -15,20 +16,15 @@ def save_dense(model: ModelOrState, path: str | os.PathLike[str]) -> ExportRepor
     Raises:
         RuntimeError: If safetensors is not installed.
     """
-    safetensors = require("safetensors.torch", "export to safetensors", "safetensors")
     # Tied weights share memory, which the format does not know: each name gets a copy.
     tensors = {name: tensor.clone() for name, tensor in tensors_of(model).items()}
-    written = write_whole(path, lambda file: safetensors.save_file(tensors, str(file), metadata={"format": "pt"}))
-    return report(written, tensors, 0)
+    return report(save_safetensors(tensors, {}, path), tensors, 0)
 
 
 def load_dense(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The state dict of a file of :func:`save_dense`.
+    """The state dict of a file of :func:`save_dense`, or of another safetensors file.
 
     Raises:
-        ValueError: If the file cannot be read.
+        ValueError: If the file is damaged.
     """
-    safetensors = require("safetensors.torch", "reading safetensors", "safetensors")
-    with reading(path, "safetensors"):
-        state: dict[str, Tensor] = safetensors.load_file(os.fspath(path))
-    return state
+    return load_safetensors(path)[0]

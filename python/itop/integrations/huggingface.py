@@ -31,14 +31,7 @@ class SparseCallback(EngineOfTrainer, TrainerCallback):
         Raises:
             ValueError: If the trainer resumes from a checkpoint that holds no engine.
         """
-        saved = None
-        if state.global_step > 0:
-            path = _folder(args, state) / _FILE
-            if not path.is_file():
-                raise ValueError(
-                    f"there is no engine state {path}; resume from a checkpoint in the output folder that this callback saved"
-                )
-            saved = torch.load(path, weights_only=True)
+        saved = _saved_in(_folder(args, state)) if state.global_step > 0 else None
         self.begin(kwargs["model"], kwargs["optimizer"], state.max_steps, saved)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -50,6 +43,23 @@ class SparseCallback(EngineOfTrainer, TrainerCallback):
             partial = path.with_suffix(".partial")
             torch.save(content, partial)
             partial.replace(path)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Where the trainer went back to the weights of its best checkpoint, their masks come back with them."""
+        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            assert self.engine is not None
+            self.engine.load_state_dict(_saved_in(Path(state.best_model_checkpoint)))
+
+
+def _saved_in(folder: Path) -> dict[str, Any]:
+    """The engine's state in a checkpoint."""
+    path = folder / _FILE
+    if not path.is_file():
+        raise ValueError(
+            f"there is no engine state {path}; resume from a checkpoint in the output folder that this callback saved"
+        )
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    return state
 
 
 def _folder(args: Any, state: Any) -> Path:

@@ -5,11 +5,11 @@ A new method is one file and one line here.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from itop.methods.deep_r import DeepR
+from itop.methods.drop_and_grow import DropAndGrow
 from itop.methods.dropout import TargetedDropout, VariationalDropout
 from itop.methods.dsr import DSR
 from itop.methods.dst_ee import DSTEE
@@ -21,7 +21,7 @@ from itop.methods.gradual import GMP, OBD, GraNet, TaylorPruning
 from itop.methods.group_lasso import GroupLasso
 from itop.methods.lottery import IMP, OMP, LearningRateRewinding, LotteryTicket
 from itop.methods.mest import MEST, MESTSoft
-from itop.methods.method import DropAndGrow, Method, UnsuitableModelError, UpdateTiming
+from itop.methods.method import Method, UnsuitableModelError, UpdateTiming
 from itop.methods.nest import NeST
 from itop.methods.obs import OBS
 from itop.methods.one_shot import (
@@ -49,6 +49,7 @@ from itop.methods.surgery import DynamicNetworkSurgery
 from itop.methods.swat import SWAT
 from itop.methods.top_kast import TopKAST
 from itop.methods.trained_thresholds import STR, TrainableThresholds
+from itop.names import unknown_name
 
 _SPARSE = "3 f_S"
 _RIGL = "(3 f_S dT + 2 f_S + f_D) / (dT + 1)"
@@ -165,8 +166,7 @@ def as_method(method: str | Method) -> Method:
         return METHODS[method]()
     if not isinstance(method, str):
         raise TypeError(f"method must be a preset's name or a Method, got {type(method).__name__}")
-    nearest = difflib.get_close_matches(method.lower(), METHODS, n=1, cutoff=0.0)
-    raise ValueError(f"unknown method '{method}'; did you mean '{nearest[0]}'? Known: {', '.join(METHODS)}")
+    raise ValueError(unknown_name("method", method, METHODS))
 
 
 __all__ = [

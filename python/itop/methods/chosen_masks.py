@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -25,13 +26,13 @@ class ChosenMasks(HiddenWeights):
     def has_limit(self) -> bool:
         return False
 
+    @abstractmethod
     def choose_masks(self, context: Context, weights: Sequence[Tensor], masks: list[Tensor] | None) -> list[Tensor]:
         """The masks of the coming step, bool, one a layer.
 
         Args:
             masks: Those so far; None at the start.
         """
-        raise TypeError("a rule of chosen masks says how it chooses them")
 
     def gradient_masks(self, context: Context, layer: int) -> Tensor | None:
         """Where hidden weights have a gradient; None: everywhere."""

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from itop.criteria.initial import RandomMasksOfDensity
 from itop.criteria.patterns import Blocks, ConstantFanIn, NofM, Pattern
-from itop.methods.method import DropAndGrow
+from itop.methods.drop_and_grow import DropAndGrow
 from itop.ranges import POSITIVE_FRACTION
 from itop.schedules import DensityRamp, Every
 

@@ -14,7 +14,7 @@ from itop.allocation import AllocationLike
 from itop.context import Context
 from itop.criteria.grow import GradientGrowth, RandomGrowth
 from itop.methods.composed import takes_density, takes_pattern
-from itop.methods.method import DropAndGrow
+from itop.methods.drop_and_grow import DropAndGrow
 from itop.ranges import FRACTION, PROPER_FRACTION, require_count
 from itop.schedules import AtFractions, DropFraction, EitherOf, Every, step_at
 

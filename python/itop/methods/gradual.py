@@ -8,7 +8,7 @@ from itop.criteria.drop import MagnitudeDrop, ScoreDrop, TaylorDrop
 from itop.criteria.grow import GradientGrowth
 from itop.criteria.initial import RandomMasksOfDensity
 from itop.methods.composed import takes_pattern
-from itop.methods.method import DropAndGrow
+from itop.methods.drop_and_grow import DropAndGrow
 from itop.schedules import ConstantDropFraction, DensityRamp, Every, falling_to
 
 

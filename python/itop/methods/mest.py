@@ -10,7 +10,8 @@ from itop.context import Context
 from itop.criteria.drop import MagnitudeAndGradientDrop
 from itop.criteria.grow import RandomGrowth
 from itop.methods.composed import takes_density, takes_pattern
-from itop.methods.method import DropAndGrow, Method
+from itop.methods.drop_and_grow import DropAndGrow
+from itop.methods.method import Method
 from itop.ranges import FRACTION
 from itop.schedules import AtFractions, DropFraction, EitherOf, Every, EveryEpoch, StepwiseDropFraction, UpdateSchedule
 from itop.update_report import UpdateReport

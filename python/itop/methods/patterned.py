@@ -6,7 +6,7 @@ from itop.allocation import AllocationLike
 from itop.criteria.grow import GradientGrowth, GrowCriterion, RandomGrowth
 from itop.criteria.patterns import Blocks, NofM
 from itop.methods.composed import takes_density
-from itop.methods.method import DropAndGrow
+from itop.methods.drop_and_grow import DropAndGrow
 from itop.schedules import CosineDropFraction, Every
 
 

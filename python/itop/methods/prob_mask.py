@@ -27,9 +27,11 @@ class ProbMask(Gated):
     is evaluated and reported on the way are the K weights of the largest ``s abs(w)``, which are those that stay in the end.
 
     Args:
+        gate_speed: With SGD, how many times faster probabilities learn than weights (?).
         final_temperature: Of the sigmoid (?).
     """
 
+    gate_speed: float = 10.0
     final_temperature: float = 0.03
 
     def check_options(self) -> None:

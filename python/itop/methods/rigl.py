@@ -5,7 +5,8 @@ from __future__ import annotations
 from itop.allocation import AllocationLike, Uniform
 from itop.criteria.grow import GradientGrowth, UnexploredFirst
 from itop.methods.composed import takes_density, takes_pattern
-from itop.methods.method import DropAndGrow, UpdateTiming
+from itop.methods.drop_and_grow import DropAndGrow
+from itop.methods.method import UpdateTiming
 from itop.schedules import CosineDropFraction, Every, falling_to
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itop.allocation import AllocationLike
 from itop.criteria.grow import RandomGrowth
 from itop.methods.composed import takes_density, takes_pattern
-from itop.methods.method import DropAndGrow
+from itop.methods.drop_and_grow import DropAndGrow
 from itop.schedules import Every, EveryEpoch, falling_to
 
 

@@ -6,7 +6,7 @@ from itop.allocation import AllocationLike, LastLayerDense, as_allocation
 from itop.criteria.drop import SignedMagnitudeDrop
 from itop.criteria.grow import RandomGrowth, UnexploredFirst
 from itop.methods.composed import takes_density, takes_pattern
-from itop.methods.method import DropAndGrow
+from itop.methods.drop_and_grow import DropAndGrow
 from itop.schedules import ConstantDropFraction, Every, EveryEpoch, falling_to
 
 

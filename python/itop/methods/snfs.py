@@ -6,7 +6,7 @@ from itop.allocation import AllocationLike
 from itop.criteria.grow import MomentumGrowth
 from itop.criteria.redistribution import MomentumRedistribution, Redistribution, SameLayer
 from itop.methods.composed import takes_density, takes_pattern
-from itop.methods.method import DropAndGrow
+from itop.methods.drop_and_grow import DropAndGrow
 from itop.schedules import Every, EveryEpoch, falling_to
 
 

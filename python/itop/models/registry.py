@@ -8,7 +8,6 @@ Besides the names of ``MODELS``, two forms describe any MLP:
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -25,6 +24,7 @@ from itop.models.resnet import BasicBlock, Bottleneck, ResNet, Stem
 from itop.models.shapes import InputShape, check_input
 from itop.models.vgg import VGG, VGG_C, VGG_D, VGG_LIKE
 from itop.models.wide_resnet import WideResNet
+from itop.names import unknown_name
 
 
 class ModelFactory(Protocol):
@@ -87,8 +87,7 @@ def canonical_model_name(name: str) -> str:
         return key
     if key.startswith("mlp:") or re.match(r"mlp-\d", key):
         raise ValueError(f"sizes of an MLP are written mlp:512,512 or mlp-784-512-10, got {name!r}")
-    nearest = difflib.get_close_matches(key, [*MODELS, *ALIASES], n=1, cutoff=0.0)[0]
-    raise ValueError(f"unknown model {name!r}, the nearest known name is {nearest!r}; known: {', '.join(MODELS)}")
+    raise ValueError(unknown_name("model", name, MODELS, aliases=ALIASES))
 
 
 def build_model(name: str, *, num_classes: int, input_shape: InputShape) -> nn.Module:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from itop.allocation import target_count
 from itop.nn.convolution_kernels import ConvolutionGeometry
+from itop.nn.eager import eager_conv2d, is_eager
 from itop.nn.growth import ConvolutionGradientRows, ScoreRows
 from itop.nn.operators import flat_geometry, sparse_conv2d
 from itop.nn.pattern import SparsePattern, TieKeys
@@ -27,6 +28,7 @@ class SparseConv2d(SparseLayer):
         in_channels: Of the images.
         out_channels: Of the output.
         kernel_size: One length, or height and width; likewise ``stride``, ``padding`` and ``dilation``.
+        padding: Or "valid" (none), or "same" (the output has the size of the image; of stride 1).
         groups: Divides both numbers of channels.
         bias: Whether there is a bias.
         sparsity: In [0, 1): the share of weights that are inactive; the number of active ones is exact.
@@ -34,7 +36,8 @@ class SparseConv2d(SparseLayer):
         dtype: float32, float64 or bfloat16 (storage; sums are float32).
 
     Shape:
-        ``[batch, in_channels, height, width] -> [batch, out_channels, out_height, out_width]``
+        ``[batch, in_channels, height, width] -> [batch, out_channels, out_height, out_width]``, or one image without
+        the batch.
     """
 
     def __init__(
@@ -43,7 +46,7 @@ class SparseConv2d(SparseLayer):
         out_channels: int,
         kernel_size: int | tuple[int, int],
         stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
+        padding: int | tuple[int, int] | str = 0,
         dilation: int | tuple[int, int] = 1,
         groups: int = 1,
         bias: bool = True,
@@ -54,9 +57,7 @@ class SparseConv2d(SparseLayer):
     ) -> None:
         if groups < 1 or in_channels % groups or out_channels % groups:
             raise ValueError(f"groups must divide both {in_channels} and {out_channels} channels, got {groups}")
-        geometry = ConvolutionGeometry(
-            in_channels, out_channels, _pair(kernel_size), _pair(stride), _pair(padding), _pair(dilation), groups
-        )
+        geometry = _geometry(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
         columns = in_channels // groups * math.prod(geometry.kernel_size)
         num_active = target_count(out_channels * columns, sparsity)
         super().__init__(
@@ -73,21 +74,19 @@ class SparseConv2d(SparseLayer):
         """The sparse layer with the weights of a dense one where ``mask`` is True.
 
         Raises:
-            ValueError: If the module pads with anything but a number of zeros, or the mask has another shape.
+            ValueError: If the module pads with anything but zeros, or not the same on both sides, or the mask has another
+                shape.
         """
-        if module.padding_mode != "zeros" or isinstance(module.padding, str):
-            raise ValueError(
-                f"a sparse convolution pads with a number of zeros, got padding {module.padding!r} of mode "
-                f"{module.padding_mode!r}"
-            )
+        if module.padding_mode != "zeros":
+            raise ValueError(f"a sparse convolution pads with zeros, got padding_mode {module.padding_mode!r}")
         layer = cls.__new__(cls)
         layer._take_weights(module, mask)
-        layer.geometry = ConvolutionGeometry(
+        layer.geometry = _geometry(
             module.in_channels,
             module.out_channels,
             _pair(module.kernel_size),
             _pair(module.stride),
-            _pair(module.padding),
+            module.padding if isinstance(module.padding, str) else _pair(module.padding),
             _pair(module.dilation),
             module.groups,
         )
@@ -118,13 +117,29 @@ class SparseConv2d(SparseLayer):
         return torch.Size((geometry.out_channels, geometry.in_channels // geometry.groups, *geometry.kernel_size))
 
     def gradient_rows(self, batches: Sequence[tuple[Tensor, Tensor]]) -> ScoreRows:
-        return ConvolutionGradientRows(batches, self.geometry)
+        with_batch = [
+            (x.reshape(-1, *x.shape[-3:]), gradient.reshape(-1, *gradient.shape[-3:])) for x, gradient in batches
+        ]
+        return ConvolutionGradientRows(with_batch, self.geometry)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dim() != 4 or x.shape[1] != self.geometry.in_channels:
+        geometry = self.geometry
+        if x.dim() not in (3, 4) or x.shape[-3] != geometry.in_channels:
             raise ValueError(
-                f"the input must be [batch, {self.geometry.in_channels}, height, width], got {list(x.shape)}"
+                f"the input must be [batch, {geometry.in_channels}, height, width], or one such image, got {list(x.shape)}"
             )
+        for size, kernel, padding, dilation in zip(
+            x.shape[-2:], geometry.kernel_size, geometry.padding, geometry.dilation, strict=True
+        ):
+            if size + 2 * padding <= dilation * (kernel - 1):
+                raise ValueError(
+                    f"images of {x.shape[-2]}x{x.shape[-1]}, padded by {geometry.padding}, are smaller than the kernel "
+                    f"{geometry.kernel_size} of dilation {geometry.dilation}"
+                )
+        if x.dim() == 3:
+            return self.forward(x[None])[0]
+        if is_eager(x):
+            return eager_conv2d(x, self.values, self.bias, self._handle, self._pattern, geometry)
         output: Tensor = sparse_conv2d(x, self.values, self.bias, self._handle, self._flat_geometry)
         return output
 
@@ -136,6 +151,39 @@ class SparseConv2d(SparseLayer):
             f"groups={geometry.groups}, bias={self.bias is not None}, active={self.num_active}, "
             f"sparsity={self.sparsity:.4f}"
         )
+
+
+def _geometry(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int | tuple[int, int],
+    stride: int | tuple[int, int],
+    padding: int | tuple[int, int] | str,
+    dilation: int | tuple[int, int],
+    groups: int,
+) -> ConvolutionGeometry:
+    kernel, steps, spread = _pair(kernel_size), _pair(stride), _pair(dilation)
+    if isinstance(padding, str):
+        padding = _padding_of_name(padding, kernel, steps, spread)
+    return ConvolutionGeometry(in_channels, out_channels, kernel, steps, _pair(padding), spread, groups)
+
+
+def _padding_of_name(
+    name: str, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[int, int]:
+    if name == "valid":
+        return (0, 0)
+    if name != "same":
+        raise ValueError(f"padding must be numbers, 'valid' or 'same', got {name!r}")
+    if stride != (1, 1):
+        raise ValueError(f"padding 'same' is for stride 1, got {stride}")
+    height, width = (spread * (size - 1) for size, spread in zip(kernel, dilation, strict=True))
+    if height % 2 or width % 2:
+        raise ValueError(
+            f"padding 'same' of a kernel {kernel} with dilation {dilation} differs between the sides, and a sparse "
+            "convolution pads both alike"
+        )
+    return (height // 2, width // 2)
 
 
 def _pair(size: int | tuple[int, ...]) -> tuple[int, int]:

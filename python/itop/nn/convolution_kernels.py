@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias, final
+from typing import TypeAlias, final
 
 import torch
 from torch import Tensor
@@ -24,6 +25,9 @@ from itop.nn.pattern import SparsePattern
 
 _MAX_PLANS = 8
 """Image sizes whose indices a convolution keeps."""
+
+
+_ImageSize: TypeAlias = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ class _Plan(DerivedIndices):
 
     native: _core.ConvolutionPattern
     borrowed: tuple[Tensor, ...]
+    out_size: _ImageSize
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -73,8 +78,6 @@ _IS_BLOCKED = {
 }
 
 _POSITIONS = (ConvolutionLayout.POSITIONS, ConvolutionLayout.POSITIONS_BLOCKED)
-
-_ImageSize: TypeAlias = tuple[int, int]
 
 _FIRST_LEVEL_BYTES = 48 << 10
 _TILE_WIDTH = 14
@@ -113,12 +116,10 @@ def _plan(
     pointers, columns = pattern.row_pointers, pattern.columns
     area = geometry.kernel_size[0] * geometry.kernel_size[1]
     shifts = torch.empty_like(columns)
-    _core.sparse_convolution_shifts(shape, planes, pointers.data_ptr(), columns.data_ptr(), shifts.data_ptr())
-    forward = block(pattern.shape, pointers, columns, channels * area, offsets=shifts)
-    transposed = forward
+    nothing = _core.SparsePattern(0, 0, 1, 0, 0)
     if backward:
         plane_pointers = torch.empty(shape.num_planes + 1, dtype=torch.int64)
-        out_channels, permutation, back_shifts = (torch.empty_like(columns) for _ in range(3))
+        out_channels, permutation = torch.empty_like(columns), torch.empty_like(columns)
         _core.sparse_convolution_transpose(
             shape,
             planes,
@@ -127,22 +128,47 @@ def _plan(
             plane_pointers.data_ptr(),
             out_channels.data_ptr(),
             permutation.data_ptr(),
-            back_shifts.data_ptr(),
+            shifts.data_ptr(),
         )
-        transposed = block(
-            (shape.num_planes, geometry.out_channels), plane_pointers, out_channels, channels, permutation, back_shifts
+        blocks = block(
+            (shape.num_planes, geometry.out_channels), plane_pointers, out_channels, channels, permutation, shifts
         )
-    native = _core.ConvolutionPattern(shape, planes, forward.native, transposed.native)
-    plan = _Plan(native, (*forward.tensors, *transposed.tensors))
-    plans = [entry for entry in pattern.kernel_cache if entry[0] == "plan"]
+        native = _core.ConvolutionPattern(shape, planes, nothing, blocks.native)
+    else:
+        _core.sparse_convolution_shifts(shape, planes, pointers.data_ptr(), columns.data_ptr(), shifts.data_ptr())
+        blocks = block(pattern.shape, pointers, columns, channels * area, offsets=shifts)
+        native = _core.ConvolutionPattern(shape, planes, blocks.native, nothing)
+    plan = _Plan(native, blocks.tensors, (shape.out_height, shape.out_width))
+    plans = [entry for place, entry in pattern.kernel_cache.items() if place[0] == "plan"]
     if len(plans) >= _MAX_PLANS:
-        del pattern.kernel_cache[plans[0]]
+        for place in [place for place, entry in pattern.kernel_cache.items() if entry is plans[0]]:
+            del pattern.kernel_cache[place]
     pattern.kernel_cache[key] = plan
     return plan
 
 
-def _convolution_choice(
-    pattern: SparsePattern, geometry: ConvolutionGeometry, x: Tensor, backward: bool, run: Any
+def _chosen_plan(
+    pattern: SparsePattern,
+    geometry: ConvolutionGeometry,
+    x: Tensor,
+    backward: bool,
+    run: Callable[[_Plan], object],
+) -> _Plan:
+    _, _, height, width = x.shape
+    key = ("chosen plan", geometry, height, width, batch_class(x.shape[0]), x.dtype, backward)
+    known: _Plan | None = pattern.kernel_cache.get(key)
+    if known is None:
+        layout = _layout(pattern, geometry, x, backward, run)
+        known = pattern.kernel_cache[key] = _plan(pattern, geometry, (height, width), layout, backward)
+    return known
+
+
+def _layout(
+    pattern: SparsePattern,
+    geometry: ConvolutionGeometry,
+    x: Tensor,
+    backward: bool,
+    run: Callable[[_Plan], object],
 ) -> ConvolutionLayout:
     size = (x.shape[2], x.shape[3])
     key = ("convolution", geometry, size, batch_class(x.shape[0]), x.dtype, backward)
@@ -174,7 +200,7 @@ def _convolution_choice(
         candidates,
         pattern.num_active * x.shape[0] * size[0] * size[1] // (geometry.stride[0] * geometry.stride[1]),
         default,
-        run,
+        lambda layout: run(_plan(pattern, geometry, size, layout, backward)),
     )
     for entry in list(pattern.kernel_cache):  # the losers' indices
         if entry[0] == "plan" and entry[2] == size and entry[4] == backward and entry[3] is not known:
@@ -187,12 +213,9 @@ def convolution_forward(
     pattern: SparsePattern, geometry: ConvolutionGeometry, values: Tensor, bias: Tensor | None, x: Tensor
 ) -> Tensor:
     """The convolution of contiguous ``x [batch, in, height, width]``, float32 or float64."""
-    size = (x.shape[2], x.shape[3])
-    shape = geometry.native(*size)
-    y = lent_tensor((x.shape[0], geometry.out_channels, shape.out_height, shape.out_width), x.dtype)
 
-    def run(layout: ConvolutionLayout) -> None:
-        plan = _plan(pattern, geometry, size, layout, False)
+    def run(plan: _Plan) -> Tensor:
+        y = lent_tensor((x.shape[0], geometry.out_channels, *plan.out_size), x.dtype)
         _core.sparse_convolution_forward(
             plan.native,
             values.data_ptr(),
@@ -203,9 +226,9 @@ def convolution_forward(
             address(bias),
             y.data_ptr(),
         )
+        return y
 
-    run(_convolution_choice(pattern, geometry, x, False, run))
-    return y
+    return run(_chosen_plan(pattern, geometry, x, False, run))
 
 
 def convolution_backward(
@@ -219,13 +242,11 @@ def convolution_backward(
     needs_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the input, the values and the bias; what is not needed is an empty tensor."""
-    size = (x.shape[2], x.shape[3])
-    grad_x, grad_values, grad_bias = empty_gradients(
-        x, values, geometry.out_channels, needs_x, needs_values, needs_bias
-    )
 
-    def run(layout: ConvolutionLayout) -> None:
-        plan = _plan(pattern, geometry, size, layout, True)
+    def run(plan: _Plan) -> tuple[Tensor, Tensor, Tensor]:
+        grad_x, grad_values, grad_bias = empty_gradients(
+            x, values, geometry.out_channels, needs_x, needs_values, needs_bias
+        )
         _core.sparse_convolution_backward(
             plan.native,
             values.data_ptr(),
@@ -238,6 +259,6 @@ def convolution_backward(
             grad_values.data_ptr() if needs_values else 0,
             grad_bias.data_ptr() if needs_bias else 0,
         )
+        return grad_x, grad_values, grad_bias
 
-    run(_convolution_choice(pattern, geometry, x, True, run))
-    return grad_x, grad_values, grad_bias
+    return run(_chosen_plan(pattern, geometry, x, True, run))

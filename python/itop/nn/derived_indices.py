@@ -20,6 +20,9 @@ _VALUE_TYPES = {
     torch.bfloat16: _core.ValueType.BFLOAT16,
 }
 
+SUPPORTED_DTYPES = frozenset(_VALUE_TYPES)
+"""What the kernels compute with."""
+
 
 def value_type(tensor: Tensor) -> _core.ValueType:
     """Raises:

@@ -194,7 +194,8 @@ def grow_candidates_by_gradient(
     """
     if (gradient.shape[-1], x.shape[-1]) != exclude.shape:
         raise ValueError(
-            f"input and gradient have {x.shape[-1]} and {gradient.shape[-1]} features, not {exclude.shape}"
+            f"a weight of {list(exclude.shape)} takes {exclude.shape[1]} input features and gives {exclude.shape[0]}, got "
+            f"an input of {x.shape[-1]} and a gradient of {gradient.shape[-1]}"
         )
     return LinearGradientRows([(x, gradient)]).grow_best(k, exclude, keys or TieKeys())
 

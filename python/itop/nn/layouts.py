@@ -26,7 +26,15 @@ logger = logging.getLogger(__name__)
 _WORK_WORTH_MEASURING = 4_000_000
 """Multiply-adds below which a wrong choice costs less than the measurement."""
 
-_WORTH_LEAVING_THE_DEFAULT = 0.9
+_SPEEDS = 2
+"""Raised when kernels become faster or slower: what was measured before is measured anew."""
+
+_TURNS_OF_A_ROUND = 4
+_MOST_ROUNDS = 4
+_CLOSE = 1.2
+"""A candidate that took more than so many times the fastest one's time is not measured again."""
+
+_WORTH_LEAVING_THE_DEFAULT = 0.95
 """A candidate must take at most this share of the default's time: what a busy machine does to a measurement is less."""
 
 
@@ -93,7 +101,7 @@ def choose(
         return candidates[0]
     if work < _WORK_WORTH_MEASURING or os.environ.get("ITOP_MEASURE_LAYOUTS") == "0":
         return default
-    key = f"{_core.build_info()['instruction_set']} {key}"
+    key = f"{_SPEEDS} {_core.build_info()['instruction_set']} {key}"
     with _lock:
         known = _read().get(key)
     for candidate in candidates:
@@ -108,14 +116,24 @@ def choose(
 
 
 def _measure(candidates: Sequence[Choice], default: Choice, run: Callable[[Choice], object]) -> Choice:
+    """The fastest by the least of its times; while two are close, they are measured again, up to a limit.
+
+    Turns are interleaved: a disturbance of the machine meets all candidates.
+    """
     best = dict.fromkeys(candidates, float("inf"))
     for candidate in candidates:
         run(candidate)
-    for _ in range(5):  # interleaved: a disturbance of the machine meets all candidates
-        for candidate in candidates:
-            start = time.perf_counter()
-            run(candidate)
-            best[candidate] = min(best[candidate], time.perf_counter() - start)
+    running = list(candidates)
+    for _ in range(_MOST_ROUNDS):
+        for _ in range(_TURNS_OF_A_ROUND):
+            for candidate in running:
+                start = time.perf_counter()
+                run(candidate)
+                best[candidate] = min(best[candidate], time.perf_counter() - start)
+        least = min(best.values())
+        running = [candidate for candidate in running if best[candidate] < least * _CLOSE]
+        if len(running) == 1:
+            break
     fastest = min(candidates, key=best.__getitem__)
     return fastest if best[fastest] < _WORTH_LEAVING_THE_DEFAULT * best.get(default, float("inf")) else default
 

@@ -18,4 +18,4 @@ def lent_tensor(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     num_bytes = math.prod(shape) * dtype.itemsize
     if num_bytes < _LARGE:
         return torch.empty(shape, dtype=dtype)
-    return torch.from_numpy(_core.lend_bytes(num_bytes)).view(dtype).view(shape)
+    return torch.frombuffer(_core.lend_bytes(num_bytes), dtype=dtype).view(shape)

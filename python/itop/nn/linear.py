@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from itop.allocation import target_count
+from itop.nn.eager import eager_linear, is_eager
 from itop.nn.growth import LinearGradientRows, ScoreRows
 from itop.nn.operators import sparse_linear
 from itop.nn.pattern import SparsePattern, TieKeys
@@ -96,6 +97,8 @@ class SparseLinear(SparseLayer):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.in_features:
             raise ValueError(f"the input must have {self.in_features} features, got {list(x.shape)}")
+        if is_eager(x):
+            return eager_linear(x, self.values, self.bias, self._handle, self._pattern)
         output: Tensor = sparse_linear(x, self.values, self.bias, self._handle, self.out_features)
         return output
 

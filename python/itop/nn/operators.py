@@ -1,5 +1,7 @@
 """The two operators behind the modules: opaque to ``torch.compile``, differentiable, aware of autocast.
 
+Eager code on the CPU goes a shorter way, :mod:`itop.nn.eager`.
+
 A pattern enters an operator as an int64 scalar on the CPU, its identifier: compiled code keeps working when an update
 writes another identifier into the same tensor.
 """
@@ -12,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from itop.nn import convolution_kernels, device_kernels, linear_kernels
+from itop.nn import device_kernels
 from itop.nn.convolution_kernels import ConvolutionGeometry
 from itop.nn.pattern import pattern_of
+from itop.nn.products import convolve, convolve_backward, multiply, multiply_backward
 
 __all__ = ["sparse_conv2d", "sparse_linear"]
 
@@ -29,10 +32,7 @@ def _pattern(handle: Tensor) -> Any:
 @torch.library.custom_op("itop::sparse_linear", mutates_args=(), device_types="cpu")
 def sparse_linear(x: Tensor, values: Tensor, bias: Tensor | None, handle: Tensor, out_features: int) -> Tensor:
     """``x W^T + bias`` for ``x [..., in]``; ``W [out, in]`` has ``values`` at the positions of the pattern."""
-    pattern = _pattern(handle)
-    flat = x.reshape(-1, x.shape[-1]).contiguous()
-    y = linear_kernels.linear_forward(pattern, values.contiguous(), None if bias is None else bias.contiguous(), flat)
-    return y.view(*x.shape[:-1], out_features)
+    return multiply(_pattern(handle), x, values, bias)
 
 
 @sparse_linear.register_kernel("cuda")
@@ -50,12 +50,7 @@ def _(x: Tensor, values: Tensor, bias: Tensor | None, handle: Tensor, out_featur
 def _linear_backward(
     gradient: Tensor, x: Tensor, values: Tensor, handle: Tensor, needs_x: bool, needs_values: bool, needs_bias: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    flat_x = x.reshape(-1, x.shape[-1]).contiguous()
-    flat_gradient = gradient.reshape(-1, gradient.shape[-1]).contiguous()
-    grad_x, grad_values, grad_bias = linear_kernels.linear_backward(
-        _pattern(handle), values.contiguous(), flat_x, flat_gradient, needs_x, needs_values, needs_bias
-    )
-    return (grad_x.view(x.shape) if needs_x else grad_x), grad_values, grad_bias
+    return multiply_backward(_pattern(handle), gradient, x, values, needs_x, needs_values, needs_bias)
 
 
 @_linear_backward.register_kernel("cuda")
@@ -123,18 +118,10 @@ def flat_geometry(geometry: ConvolutionGeometry) -> list[int]:
     ]
 
 
-def _computed_in(values: Tensor) -> torch.dtype:
-    return torch.float64 if values.dtype == torch.float64 else torch.float32
-
-
 @torch.library.custom_op("itop::sparse_conv2d", mutates_args=(), device_types="cpu")
 def sparse_conv2d(x: Tensor, values: Tensor, bias: Tensor | None, handle: Tensor, geometry: Sequence[int]) -> Tensor:
     """A convolution of ``x [batch, in, height, width]``; bfloat16 images are computed in float32."""
-    wide = x.to(_computed_in(values)).contiguous()
-    y = convolution_kernels.convolution_forward(
-        _pattern(handle), _geometry(geometry), values.contiguous(), None if bias is None else bias.contiguous(), wide
-    )
-    return y.to(x.dtype)
+    return convolve(_pattern(handle), _geometry(geometry), x, values, bias)
 
 
 @sparse_conv2d.register_kernel("cuda")
@@ -164,18 +151,9 @@ def _conv2d_backward(
     needs_values: bool,
     needs_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    wide = _computed_in(values)
-    grad_x, grad_values, grad_bias = convolution_kernels.convolution_backward(
-        _pattern(handle),
-        _geometry(geometry),
-        values.contiguous(),
-        x.to(wide).contiguous(),
-        gradient.to(wide).contiguous(),
-        needs_x,
-        needs_values,
-        needs_bias,
+    return convolve_backward(
+        _pattern(handle), _geometry(geometry), gradient, x, values, needs_x, needs_values, needs_bias
     )
-    return grad_x.to(x.dtype), grad_values, grad_bias
 
 
 @_conv2d_backward.register_fake

@@ -80,7 +80,7 @@ class SparsePattern:
             and columns.numel()
             and not 0 <= int(columns.min()) <= int(columns.max()) < width
         ):
-            raise ValueError(f"columns must be in [0, {width})")
+            raise ValueError(f"columns must be in [0, {width}), got {int(columns.min())} to {int(columns.max())}")
         self.columns = columns.detach().to("cpu", torch.int32).contiguous()
         _core.sparse_check_pattern(rows, width, self.num_active, self.row_pointers.data_ptr(), self.columns.data_ptr())
         self._register()
@@ -122,7 +122,7 @@ class SparsePattern:
                 f"rows and columns must be vectors of one length, got {_describe(rows)} and {_describe(columns)}"
             )
         if rows.numel() and (bool((rows[1:] < rows[:-1]).any()) or int(rows[0]) < 0 or int(rows[-1]) >= shape[0]):
-            raise ValueError(f"rows must ascend within [0, {shape[0]})")
+            raise ValueError(f"rows must ascend within [0, {shape[0]}), got {int(rows.min())} to {int(rows.max())}")
         return cls(shape, _row_pointers(rows, shape[0]), columns)
 
     @classmethod

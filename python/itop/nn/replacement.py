@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from itop.nn.convolution import SparseConv2d
+from itop.nn.derived_indices import SUPPORTED_DTYPES
 from itop.nn.linear import SparseLinear
 from itop.nn.sparse_layer import SparseLayer
 
@@ -45,7 +48,8 @@ def sparsify(
     """Replaces ``Linear`` and ``Conv2d`` modules in place by their sparse forms where those are faster.
 
     Parameters become other tensors: make the optimiser afterwards. Modules that stay dense keep their parameters; mask
-    them (the masked execution does).
+    them (the masked execution does). Dense stay parameters of other modules (attention's ``in_proj_weight``), subclasses
+    (attention reads the weight of its ``out_proj``), tied weights, modules with hooks, and what no kernel computes.
 
     Args:
         model: Changed in place. A module the model holds twice is replaced everywhere at once.
@@ -58,27 +62,38 @@ def sparsify(
         One decision for every mask.
 
     Raises:
-        ValueError: If a mask belongs to no weight of a Linear or Conv2d, or there is nothing to measure with.
+        ValueError: If a mask belongs to no parameter of the model or has another shape, or there is nothing to measure
+            with; nothing was replaced.
     """
-    modules = dict(model.named_modules())
-    chosen: list[tuple[str, nn.Linear | nn.Conv2d, Tensor]] = []
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, mask in masks.items():
-        module_name, _, parameter = name.rpartition(".")
-        module = modules.get(module_name)
-        if parameter != "weight" or not isinstance(module, (nn.Linear, nn.Conv2d)):
-            raise ValueError(f"'{name}' is not the weight of a Linear or Conv2d of the model")
-        chosen.append((module_name, module, mask))
+        if name not in parameters:
+            raise ValueError(f"masks must name parameters of the model, got '{name}'")
+        if mask.shape != parameters[name].shape:
+            shape = list(parameters[name].shape)
+            raise ValueError(f"the mask of '{name}' must be {shape} as the parameter, got {list(mask.shape)}")
     if example_input is None and not memory_demands_it:
         raise ValueError("sparsify needs an example input to measure with, or memory_demands_it=True")
-    inputs = (
-        {}
-        if example_input is None or memory_demands_it
-        else _inputs_of(model, [m for _, m, _ in chosen], example_input)
-    )
+    owners = _owners(model)
+    obstacles = {name: _obstacle(model, name, owners) for name in masks}
+    modules = {
+        name: cast("nn.Linear | nn.Conv2d", model.get_submodule(name.rpartition(".")[0]))
+        for name, obstacle in obstacles.items()
+        if obstacle is None
+    }
+    inputs: dict[nn.Module, Tensor] = {}
+    if example_input is not None and not memory_demands_it:
+        inputs = _inputs_of(model, list(modules.values()), example_input)
 
     decisions = []
-    for name, module, mask in chosen:
-        decision, sparse = _decide(name, module, mask, inputs.get(module), memory_demands_it)
+    for name, mask in masks.items():
+        module_name = name.rpartition(".")[0]
+        obstacle = obstacles[name]
+        if obstacle is not None:
+            decisions.append(Replacement(module_name, None, None, False, obstacle))
+            continue
+        module = modules[name]
+        decision, sparse = _decide(module_name, module, mask, inputs.get(module), memory_demands_it)
         decisions.append(decision)
         if sparse is not None:
             _replace(model, module, sparse)
@@ -95,6 +110,33 @@ def densify(model: nn.Module) -> None:
             _replace(model, module, module.to_dense())
 
 
+def _owners(model: nn.Module) -> Counter[Tensor]:
+    """How many modules hold each parameter; a module held twice counts once."""
+    return Counter(
+        parameter for module in model.modules() for parameter in module._parameters.values() if parameter is not None
+    )
+
+
+def _obstacle(model: nn.Module, name: str, owners: Counter[Tensor]) -> str | None:
+    """Why a parameter cannot be a sparse module's; None if it can."""
+    module_name, _, parameter = name.rpartition(".")
+    module = model.get_submodule(module_name)
+    weight = model.get_parameter(name)
+    if parameter != "weight" or not isinstance(module, (nn.Linear, nn.Conv2d)):
+        return f"{parameter!r} of {type(module).__name__} is not the weight of a Linear or Conv2d"
+    if type(module) not in (nn.Linear, nn.Conv2d):
+        return f"{type(module).__name__} may compute otherwise than the Linear or Conv2d it derives from"
+    if owners[weight] > 1:
+        return "its weight is tied to another module's"
+    if any(hooks for attribute, hooks in vars(module).items() if attribute.endswith("_hooks")):
+        return "its hooks would be lost"
+    if weight.dtype not in SUPPORTED_DTYPES:
+        return f"no sparse kernel computes in {weight.dtype}"
+    if isinstance(module, nn.Conv2d) and not weight.is_cpu:
+        return "convolutions are truly sparse on the CPU only"
+    return None
+
+
 def _decide(
     name: str, module: nn.Linear | nn.Conv2d, mask: Tensor, x: Tensor | None, memory_demands_it: bool
 ) -> tuple[Replacement, SparseLayer | None]:
@@ -104,9 +146,7 @@ def _decide(
             sparse = SparseLinear.from_dense(module, mask)
         else:
             sparse = SparseConv2d.from_dense(module, mask)
-    except ValueError as error:
-        if mask.shape != module.weight.shape:
-            raise
+    except ValueError as error:  # padding that it does not have
         return Replacement(name, None, None, False, str(error)), None
     if memory_demands_it:
         return Replacement(name, None, None, True, "memory demands it"), sparse

@@ -51,13 +51,16 @@ class SparseLayer(CompressedWeight):
         """The constructor of a layer that begins with the weights of a dense one where ``mask`` is True."""
         weight = module.weight.detach()
         if mask.shape != weight.shape:
-            raise ValueError(f"the mask must be {list(weight.shape)} as the weight, got {list(mask.shape)}")
+            raise ValueError(f"the mask must have the weight's shape {list(weight.shape)}, got {list(mask.shape)}")
         SparseLayer.__init__(
             self,
             SparsePattern.from_mask(mask),
             weight.contiguous()[mask.to(weight.device, torch.bool)].clone(),
             None if module.bias is None else module.bias.detach().clone(),
         )
+        self.values.requires_grad_(module.weight.requires_grad)
+        if self.bias is not None and module.bias is not None:
+            self.bias.requires_grad_(module.bias.requires_grad)
         self.train(module.training)
 
     def _give_weights(self, dense: nn.Linear | nn.Conv2d) -> None:
@@ -66,6 +69,8 @@ class SparseLayer(CompressedWeight):
             dense.weight.copy_(self.dense_weight())
             if dense.bias is not None and self.bias is not None:
                 dense.bias.copy_(self.bias)
+                dense.bias.requires_grad_(self.bias.requires_grad)
+        dense.weight.requires_grad_(self.values.requires_grad)
         dense.train(self.training)
 
     def _set_pattern(self, pattern: SparsePattern) -> None:
@@ -181,7 +186,9 @@ class SparseLayer(CompressedWeight):
     def replace_topology(self, update: PatternUpdate, optimizer: Optimizer | OptimizerGroup | None = None) -> None:
         """Takes a new pattern; entry ``i`` goes on with the value and state of the old entry ``sources[i]``, -1 is zero."""
         if update.pattern.shape != self._pattern.shape:
-            raise ValueError(f"the pattern must be {self._pattern.shape}, got {update.pattern.shape}")
+            raise ValueError(
+                f"the pattern must be of a matrix {list(self._pattern.shape)}, got one of {list(update.pattern.shape)}"
+            )
         sources = update.sources
 
         def carried(old: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from itop.methods import METHODS
+from itop.names import require_known, unknown_name
 from itop.studies.cell import Cell
 from itop.studies.study import Axis, Study
 from itop.training.config import FIELDS, JsonValue, RunConfig
-from itop.training.names import require_known, unknown_name
 from itop.training.recipes import DEFAULT_RECIPE, RECIPES
 from itop.training.session import build_method, method_options
 

@@ -4,60 +4,36 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 from itop.analysis.correlation import Correlation
 from itop.studies.landscape import read_landscape
 from itop.studies.results import StudyResults, in_words, read_results
-from itop.studies.series import Line, lines_of, number_axis, rates_over_axis
+from itop.studies.series import lines_of
+from itop.studies.study_charts import study_charts
 from itop.training.analysis_charts import (
     Subject,
-    analysis_charts,
     ensembles_of,
     ensembles_section,
     pictures_section,
 )
-from itop.training.charts import (
-    COLOURS,
-    THEORY_COLOUR,
-    Axis,
-    Chart,
-    LineChart,
-    LineStyle,
-    RankedRow,
-    Ranking,
-    Series,
-)
+from itop.training.charts import COLOURS, Chart
 from itop.training.config import shared_fields
 from itop.training.drawing import draw, typeset
 from itop.training.files import write_text
 from itop.training.layer_table import layer_table
 from itop.training.outcomes import Outcome, Point
-from itop.training.page import environment_list, failures_card, fill, page, selection, table
+from itop.training.page import environment_list, failures_card, fill, page, rate, selection, table
 from itop.training.printing import FORMATS, write_figures
 from itop.training.run_view import RunView, read_run
 from itop.training.summary import Spread
 from itop.training.tables import cells_csv, points_latex, write_tables
-from itop.training.theory import expected_exploration_of
 
 __all__ = ["write_study_figures", "write_study_report"]
 
 _MOST_POINTS = 8
-_ACCURACY = Axis("test accuracy", percent=True)
-_SHARE = Axis("part of all weights", percent=True, low=0, high=1)
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class _Charts:
-    """Everything that is drawn of a study: along its axis, inside its runs, between its tickets."""
-
-    main: tuple[Chart, ...]
-    inside: tuple[Chart, ...]
-    landscape: tuple[Chart, ...]
 
 
 def write_study_report(root: Path) -> Path:
@@ -89,22 +65,14 @@ def write_study_figures(root: Path, formats: Sequence[str] = FORMATS) -> tuple[P
         ValueError: If a file in it is damaged; the message names it.
     """
     results = read_results(root)
-    charts = _charts(results, _subjects(results))
-    return write_figures([*charts.main, *charts.inside, *charts.landscape], root / "figures", formats)
-
-
-def _charts(results: StudyResults, subjects: Sequence[Subject]) -> _Charts:
-    return _Charts(
-        _main_charts(results, lines_of(results)),
-        (*_exploration_charts(subjects), *analysis_charts(subjects)),
-        _landscape_charts(results),
-    )
+    charts = study_charts(results, _subjects(results))
+    return write_figures(charts.every, root / "figures", formats)
 
 
 def _page(results: StudyResults) -> str:
     study = results.study
     subjects = _subjects(results)
-    charts = _charts(results, subjects)
+    charts = study_charts(results, subjects)
     environment: Mapping[str, Any] = next(
         (run.summary["environment"] for run in results.complete if run.summary is not None), {}
     )
@@ -195,52 +163,6 @@ def _fisher(correlation: Correlation) -> str:
     return f"{correlation.fisher.low:+.2f} … {correlation.fisher.high:+.2f}"
 
 
-# --- results --------------------------------------------------------------------------------------------------------
-
-
-def _main_charts(results: StudyResults, lines: Sequence[Line]) -> tuple[Chart, ...]:
-    axis = results.study.axis
-    moving = [line for line in lines if line.moves]
-    scattered = (
-        _scatter("explored", "R_s", "exploration_rate", Axis("explored, R_s", percent=True), lines),
-        _scatter("reliable", "R_r", "reliable_rate", Axis("explored reliably, R_r", percent=True), moving),
-        _scatter("flops", "training FLOPs", "train_flops_ratio", Axis("training FLOPs, × dense", low=0), lines),
-    )
-    if axis is None:
-        rows = [
-            RankedRow(line.label, line.colour, spread.values)
-            for line in lines
-            for point in line.points
-            if (spread := point.spread("test_accuracy")) is not None
-        ]
-        return (Ranking("accuracy", "Test accuracy, every run and the mean", rows, _ACCURACY), *scattered)
-    x_axis = number_axis(axis)
-    gap = Axis("training minus test accuracy", percent=True, is_difference=True)
-    return (
-        LineChart(
-            "accuracy",
-            f"Test accuracy against {axis.label}",
-            [line.over_axis("accuracy", "test_accuracy") for line in lines],
-            x_axis,
-            _ACCURACY,
-        ),
-        LineChart("exploration", f"Explored weights against {axis.label}", rates_over_axis(lines), x_axis, _SHARE),
-        *scattered,
-        LineChart(
-            "train-test-gap",
-            f"Train-test gap against {axis.label}",
-            [line.gap_over_axis() for line in lines],
-            x_axis,
-            gap,
-        ),
-    )
-
-
-def _scatter(name: str, what: str, number: str, x_axis: Axis, lines: Sequence[Line]) -> LineChart:
-    series = [line.scattered(number) for line in lines]
-    return LineChart(f"accuracy-{name}", f"Every run: accuracy against {what}", series, x_axis, _ACCURACY)
-
-
 def _table(results: StudyResults) -> str:
     head = (
         "Point",
@@ -266,16 +188,13 @@ def _row(point: Point) -> tuple[str, ...]:
         f"{len(point.complete)}/{len(point.runs)}",
         f"<strong>{_spread(point.spread('test_accuracy'))}</strong>",
         "–" if gap is None else f"{round(gap.mean * 100, 2) + 0.0:.2f}",  # no negative zero
-        _rate(point.mean("exploration_rate")),
-        _rate(point.mean("predicted_exploration")) + (f", {max(deviations, key=abs):+.1f} σ" if deviations else ""),
-        _rate(point.mean("reliable_rate")) if updates else "–",
+        rate(point.mean("exploration_rate")),
+        rate(point.mean("predicted_exploration")) + (f", {max(deviations, key=abs):+.1f} σ" if deviations else ""),
+        rate(point.mean("reliable_rate")) if updates else "–",
         "–" if updates is None else f"{updates:g}",
         "–" if train is None else f"{train:.3g}×",
         "–" if test is None else f"{test:.3g}×",
     )
-
-
-# --- inside the runs --------------------------------------------------------------------------------------------------
 
 
 def _subjects(results: StudyResults) -> list[Subject]:
@@ -296,39 +215,6 @@ def _subjects(results: StudyResults) -> list[Subject]:
 def _runs(runs: Iterable[Outcome]) -> list[RunView]:
     read = [read_run(run.folder, run.config) for run in runs]
     return [run for run in read if run is not None]
-
-
-def _exploration_charts(subjects: Sequence[Subject]) -> tuple[Chart, ...]:
-    """R_s(t) with theory and bound, and R_r(t)."""
-    explored, reliable, bounds = [], [], []
-    for subject in subjects:
-        updates = subject.run.updates
-        steps = [update.step for update in updates]
-        explored.append(subject.line("R_s", steps, [update.exploration_rate for update in updates]))
-        reliable.append(subject.line("R_r", steps, [update.reliable_rate for update in updates]))
-        expected = expected_exploration_of(updates)
-        if expected is not None:
-            explored.append(
-                Series(
-                    f"{subject.label}, theory",
-                    f"{subject.label} theory",
-                    THEORY_COLOUR,
-                    expected.steps,
-                    expected.random_growth,
-                    style=LineStyle.DASHED,
-                    faint=True,
-                    legend="theory of random growth, of each",
-                )
-            )
-            bounds.append(subject.line("bound", expected.steps, expected.bound, style=LineStyle.DOTTED))
-    steps_axis = Axis("optimiser step", low=0)
-    share_from_zero = Axis("part of all weights", percent=True, low=0)
-    charts = (
-        LineChart("explored-over-time", "R_s over time, with theory", explored, steps_axis, _SHARE),
-        LineChart("reliable-over-time", "R_r over time", reliable, steps_axis, share_from_zero),
-        LineChart("bound-over-time", "What no growth rule exceeds", bounds, steps_axis, _SHARE),
-    )
-    return tuple(chart for chart in charts if not chart.is_empty)
 
 
 def _inside(subjects: Sequence[Subject], charts: Sequence[Chart]) -> str:
@@ -367,16 +253,6 @@ def _ensembles(results: StudyResults) -> str:
     )
 
 
-def _landscape_charts(results: StudyResults) -> tuple[Chart, ...]:
-    paths = read_landscape(results.root)
-    lines = [
-        Series(label, f"{label} path", COLOURS[index % len(COLOURS)], paths[label]["positions"], paths[label]["losses"])
-        for index, label in enumerate(point.label for point in results.points if point.label in paths)
-    ]
-    position, loss = Axis("position on the line", low=0, high=1), Axis("cross-entropy on test images")
-    return (LineChart("landscape", "Loss between two seeds' tickets", lines, position, loss),) if lines else ()
-
-
 def _landscape(results: StudyResults, charts: Sequence[Chart]) -> str:
     if not charts:
         return ""
@@ -402,7 +278,3 @@ def _landscape(results: StudyResults, charts: Sequence[Chart]) -> str:
 
 def _spread(value: Spread | None) -> str:
     return "–" if value is None else value.in_percent()
-
-
-def _rate(value: float | None) -> str:
-    return "–" if value is None else f"{value * 100:.2f} %"

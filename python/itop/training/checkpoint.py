@@ -11,7 +11,7 @@ import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -32,8 +32,6 @@ __all__ = [
 
 CHECKPOINT_FORMAT = "itop-checkpoint"
 CHECKPOINT_VERSION = 1
-
-StateDict: TypeAlias = dict[str, Any]
 
 
 class CheckpointError(ValueError):
@@ -111,7 +109,9 @@ class Checkpoint:
             saved = self.states["engine"]["layers"]
             return {layer.name: read_mask(layer.name, layer.shape, saved[layer.name]) for layer in self.layers}
         except (KeyError, TypeError):
-            raise CheckpointError("the checkpoint holds no topology of all its layers") from None
+            raise CheckpointError(
+                "the checkpoint is damaged: the topology of one of the layers that it lists is missing"
+            ) from None
         except ValueError as error:
             raise CheckpointError(str(error)) from None
 

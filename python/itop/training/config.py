@@ -17,8 +17,8 @@ from typing import Any, TypeAlias, final
 from itop.data import canonical_dataset_name
 from itop.methods import METHODS
 from itop.models import canonical_model_name
+from itop.names import require_known, unknown_name
 from itop.training.learning_rates import Constant, Cosine, LearningRateSchedule, Milestones, WarmUp
-from itop.training.names import require_known, unknown_name
 from itop.training.optimizers import OPTIMIZERS
 
 __all__ = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -22,6 +23,8 @@ from itop.training.config import RunConfig
 from itop.training.environment import total_memory
 
 __all__ = ["EXECUTIONS", "LARGEST_DENSE", "ModelBuilder"]
+
+_logger = logging.getLogger(__name__)
 
 ModelBuilder: TypeAlias = Callable[[RunConfig, Method, DataSet], nn.Module]
 """The model of a run, weights drawn from torch's global generator."""
@@ -86,7 +89,9 @@ def build_truly_sparse(config: RunConfig, method: Method, data: DataSet) -> nn.M
     )
     masks = {layer.name: engine.mask(layer.name) for layer in engine.layers if layer.num_active < layer.numel}
     engine.detach()
-    sparsify(model, masks, memory_demands_it=True)
+    for decision in sparsify(model, masks, memory_demands_it=True):
+        if not decision.replaced:
+            _logger.warning("module '%s' stays dense and masked: %s", decision.name, decision.reason)
     return model
 
 

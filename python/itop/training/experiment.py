@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, final
 
 from itop.methods import UnsuitableModelError
+from itop.names import unknown_name
 from itop.training.config import JsonValue, RunConfig
 from itop.training.data_source import DataSource
 from itop.training.execution import resolve_device
 from itop.training.files import read_json, write_json
 from itop.training.interruption import StopRequest
 from itop.training.loop import train_session
-from itop.training.names import unknown_name
 from itop.training.observers import TrainingObserver
 from itop.training.run_folder import RunFolder
 from itop.training.session import Session, build_method, method_options

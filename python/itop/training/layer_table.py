@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from itop.training.page import table
+from itop.training.page import rate, table
 from itop.training.run_view import RunView
 from itop.training.theory import expected_exploration_of
 
@@ -26,12 +26,8 @@ def layer_table(label: str, run: RunView) -> str:
                 f"<code>{escape(layer['name'])}</code>",
                 escape(" × ".join(str(size) for size in layer["shape"])),
                 f"{layer['num_active']:,}",
-                *(_rate(rate) for rate in (layer["density"], layer["exploration_rate"], *theory)),
-                _rate(layer["reliable_rate"]) if run.updates else "–",
+                *(rate(part) for part in (layer["density"], layer["exploration_rate"], *theory)),
+                rate(layer["reliable_rate"]) if run.updates else "–",
             )
         )
     return f"<details><summary>{escape(label)}</summary>{table(_HEAD, rows)}</details>"
-
-
-def _rate(value: float | None) -> str:
-    return "–" if value is None else f"{value * 100:.2f} %"

@@ -261,6 +261,7 @@ class _Loop:
         session = self._session
         end_with_averages(session.optimizer)
         self._save_checkpoint()
+        self._observer.test_began(session.data.num_test)
         said = Predictions() if session.config.probes and self._predictions_fit(1) else None
         last, train = self._test(said), self._score_training_samples()
         if not math.isfinite(last.loss):
@@ -283,8 +284,10 @@ class _Loop:
         return summary
 
     def _score_training_samples(self) -> Score:
+        """Of those that the run may have seen, no more than there are steps for."""
         session = self._session
         batch_size = _evaluation_batch(session.config)
+        num_samples = min(_MAX_TRAINING_SAMPLES, session.total_steps * session.config.batch_size)
         loader = session.data.train(
             batch_size,
             device=session.device,
@@ -292,7 +295,7 @@ class _Loop:
             seed=session.config.seed,
             workers=session.config.workers,
         )
-        batches = itertools.islice(loader.epoch(0), -(-_MAX_TRAINING_SAMPLES // batch_size))
+        batches = itertools.islice(loader.epoch(0), -(-num_samples // batch_size))
         return evaluate(session.model, batches, session.loss, session.precision, session.device)
 
     def _predictions_fit(self, num_models: int) -> bool:

@@ -32,6 +32,9 @@ class TrainingObserver:
     def epoch_ended(self, record: EpochRecord) -> None:
         """An epoch, with its validation, is over."""
 
+    def test_began(self, num_images: int) -> None:
+        """The last step is done; the finished network is scored on the test set."""
+
     def run_ended(self, config: RunConfig, summary: Mapping[str, Any]) -> None:
         """The run is complete; also called for a run that an earlier command completed."""
 
@@ -68,6 +71,10 @@ class ObserverGroup(TrainingObserver):
     def epoch_ended(self, record: EpochRecord) -> None:
         for observer in self._observers:
             observer.epoch_ended(record)
+
+    def test_began(self, num_images: int) -> None:
+        for observer in self._observers:
+            observer.test_began(num_images)
 
     def run_ended(self, config: RunConfig, summary: Mapping[str, Any]) -> None:
         for observer in self._observers:

@@ -51,6 +51,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, kind: str = "")
     return f"<table{attribute}><thead><tr>{header}</tr></thead><tbody>{lines}</tbody></table>"
 
 
+def rate(value: float | None) -> str:
+    """A part of 1 as tables show it; a dash where there is none."""
+    return "–" if value is None else f"{value * 100:.2f} %"
+
+
 def selection(names: Sequence[tuple[str, int]]) -> str:
     """Buttons that show or hide a series in all figures of the page at once; only there with JavaScript.
 

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 from itop.training.analysis_charts import (
     Subject,
-    analysis_charts,
     ensembles_of,
     ensembles_section,
     pictures_section,
 )
-from itop.training.charts import THEORY_COLOUR, Axis, Chart, HeatMap, LineChart, LineStyle, Series, file_name
+from itop.training.charts import Chart
 from itop.training.config import shared_fields
 from itop.training.drawing import draw
 from itop.training.experiment import Experiment
@@ -27,49 +24,15 @@ from itop.training.layer_table import layer_table
 from itop.training.outcomes import Outcome, points_of, read_outcome
 from itop.training.page import environment_list, failures_card, fill, page, selection, table
 from itop.training.printing import FORMATS, write_figures
-from itop.training.records import EpochRecord, UpdateRecord
+from itop.training.run_charts import MethodRuns, run_charts
 from itop.training.run_folder import RunFolder
 from itop.training.run_view import RunView, read_run
-from itop.training.summary import spread_of, summarise_method
+from itop.training.summary import spread_of
 from itop.training.tables import cells_csv, points_latex, write_tables
-from itop.training.theory import expected_exploration_of
 
 __all__ = ["write_report", "write_report_figures"]
 
-_STEPS = Axis("optimiser step", low=0)
-_SHARE = Axis("part of all weights", percent=True, low=0, high=1)
 _METHOD_COLOURS = (0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11)
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class _MethodRuns:
-    """All seeds of one method: what came of each, and what those that have begun wrote."""
-
-    name: str
-    colour: int
-    outcomes: tuple[Outcome, ...]
-    runs: tuple[RunView, ...]
-
-    @property
-    def summary(self) -> Mapping[str, Any] | None:
-        complete = [outcome.summary for outcome in self.outcomes if outcome.summary is not None]
-        return summarise_method(complete) if complete else None
-
-    @property
-    def first_updating(self) -> RunView | None:
-        return next((run for run in self.runs if run.updates), None)
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class _Charts:
-    """Everything that is drawn of an experiment, by the page's headings."""
-
-    curves: tuple[Chart, ...]
-    exploration: tuple[Chart, ...]
-    heat_maps: tuple[Chart, ...]
-    instruments: tuple[Chart, ...]
 
 
 def write_report(root: Path) -> Path:
@@ -104,18 +67,17 @@ def write_report_figures(root: Path, formats: Sequence[str] = FORMATS) -> tuple[
         ValueError: If a file in it is damaged; the message names it.
     """
     methods = _read(Experiment.load(root), root)
-    charts = _charts(methods, _subjects(methods))
-    every = [*charts.curves, *charts.exploration, *charts.heat_maps, *charts.instruments]
-    return write_figures(every, root / "figures", formats)
+    charts = run_charts(methods, _subjects(methods))
+    return write_figures(charts.every, root / "figures", formats)
 
 
-def _read(experiment: Experiment, root: Path) -> list[_MethodRuns]:
+def _read(experiment: Experiment, root: Path) -> list[MethodRuns]:
     outcomes = [
         read_outcome(config, {"method": config.method}, RunFolder(experiment.folder_of(config, root)))
         for config in experiment.runs
     ]
     return [
-        _MethodRuns(
+        MethodRuns(
             str(point.axes["method"]),
             _METHOD_COLOURS[index % len(_METHOD_COLOURS)],
             point.runs,
@@ -125,7 +87,7 @@ def _read(experiment: Experiment, root: Path) -> list[_MethodRuns]:
     ]
 
 
-def _outcomes(methods: Sequence[_MethodRuns]) -> list[Outcome]:
+def _outcomes(methods: Sequence[MethodRuns]) -> list[Outcome]:
     return [outcome for method in methods for outcome in method.outcomes]
 
 
@@ -134,7 +96,7 @@ def _title(experiment: Experiment) -> str:
     return f"{config.model} on {config.data}"
 
 
-def _subjects(methods: Sequence[_MethodRuns]) -> list[Subject]:
+def _subjects(methods: Sequence[MethodRuns]) -> list[Subject]:
     """The first run of each method that has looked inside itself."""
     return [
         Subject(method.name, method.colour, run)
@@ -143,19 +105,9 @@ def _subjects(methods: Sequence[_MethodRuns]) -> list[Subject]:
     ]
 
 
-def _charts(methods: Sequence[_MethodRuns], subjects: Sequence[Subject]) -> _Charts:
-    updating = [method for method in methods if method.first_updating is not None]
-    return _Charts(
-        (_accuracy_chart(methods), _loss_chart(methods)),
-        (_overview_chart(methods), *(_exploration_chart(method) for method in updating)),
-        tuple(chart for method in updating for chart in _heat_maps(method)),
-        analysis_charts(subjects),
-    )
-
-
-def _page(experiment: Experiment, methods: Sequence[_MethodRuns], root: Path) -> str:
+def _page(experiment: Experiment, methods: Sequence[MethodRuns], root: Path) -> str:
     outcomes, subjects = _outcomes(methods), _subjects(methods)
-    charts = _charts(methods, subjects)
+    charts = run_charts(methods, subjects)
     environment: Mapping[str, Any] = next((m.summary["environment"] for m in methods if m.summary is not None), {})
     title = _title(experiment)
     sections = {
@@ -223,7 +175,7 @@ def _subtitle(experiment: Experiment) -> str:
     return " · ".join(parts)
 
 
-def _finding(methods: Sequence[_MethodRuns]) -> str:
+def _finding(methods: Sequence[MethodRuns]) -> str:
     """The result in a sentence: the best of the sparse methods against the others."""
     summaries = [method.summary for method in methods if method.summary is not None]
     sparse = [summary for summary in summaries if summary["sparsity"] > 0]
@@ -245,7 +197,7 @@ def _finding(methods: Sequence[_MethodRuns]) -> str:
     )
 
 
-def _table(methods: Sequence[_MethodRuns]) -> str:
+def _table(methods: Sequence[MethodRuns]) -> str:
     head = (
         "Method",
         "Sparsity",
@@ -263,7 +215,7 @@ def _table(methods: Sequence[_MethodRuns]) -> str:
     return table(head, [_row(method) for method in methods], kind="results")
 
 
-def _row(method: _MethodRuns) -> tuple[str, ...]:
+def _row(method: MethodRuns) -> tuple[str, ...]:
     name = f'<i class="swatch series-{method.colour}"></i>{escape(method.name)}'
     summary, num_runs = method.summary, len(method.outcomes)
     if summary is None:
@@ -287,78 +239,7 @@ def _row(method: _MethodRuns) -> tuple[str, ...]:
     )
 
 
-def _accuracy_chart(methods: Sequence[_MethodRuns]) -> Chart:
-    validated = any(epoch.validation_accuracy is not None for epoch in _all_epochs(methods))
-    series = [
-        _over_seeds(method, method.name, lambda e: e.validation_accuracy if validated else e.train_accuracy)
-        for method in methods
-    ]
-    title = "Validation accuracy" if validated else "Training accuracy"
-    return LineChart("accuracy", title, series, Axis("epoch"), Axis("accuracy", percent=True, settled=True))
-
-
-def _loss_chart(methods: Sequence[_MethodRuns]) -> Chart:
-    series = [_over_seeds(method, f"{method.name}, training", lambda e: e.train_loss) for method in methods]
-    if any(epoch.validation_loss is not None for epoch in _all_epochs(methods)):
-        series += [
-            _over_seeds(method, f"{method.name}, validation", lambda e: e.validation_loss, LineStyle.DASHED)
-            for method in methods
-        ]
-    return LineChart("loss", "Loss", series, Axis("epoch"), Axis("cross-entropy", low=0, settled=True))
-
-
-def _overview_chart(methods: Sequence[_MethodRuns]) -> Chart:
-    series = []
-    for method in methods:
-        series.append(_over_seeds(method, f"{method.name} R_s", lambda e: e.exploration_rate, x=_step))
-        if method.first_updating is not None:  # reliable is what survived a round of dropping
-            reliable = _over_seeds(method, f"{method.name} R_r", lambda e: e.reliable_rate, LineStyle.DASHED, x=_step)
-            series.append(reliable)
-    title = "Explored (R_s) and reliably explored (R_r) weights"
-    return LineChart("exploration", title, series, _STEPS, _SHARE)
-
-
-def _exploration_chart(method: _MethodRuns) -> Chart:
-    """R_s and R_r after every update of one method, with what theory expects of the same updates."""
-    measured = [
-        _over_updates(method, "R_s measured", lambda u: u.exploration_rate),
-        _over_updates(method, "R_r measured", lambda u: u.reliable_rate, LineStyle.DASHED),
-    ]
-    run = method.first_updating
-    expected = None if run is None else expected_exploration_of(run.updates)
-    theory = []
-    if expected is not None:
-        grey = THEORY_COLOUR
-        group = f"{method.name} theory"
-        dashed, dotted = LineStyle.DASHED, LineStyle.DOTTED
-        steps, random, bound = expected.steps, expected.random_growth, expected.bound
-        theory = [
-            Series("R_s of random growth, theory", f"{group} mean", grey, steps, random, style=dashed),
-            Series("upper bound of R_s", f"{group} bound", grey, steps, bound, style=dotted),
-        ]
-    title = f"{method.name}: exploration against theory"
-    return LineChart(f"exploration-{file_name(method.name)}", title, [*measured, *theory], _STEPS, _SHARE)
-
-
-def _heat_maps(method: _MethodRuns) -> tuple[Chart, ...]:
-    run = method.first_updating
-    if run is None:
-        return ()
-    names = list(run.updates[0].layers)
-    columns = [f"update {update.update}" for update in run.updates]
-    label = f"{method.name}, seed {run.config.seed}" if len(method.runs) > 1 else method.name
-
-    def grid(what: str, title: str, value: Callable[[str, UpdateRecord], float]) -> HeatMap:
-        values = [[value(name, update) for update in run.updates] for name in names]
-        return HeatMap(f"{what}-{file_name(method.name)}", f"{label}: {title}", names, columns, values)
-
-    return (
-        grid("density", "density of each layer", lambda name, update: update.layers[name].density),
-        grid("explored", "explored part of each layer", lambda name, update: update.layers[name].exploration_rate),
-    )
-
-
-def _layers(methods: Sequence[_MethodRuns]) -> str:
+def _layers(methods: Sequence[MethodRuns]) -> str:
     runs = [
         run for method in methods if (run := next((r for r in method.runs if r.summary is not None), None)) is not None
     ]
@@ -369,47 +250,6 @@ def _layers(methods: Sequence[_MethodRuns]) -> str:
         '<h2>Layers at the end</h2><p class="note">Measured beside the expectation and the bound that the numbers of dropped '
         f"and grown weights imply.</p>{tables}"
     )
-
-
-def _over_seeds(
-    method: _MethodRuns,
-    label: str,
-    value: Callable[[EpochRecord], float | None],
-    style: LineStyle = LineStyle.SOLID,
-    *,
-    x: Callable[[EpochRecord], int] = lambda epoch: epoch.epoch,
-) -> Series:
-    points = [(x(epoch), value(epoch)) for run in method.runs for epoch in run.epochs]
-    return _mean_line(method, label, points, style)
-
-
-def _over_updates(
-    method: _MethodRuns, label: str, value: Callable[[UpdateRecord], float], style: LineStyle = LineStyle.SOLID
-) -> Series:
-    points: list[tuple[int, float | None]] = [(u.step, value(u)) for run in method.runs for u in run.updates]
-    return _mean_line(method, label, points, style)
-
-
-def _mean_line(method: _MethodRuns, label: str, points: Iterable[tuple[int, float | None]], style: LineStyle) -> Series:
-    """The mean at each x over the runs that got there, and their standard deviation where there are several."""
-    at: dict[int, list[float]] = {}
-    for x, value in points:
-        if value is not None and math.isfinite(value):
-            at.setdefault(x, []).append(value)
-    xs = sorted(at)
-    means = [statistics.fmean(at[x]) for x in xs]
-    spread = [statistics.stdev(at[x]) if len(at[x]) > 1 else 0.0 for x in xs]
-    band = spread if len(method.runs) > 1 else None
-    faint = style is not LineStyle.SOLID
-    return Series(label, f"{method.name} {label}", method.colour, xs, means, band, style, faint)
-
-
-def _all_epochs(methods: Sequence[_MethodRuns]) -> Iterable[EpochRecord]:
-    return (epoch for method in methods for run in method.runs for epoch in run.epochs)
-
-
-def _step(epoch: EpochRecord) -> int:
-    return epoch.step
 
 
 def _percent(value: float) -> str:

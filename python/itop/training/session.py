@@ -18,6 +18,7 @@ from itop import SparseEngine
 from itop.allocation import target_count
 from itop.data import BatchLoader, DataSet
 from itop.methods import METHODS, Method
+from itop.names import unknown_name
 from itop.training.averaging import check_averaging
 from itop.training.checkpoint import Checkpoint, CheckpointError, LayerSummary
 from itop.training.config import RunConfig
@@ -26,7 +27,6 @@ from itop.training.execution import Precision, resolve_device, resolve_precision
 from itop.training.executions import EXECUTIONS, LARGEST_DENSE
 from itop.training.instruments import Instruments
 from itop.training.meter import Batch, Meter
-from itop.training.names import unknown_name
 from itop.training.optimizers import build_optimizer
 from itop.training.randomness import random_state, restore_random_state, seed_everything
 
@@ -170,7 +170,10 @@ class Session:
             config.batch_size, device=device, augment=config.augment, seed=config.seed, workers=config.workers
         )
         if len(loader) == 0:
-            raise ValueError(f"batch_size {config.batch_size} leaves no batch in an epoch of {config.data}")
+            raise ValueError(
+                f"batch_size {config.batch_size} leaves no batch in an epoch of the {data.num_train} training images of "
+                f"{config.data}; take a smaller one"
+            )
         optimizer = build_optimizer(config, model, method)
         loss = functools.partial(F.cross_entropy, label_smoothing=config.label_smoothing)
         total_steps = _total_steps(config, loader)
