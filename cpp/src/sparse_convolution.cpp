@@ -32,20 +32,34 @@ WeightIndex weight_index(const ConvolutionShape& shape, std::int64_t out_channel
           place % shape.kernel_width};
 }
 
+/// Whether a result written in place passes the caches by: most of it would have left before anybody reads it, and its
+/// runs are whole cache lines.
+template <class Scalar>
+bool is_streamed(const PlaneGrid& grid, const SparsePattern& pattern, const Scalar* result, std::int64_t count) {
+  constexpr std::int64_t kWorthIt = std::int64_t{8} << 20;
+  constexpr std::int64_t kLine = 64;
+  const auto size = static_cast<std::int64_t>(sizeof(Scalar));
+  return result != nullptr && grid.is_direct() && pattern.num_blocks() == 1 && count * size >= kWorthIt &&
+         grid.plane_stride() * size % kLine == 0 && reinterpret_cast<std::uintptr_t>(result) % kLine == 0;
+}
+
 /// Rows [first, last) of out = pattern * in on planes.
 template <class Scalar>
 void multiply_planes(const PlaneGrid& grid, const SparsePattern& pattern, const Scalar* values, const Scalar* in,
                      const std::vector<PositionRun>& runs, std::int64_t first, std::int64_t last, const Scalar* bias,
-                     Scalar* out) {
+                     Scalar* out, bool streams) {
   const auto& kernels = cpu::sparse_kernels<Scalar>();
   for (const PositionRun& run : runs) {
     const std::int64_t start = grid.front() + run.start;
+    const bool streams_run = streams && run.num_repeated == 0;
+    const auto multiply =
+        (streams_run ? kernels.multiply_positions_streamed : kernels.multiply_positions)[run.width_index];
     for (std::int64_t block = 0; block < pattern.num_blocks(); ++block) {
-      kernels.multiply_positions[run.width_index](runs_of(pattern, block, first, last), values, 0, in + start,
-                                                  out + start, grid.plane_stride(),
-                                                  bias == nullptr ? nullptr : bias + first, block > 0);
+      multiply(runs_of(pattern, block, first, last), values, 0, in + start, out + start, grid.plane_stride(),
+               bias == nullptr ? nullptr : bias + first, block > 0);
     }
   }
+  if (streams) kernels.finish_streams();
 }
 
 template <class Scalar>
@@ -106,7 +120,8 @@ class CountedOnce {
 template <class Scalar>
 void differentiate_planes(const PlaneGrid& grid, const SparsePattern& pattern, const Scalar* values, const Scalar* in,
                           const Scalar* out, const std::vector<PositionRun>& runs, std::int64_t first,
-                          std::int64_t last, const typename SliceSums<Scalar>::Slice& slice, Scalar* results) {
+                          std::int64_t last, const typename SliceSums<Scalar>::Slice& slice, Scalar* results,
+                          bool streams) {
   const auto& kernels = cpu::sparse_kernels<Scalar>();
   const std::int64_t stride = grid.plane_stride();
   bool accumulates = slice.accumulate;
@@ -120,12 +135,13 @@ void differentiate_planes(const PlaneGrid& grid, const SparsePattern& pattern, c
                                                accumulates);
       } else {
         kernels.multiply_and_dot_positions[run.width_index](
-            entries, {values, out + start, results + start, stride, block > 0, rows.data(), rows.stride(), slice.values,
-                      accumulates});
+            entries, {values, out + start, results + start, stride, block > 0, streams && run.num_repeated == 0,
+                      rows.data(), rows.stride(), slice.values, accumulates});
       }
     }
     accumulates = true;
   }
+  if (streams) kernels.finish_streams();
 }
 
 template <class Scalar>
@@ -144,6 +160,7 @@ void forward(const ConvolutionPattern& pattern, const void* values, ValueType va
 
   const std::int64_t in_size = shape.in_channels * shape.in_height * shape.in_width;
   const std::int64_t out_size = shape.out_channels * shape.out_height() * shape.out_width();
+  const bool streams = is_streamed(grid, pattern.forward, y, batch * out_size);
   const std::int64_t per_stack = grid.images_per_stack();
   const std::int64_t num_stacks = divide_up(batch, per_stack);
   const int num_widths = cpu::sparse_kernels<Scalar>().num_multiply_widths;
@@ -164,7 +181,7 @@ void forward(const ConvolutionPattern& pattern, const void* values, ValueType va
     in_pieces(shape.out_channels, !stacks_in_parallel, pool, [&](std::int64_t first, std::int64_t last) {
       Scalar* const planes = (grid.is_direct() ? stack_out : out.as<Scalar>()) + first * grid.plane_stride();
       multiply_planes(grid, pattern.forward, ordered.data(), in.data(), runs, first, last, wide_bias.as<const Scalar>(),
-                      planes);
+                      planes, streams);
       if (!grid.is_direct()) grid.unpack_outputs(planes, num_images, first, last, stack_out);
     });
   };
@@ -204,6 +221,7 @@ void backward(const ConvolutionPattern& pattern, const void* values, ValueType v
 
   const std::int64_t in_size = shape.in_channels * shape.in_height * shape.in_width;
   const std::int64_t out_size = shape.out_channels * shape.out_height() * shape.out_width();
+  const bool streams = is_streamed(grid, pattern.transposed, input_gradient, batch * in_size);
   const std::int64_t num_last = batch - (divide_up(batch, per_stack) - 1) * per_stack;
   const auto runs_of_whole =
       backward_runs<Scalar>(grid, std::clamp<std::int64_t>(batch, 1, per_stack), wants_input, sums.wants_values());
@@ -242,10 +260,10 @@ void backward(const ConvolutionPattern& pattern, const void* values, ValueType v
       }
       if (sums.wants_values()) {
         differentiate_planes<Scalar>(grid, pattern.transposed, ordered.data(), in.data() + first_plane * plane,
-                                     out.data(), runs, first_plane, last_plane, slice, planes);
+                                     out.data(), runs, first_plane, last_plane, slice, planes, streams);
       } else if (wants_input) {
         multiply_planes<Scalar>(grid, pattern.transposed, ordered.data(), out.data(), runs, first_plane, last_plane,
-                                nullptr, planes);
+                                nullptr, planes, streams);
       }
       if (wants_input && !grid.is_direct()) grid.unpack_inputs(planes, num_images, first, last, stack_gradient);
     });

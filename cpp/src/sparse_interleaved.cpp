@@ -236,7 +236,7 @@ void differentiate_rows(const PlaneGrid& grid, const SparsePattern& pattern, con
         }
         Scalar* const to = results + first * strip.stride() + ((y - strip.first) * strip.width + tile.x) * kImages;
         kernels.multiply_and_dot[tile.width_index](
-            runs, {values, from, to, strip.stride(), block > 0, rows, stride, slice.values, accumulates});
+            runs, {values, from, to, strip.stride(), block > 0, false, rows, stride, slice.values, accumulates});
       }
     }
   }

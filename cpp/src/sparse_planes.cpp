@@ -15,13 +15,12 @@ namespace {
 
 constexpr std::int64_t kLineScalars = 16;  // of the narrower type
 constexpr std::int64_t kMinRun = cpu::kRunWidths[0];
-constexpr std::int64_t kMaxRun = cpu::kRunWidths[cpu::kNumRunWidths - 1];
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 std::int64_t floor_divide(std::int64_t a, std::int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
 
-/// The cheapest runs that cover `count` positions; the last may reach beyond them, at a price where its rows are
-/// copied for that.
+/// The cheapest runs that cover `count` positions; the last may reach beyond them by less than the narrowest, at a
+/// price where its rows are copied for that.
 std::vector<PositionRun> cover(std::int64_t count, int num_widths, bool copies_last) {
   constexpr std::int64_t kCostOfARun = 32;  // in positions: what a row of weights begins and ends with
   std::vector<PositionRun> runs;
@@ -33,6 +32,7 @@ std::vector<PositionRun> cover(std::int64_t count, int num_widths, bool copies_l
   for (std::int64_t left = 1; left <= count; ++left) {
     for (int index = 0; index < num_widths; ++index) {
       const std::int64_t width = cpu::kRunWidths[index];
+      if (width >= left + kMinRun) break;
       const std::int64_t behind = std::max<std::int64_t>(0, left - width);
       const std::int64_t total =
           cost[static_cast<std::size_t>(behind)] + width + kCostOfARun + (copies_last && width > left ? width : 0);
@@ -47,20 +47,6 @@ std::vector<PositionRun> cover(std::int64_t count, int num_widths, bool copies_l
     start += cpu::kRunWidths[index];
   }
   return runs;
-}
-
-/// Rows of images are short: a call of memcpy would cost more than the copy.
-template <class Scalar>
-void copy(const Scalar* from, std::int64_t count, Scalar* to) {
-  constexpr std::int64_t kPiece = 8;
-  if (count >= 256) {
-    std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(Scalar));
-  } else if (count >= kPiece) {
-    for (std::int64_t i = 0; i + kPiece <= count; i += kPiece) std::memcpy(to + i, from + i, kPiece * sizeof(Scalar));
-    std::memcpy(to + count - kPiece, from + count - kPiece, kPiece * sizeof(Scalar));
-  } else {
-    for (std::int64_t i = 0; i < count; ++i) to[i] = from[i];
-  }
 }
 
 template <class Scalar>
@@ -140,7 +126,7 @@ PlaneGrid::PlaneGrid(const ConvolutionShape& shape, PlaneLayout layout) : shape_
     images_ = std::clamp<std::int64_t>(512 / positions, 1, 8);
     const std::int64_t reach = num_empty_rows() * horizontal_.pitch + num_empty_columns();
     front_ = divide_up(reach, kLineScalars) * kLineScalars;
-    std::int64_t lines = divide_up(2 * front_ + images_ * positions + kMaxRun, kLineScalars);
+    std::int64_t lines = divide_up(2 * front_ + images_ * positions + kMinRun, kLineScalars);
     lines |= 1;  // an odd number of cache lines: equal positions of neighbouring planes fall into different sets
     plane_stride_ = lines * kLineScalars;
     scalars = planes * plane_stride_;
@@ -231,20 +217,23 @@ template <class Scalar>
 void PlaneGrid::pack_plane(const Picture& picture, const Scalar* channel, std::int64_t num_images,
                            Scalar* plane) const {
   const std::int64_t image_stride = picture.channels * picture.image_height * picture.image_width;
+  const std::int64_t pitch = horizontal_.pitch;
   Scalar* written = plane;  // everything before it is final
   for (std::int64_t image = 0; image < num_images; ++image) {
-    for (std::int64_t y = 0; y < picture.height; ++y) {
-      Scalar* const to = plane + front_ + (image * vertical_.pitch + y) * horizontal_.pitch;
-      const Scalar* const source = channel + image * image_stride +
-                                   (picture.first_y + y * picture.step_y) * picture.image_width + picture.first_x;
-      zero(written, to);
-      if (picture.step_x == 1) {
-        copy(source, picture.width, to);
-      } else {
-        for (std::int64_t x = 0; x < picture.width; ++x) to[x] = source[x * picture.step_x];
+    Scalar* to = plane + front_ + image * vertical_.pitch * pitch;
+    const Scalar* from = channel + image * image_stride + picture.first_y * picture.image_width + picture.first_x;
+    zero(written, to);
+    if (picture.step_x == 1) {
+      cpu::sparse_kernels<Scalar>().copy_rows(from, picture.step_y * picture.image_width, picture.height, picture.width,
+                                              to, pitch, pitch - picture.width);
+      to += picture.height * pitch;
+    } else {
+      for (std::int64_t y = 0; y < picture.height; ++y, to += pitch, from += picture.step_y * picture.image_width) {
+        for (std::int64_t x = 0; x < picture.width; ++x) to[x] = from[x * picture.step_x];
+        zero(to + picture.width, to + pitch);
       }
-      written = to + picture.width;
     }
+    written = to;
   }
   zero(written, plane + plane_stride_);
 }
@@ -253,16 +242,17 @@ template <class Scalar>
 void PlaneGrid::unpack_plane(const Picture& picture, const Scalar* plane, std::int64_t num_images,
                              Scalar* channel) const {
   const std::int64_t image_stride = picture.channels * picture.image_height * picture.image_width;
+  const std::int64_t pitch = horizontal_.pitch;
   for (std::int64_t image = 0; image < num_images; ++image) {
-    for (std::int64_t y = 0; y < picture.height; ++y) {
-      const Scalar* const from = plane + front_ + (image * vertical_.pitch + y) * horizontal_.pitch;
-      Scalar* const target = channel + image * image_stride +
-                             (picture.first_y + y * picture.step_y) * picture.image_width + picture.first_x;
-      if (picture.step_x == 1) {
-        copy(from, picture.width, target);
-      } else {
-        for (std::int64_t x = 0; x < picture.width; ++x) target[x * picture.step_x] = from[x];
-      }
+    const Scalar* from = plane + front_ + image * vertical_.pitch * pitch;
+    Scalar* to = channel + image * image_stride + picture.first_y * picture.image_width + picture.first_x;
+    if (picture.step_x == 1) {
+      cpu::sparse_kernels<Scalar>().copy_rows(from, pitch, picture.height, picture.width, to,
+                                              picture.step_y * picture.image_width, 0);
+      continue;
+    }
+    for (std::int64_t y = 0; y < picture.height; ++y, from += pitch, to += picture.step_y * picture.image_width) {
+      for (std::int64_t x = 0; x < picture.width; ++x) to[x * picture.step_x] = from[x];
     }
   }
 }

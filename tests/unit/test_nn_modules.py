@@ -356,3 +356,20 @@ def test_a_sparse_network_becomes_the_dense_one_it_stands_for() -> None:
     assert all(torch.equal(value, wanted[name]) for name, value in model.state_dict().items())
     # The kernels sum in another order than torch does.
     assert torch.allclose(model(images), outputs, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [64, 61])
+def test_pointwise_results_too_large_for_caches_equal_dense_ones(size: int) -> None:
+    torch.manual_seed(0)
+    layer = SparseConv2d(16, 16, 1, sparsity=0.8)
+    x = torch.randn(36, 16, size, size, requires_grad=True)
+    assert x.nbytes > 8 << 20
+    gradient = torch.randn_like(x)
+    y = layer(x)
+    dense = layer.to_dense()
+    dense_y = dense(x)
+    torch.testing.assert_close(y, dense_y)
+    ours = torch.autograd.grad(y, [x, layer.values], gradient)
+    theirs = torch.autograd.grad(dense_y, [x, dense.weight], gradient)
+    torch.testing.assert_close(ours[0], theirs[0])
+    torch.testing.assert_close(ours[1], theirs[1][layer.mask()], rtol=1e-3, atol=1e-2)  # sums of 150,000 products

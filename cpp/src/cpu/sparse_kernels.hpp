@@ -27,6 +27,7 @@ struct GradientTile {
   Scalar* out = nullptr;           ///< out[r] (+)= sum over the row's entries of value * in[offset]
   std::int64_t out_stride = 0;
   bool accumulates_out = false;
+  bool streams_out = false;  ///< as multiply_positions_streamed, on positions only
   const Scalar* rows =
       nullptr;  ///< gradient[e] (+)= <rows[r], in[offset of e]>; may be `out` where nothing accumulates
   std::int64_t row_stride = 0;
@@ -50,6 +51,10 @@ struct SparseKernels {
                             Scalar* out, std::int64_t out_stride, const Scalar* bias, bool accumulate);
   Multiply multiply_columns[kNumTileSizes] = {};
   Multiply multiply_positions[kNumRunWidths] = {};  ///< by width
+  /// The same past the caches: results that would leave them before they are read are not fetched to be overwritten.
+  /// `out` and `out_stride` are whole cache lines; others see the results after `finish_streams`.
+  Multiply multiply_positions_streamed[kNumRunWidths] = {};
+  void (*finish_streams)() = nullptr;
   int num_multiply_widths = 0;
 
   /// gradient[e - value_base] (+)= <rows[r], in[offset of e]> for every entry `e` of every row `r`.
@@ -68,6 +73,12 @@ struct SparseKernels {
   using Scatter = void (*)(const EntryRuns& runs, const Scalar* values, std::uint32_t value_base, const Scalar* rows,
                            std::int64_t row_stride, Scalar* out);
   Scatter scatter_columns[kNumTileSizes] = {};
+
+  /// to[r][x] = from[r][x] for x in [0, width), then `num_zeros` zeros a row; behind them up to 15 scalars lose their
+  /// contents. Rows may be short.
+  using CopyRows = void (*)(const Scalar* from, std::int64_t from_stride, std::int64_t num_rows, std::int64_t width,
+                            Scalar* to, std::int64_t to_stride, std::int64_t num_zeros);
+  CopyRows copy_rows = nullptr;
 
   /// A tile of a dense product, `product_rows` by `product_columns`: out[r][c] (+)= sum over s of rows[s][r] *
   /// columns[s][c], one product after the other in the order of s. Both operands are packed, `[depth][tile]`.

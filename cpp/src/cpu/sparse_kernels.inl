@@ -12,6 +12,31 @@ namespace {
 
 constexpr int kMaxVectors = 8;  ///< of samples at a time
 
+/// A whole register, past the caches where the processor can.
+template <class Scalar, int kLanes>
+inline void stream(Scalar* to, Vector<Scalar, kLanes> value) {
+#if defined(__SSE2__)
+  typedef float Bits __attribute__((vector_size(kVectorBytes)));
+  static_assert(sizeof(value) == sizeof(Bits));
+  auto* const target = reinterpret_cast<float*>(to);
+#if defined(__AVX512F__)
+  __builtin_ia32_movntps512(target, reinterpret_cast<Bits>(value));
+#elif defined(__AVX2__)
+  __builtin_ia32_movntps256(target, reinterpret_cast<Bits>(value));
+#else
+  __builtin_ia32_movntps(target, reinterpret_cast<Bits>(value));
+#endif
+#else
+  store<Scalar, kLanes>(to, value);
+#endif
+}
+
+inline void finish_streams() {
+#if defined(__SSE2__)
+  __builtin_ia32_sfence();
+#endif
+}
+
 /// How a tile of kSamples is cut into registers.
 template <class Scalar, int kSamples>
 struct Tile {
@@ -20,7 +45,7 @@ struct Tile {
   static constexpr int kVectors = kSamples / kLanes;
 };
 
-template <class Scalar, int kSamples, int kStride>
+template <class Scalar, int kSamples, int kStride, bool kStreams = false>
 void multiply(const EntryRuns& runs, const Scalar* values, std::uint32_t value_base, const Scalar* in, Scalar* out,
               std::int64_t out_stride, const Scalar* bias, bool accumulate) {
   constexpr int kLanes = Tile<Scalar, kSamples>::kLanes;
@@ -53,7 +78,11 @@ void multiply(const EntryRuns& runs, const Scalar* values, std::uint32_t value_b
     for (int t = 0; t < kVectors; ++t) {
       V total = sum[0][t];
       for (int u = 1; u < kUnroll; ++u) total += sum[u][t];
-      store<Scalar, kLanes>(out_row + t * kLanes, total);
+      if constexpr (kStreams) {
+        stream<Scalar, kLanes>(out_row + t * kLanes, total);
+      } else {
+        store<Scalar, kLanes>(out_row + t * kLanes, total);
+      }
     }
   }
 }
@@ -203,6 +232,12 @@ void multiply_and_dot(const EntryRuns& runs, const GradientTile<Scalar>& tile) {
       const Scalar sum = horizontal_sum<Scalar, kLanes>(add(entry));
       target[entry] = tile.accumulates_gradient ? target[entry] + sum : sum;
     }
+    if constexpr (sizeof(V) == kVectorBytes) {
+      if (tile.streams_out) {
+        for (int t = 0; t < kVectors; ++t) stream<Scalar, kLanes>(out_row + t * kLanes, total[t]);
+        continue;
+      }
+    }
     for (int t = 0; t < kVectors; ++t) store<Scalar, kLanes>(out_row + t * kLanes, total[t]);
   }
 }
@@ -225,6 +260,35 @@ void scatter(const EntryRuns& runs, const Scalar* values, std::uint32_t value_ba
       }
     }
   }
+}
+
+/// A row in pieces of kPiece scalars, of which the last may overlap the one before.
+template <class Scalar, int kPiece>
+inline void copy_row(const Scalar* from, std::int64_t width, Scalar* to) {
+  std::int64_t x = 0;
+  for (; x + kPiece <= width; x += kPiece) store<Scalar, kPiece>(to + x, load<Scalar, kPiece>(from + x));
+  if (x < width) store<Scalar, kPiece>(to + width - kPiece, load<Scalar, kPiece>(from + width - kPiece));
+}
+
+template <class Scalar, int kPiece>
+void copy_rows_in_pieces(const Scalar* from, std::int64_t from_stride, std::int64_t num_rows, std::int64_t width,
+                         Scalar* to, std::int64_t to_stride, std::int64_t num_zeros) {
+  for (std::int64_t row = 0; row < num_rows; ++row, from += from_stride, to += to_stride) {
+    copy_row<Scalar, kPiece>(from, width, to);
+    for (std::int64_t zero = 0; zero < num_zeros; zero += 16) {
+      store<Scalar, 16>(to + width + zero, Vector<Scalar, 16>{});
+    }
+  }
+}
+
+template <class Scalar>
+void copy_rows(const Scalar* from, std::int64_t from_stride, std::int64_t num_rows, std::int64_t width, Scalar* to,
+               std::int64_t to_stride, std::int64_t num_zeros) {
+  const auto copy = width >= 16  ? copy_rows_in_pieces<Scalar, 16>
+                    : width >= 8 ? copy_rows_in_pieces<Scalar, 8>
+                    : width >= 4 ? copy_rows_in_pieces<Scalar, 4>
+                                 : copy_rows_in_pieces<Scalar, 1>;
+  copy(from, from_stride, num_rows, width, to, to_stride, num_zeros);
 }
 
 /// Sums of two vectors a row: as many as leave registers for the operands.
@@ -355,6 +419,7 @@ void fill_positions(SparseKernels<Scalar>& table) {
   // A broadcast value, and four sums of a dot product, need registers as well.
   if constexpr (kVectors <= 14 && kVectors + 2 <= kRegisters) {
     table.multiply_positions[kIndex] = multiply<Scalar, kWidth, 1>;
+    table.multiply_positions_streamed[kIndex] = multiply<Scalar, kWidth, 1, true>;
     table.num_multiply_widths = kIndex + 1;
   }
   if constexpr (kVectors <= 14 && kVectors + 5 <= kRegisters) {
@@ -376,6 +441,8 @@ SparseKernels<Scalar> make_table() {
   table.max_tile_log2 = kMaxLog2;
   fill<Scalar, kMaxLog2>(table);
   fill_positions<Scalar, 0>(table);
+  table.finish_streams = finish_streams;
+  table.copy_rows = copy_rows<Scalar>;
   table.product = product<Scalar>;
   table.product_rows = kProductRows;
   table.product_columns = 2 * kVectorBytes / static_cast<int>(sizeof(Scalar));
