@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import time
@@ -284,6 +285,9 @@ def resnet50_sizes() -> list[int]:
 
 
 def commit_of_checkout() -> str:
+    """What the environment says, else git."""
+    if "COMMIT" in os.environ:
+        return os.environ["COMMIT"]
     try:
         return subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"],
@@ -315,6 +319,24 @@ def main() -> None:
     clock = Clock(device, arguments.repeats)
     bandwidth = copy_bandwidth(clock, device, (1 << 30) if device.type == "cuda" else (1 << 26))
     figures: list[Figure] = []
+    path: Path | None = None
+    if arguments.out is not None:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        label = "".join(letter if letter.isalnum() else "-" for letter in name).strip("-").lower()
+        path = arguments.out / f"gpu-update-{label}-{commit_of_checkout()}.json"
+
+    def save() -> None:
+        """Writes what there is so far: the machine may be lent for a while only."""
+        record = {
+            "device": name,
+            "commit": commit_of_checkout(),
+            "torch": torch.__version__,
+            "build": _core.build_info(),
+            "copy_bytes_per_second": bandwidth * 1e6,
+            "figures": [asdict(figure) for figure in figures],
+        }
+        if path is not None:
+            path.write_text(json.dumps(record, indent=2) + "\n")
 
     def show(rows: Iterator[Figure]) -> None:
         for row in rows:
@@ -324,6 +346,7 @@ def main() -> None:
                 f"   {row.ratio:7.2f}   ({row.limit})",
                 flush=True,
             )
+        save()
 
     print(f"{name}, commit {commit_of_checkout()}, copy {bandwidth / 1e6:.2f} TB/s")
     sizes = arguments.sizes or resnet50_sizes()
@@ -340,19 +363,7 @@ def main() -> None:
         del update
     if arguments.step:
         show(step_figures(clock, device, arguments.batch_size))
-    if arguments.out is not None:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        label = "".join(letter if letter.isalnum() else "-" for letter in name).strip("-").lower()
-        path = arguments.out / f"gpu-update-{label}-{commit_of_checkout()}.json"
-        record = {
-            "device": name,
-            "commit": commit_of_checkout(),
-            "torch": torch.__version__,
-            "build": _core.build_info(),
-            "copy_bytes_per_second": bandwidth * 1e6,
-            "figures": [asdict(figure) for figure in figures],
-        }
-        path.write_text(json.dumps(record, indent=2) + "\n")
+    if path is not None:
         print(path)
 
 

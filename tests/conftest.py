@@ -1,11 +1,7 @@
-"""What every suite shares: the device under test, the core's threads, Hypothesis's habits.
-
-``ITOP_TEST_DEVICE=cuda`` runs the suites that take a ``device`` on a GPU; without it they run on the CPU.
-"""
+"""What every suite shares: what is skipped without a GPU, the core's threads, Hypothesis's habits."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -24,14 +20,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     skip = pytest.mark.skip(reason="needs a CUDA device, torch sees none")
     for item in items:
-        if "gpu" in item.keywords:
+        if item.get_closest_marker("gpu") is not None:  # a keyword may be the name of a folder
             item.add_marker(skip)
-
-
-@pytest.fixture(scope="session")
-def device() -> torch.device:
-    """The device that suites run on, from ITOP_TEST_DEVICE."""
-    return torch.device(os.environ.get("ITOP_TEST_DEVICE", "cpu"))
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <csignal>
 #include <memory>
 #include <string>
 #include <tuple>
@@ -174,8 +175,9 @@ TEST_F(CudaBackendStreams, ApplyIsCapturedInAGraphAndAnUpdateIsRefused) {
   EXPECT_EQ(graph.size(), 1U);
   EXPECT_EQ(model.snapshot(), before) << "a capture does nothing yet";
   for (std::size_t i = 0; i < layers.size(); ++i) {
-    std::fill_n(static_cast<std::byte*>(model.weights()[i].data()),
-                static_cast<std::size_t>(layers[i].numel()) * size_of(layers[i].dtype), std::byte{1});
+    const std::vector<Word> ones(
+        static_cast<std::size_t>(layers[i].numel()) * size_of(layers[i].dtype) / sizeof(Word) + 1, 0x0101010101010101);
+    backend_for(kGpu).copy_from_host(ones, model.weights()[i].words(), handle_of(stream));
   }
   for (const auto& node : graph) node();
   for (std::size_t i = 0; i < layers.size(); ++i) {
@@ -258,6 +260,32 @@ TEST_F(CudaBackendErrors, ARefusalSaysWhatIsMissing) {
   EXPECT_EQ(refusal(40), "a tensor is on cuda:40, but this machine has 1 CUDA device");
   EXPECT_EQ(refusal(0), "");
   EXPECT_EQ(machine_.last_error(), cudaSuccess) << "an error that was reported is found by the next caller";
+}
+
+TEST_F(CudaBackendErrors, ADeviceThatTheBuildHasNoCodeForIsRefusedUntilItHas) {
+  machine_.num_devices = 8;
+  for (const cudaError_t error : {cudaErrorNoKernelImageForDevice, cudaErrorInvalidDeviceFunction}) {
+    machine_.fail("cudaFuncGetAttributes", error, 1);
+    EXPECT_EQ(
+        refusal(7),
+        "a tensor is on cuda:7, for which this build of itop has no code: it is compiled for emulated; install it on "
+        "that machine, or set CUDAARCHS");
+    EXPECT_EQ(machine_.last_error(), cudaSuccess);
+  }
+  EXPECT_EQ(refusal(7), "");
+  EXPECT_EQ(machine_.current_device, 0);
+}
+
+using CudaBackendDeathTest = CudaBackendErrors;
+
+TEST_F(CudaBackendDeathTest, TheHostAndWhoeverGoesPastTheEndAreStopped) {
+  const auto words = backend_for(kGpu).allocate(100, Contents::kZero, 0);
+  machine_.finish();
+  volatile Word* const data = words->data();
+  EXPECT_EXIT(static_cast<void>(data[0]), ::testing::KilledBySignal(SIGSEGV), "touched by the host");
+  EXPECT_EXIT(machine_.as_device([&] { static_cast<void>(data[100]); }), ::testing::KilledBySignal(SIGSEGV),
+              "past its end");
+  machine_.as_device([&] { EXPECT_EQ(data[99], 0U); });
 }
 
 TEST_F(CudaBackendErrors, AnUpdateThatRunsOutOfMemoryChangesNothingAndLeaksNothing) {

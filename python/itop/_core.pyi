@@ -31,7 +31,7 @@ def share_threads_with(library: str) -> bool:
     """Has jobs run on the OpenMP team of a loaded library (torch's), by its path; False where it has none that fits."""
 
 def allocate(numel: Sequence[int], relative_density: Sequence[float], total: int) -> list[int]:
-    """Active weights of each layer, in proportion to relative densities: exactly ``total`` in all, none above its size."""
+    """Active weights of each layer by relative densities: exactly ``total`` in all, none above its size."""
 
 def tie_key(seed: int, layer: int, update: int, draw: int, index: int) -> int:
     """64 random bits of a weight, by which equal scores are ordered: smaller is better."""

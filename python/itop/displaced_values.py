@@ -65,7 +65,7 @@ class DisplacedValues:
         for (i, tensor, is_nonzero, values), version in zip(self._kept, self._versions, strict=True):
             before = torch.zeros_like(tensor)
             before[is_nonzero] = values
-            left = before.masked_fill(~self._topology.active.to_tensor(i), 0)
+            left = before.masked_fill(~self._topology.active.to_tensor(i).to(tensor.device), 0)
             mask = active[i]
             is_of_others = (
                 self._version(i, tensor) != version

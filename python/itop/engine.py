@@ -217,6 +217,7 @@ class SparseEngine:
         Raises:
             KeyError: If no sparse layer has this name.
         """
+        self._stepper.follow_model()
         for i, layer in enumerate(self.topology.layers):
             if layer.name == name:
                 return self.topology.mask(i)
@@ -265,6 +266,7 @@ class SparseEngine:
         Raises:
             RuntimeError: If the input's shape is not known yet.
         """
+        self._stepper.follow_model()
         example = ExampleInput.of(example_inputs, {}) if example_inputs else self._example
         if example is None:
             raise RuntimeError(
@@ -366,6 +368,7 @@ class SparseEngine:
         Args:
             full: Gather sharded layers whole on every rank, for ``torch.save``; every rank must call it.
         """
+        self._stepper.follow_model()
         topology = self.topology
         layers = {layer.name: topology.layer_codes(i) for i, layer in enumerate(topology.layers)}
         if full:
@@ -421,6 +424,7 @@ class SparseEngine:
 
     def _read(self, state: Mapping[str, Any]) -> ReadState:
         """The state in the parts held here; a ValueError on every rank if one refuses."""
+        self._stepper.follow_model()
 
         def read() -> ReadState:
             found = read_state(state, self.topology, self.method, self._made_with, self._context.total_steps)

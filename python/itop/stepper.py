@@ -167,7 +167,7 @@ class Stepper:
         step = self._context.step + 1
         self._updated_before_step = False
         self._masks_gradients = False
-        self._move_if_needed()
+        self.follow_model()
         update_due = self._updates.is_due(step)
         if is_first_evaluation and self._has_before_step:
             self._method.before_step(self._context)
@@ -266,7 +266,7 @@ class Stepper:
         self._begin()
         self._round.begin(optimizer)
         if not self._round.is_open:
-            self._move_if_needed()
+            self.follow_model()
             if self._has_before_step:
                 self._method.before_step(self._context)
             if self._has_regulariser:
@@ -314,7 +314,7 @@ class Stepper:
         self._begin()
         self._needs_full_mask = True
         self._count_step()
-        self._move_if_needed()
+        self.follow_model()
         self._finish_step(update_due=self._updates.is_due(self._context.step))
 
     # --- updates ----------------------------------------------------------------------------------------------------------
@@ -326,7 +326,7 @@ class Stepper:
                 "growth by gradient needs dense gradients, but optimizer.step() has masked those at hand; call update() "
                 "after backward() and before optimizer.step()"
             )
-        self._move_if_needed()
+        self.follow_model()
         report = self._updates.make(zero_all_inactive=self._needs_full_mask or self._was_changed_by_others())
         if report is not None:
             self.remember()
@@ -365,7 +365,8 @@ class Stepper:
         self._context.step += 1
         self.density_record.add(self.topology.active_counts, acts=self._method.acts(self._context))
 
-    def _move_if_needed(self) -> None:
+    def follow_model(self) -> None:
+        """Takes the masks to where the weights are now, and into their memory order: ``model.to(...)`` may have been called."""
         before = self.topology.device
         self.topology.move_if_needed()
         if self.topology.device != before:

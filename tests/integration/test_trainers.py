@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from itop import SparseEngine
 from itop.methods import METHODS
 
 
@@ -61,3 +62,30 @@ def test_hugging_faces_best_model_at_the_end_comes_with_its_masks(tmp_path: Path
         assert torch.equal(mask, saved["layers"][name] & 1 != 0)
         assert not torch.equal(mask, last["layers"][name] & 1 != 0)
         assert not model.get_parameter(name).detach()[~mask].any()
+
+
+@pytest.mark.slow
+def test_every_optimiser_of_timm_keeps_what_is_inactive_at_zero() -> None:
+    timm = pytest.importorskip("timm.optim", reason="the package timm is not installed")
+    tried = []
+    for name in timm.list_optimizers():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(9, 13), nn.Tanh(), nn.Linear(13, 7))
+        try:
+            optimizer = timm.create_optimizer_v2(model, opt=name, lr=1e-3, weight_decay=0.01)
+        except (AssertionError, ImportError, RuntimeError):
+            continue  # it needs a GPU or a package of its own
+        engine = SparseEngine(model, optimizer, METHODS["rigl-itop"](update_every=3), sparsity=0.7, total_steps=50)
+        for _ in range(7):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(torch.randn(16, 9)), torch.randint(7, (16,)))
+            loss.backward(create_graph=name == "adahessian")
+            optimizer.step()
+            for layer in engine.topology.layers:
+                inactive = ~engine.mask(layer.name)
+                assert not layer.parameter.detach()[inactive].any(), name
+                for state in engine.topology.optimizer_state.states(layer):
+                    assert not state[inactive].any(), name
+        assert (engine.steps, engine.num_updates) == (7, 2), name
+        tried.append(name)
+    assert {"adamw", "lamb", "lion", "adopt", "sgdw", "adafactor", "adahessian"} <= set(tried)

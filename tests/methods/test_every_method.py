@@ -143,7 +143,7 @@ def test_schedulers_made_before_the_engine_go_on_working(name: str) -> None:
     run.engine.detach()
     scheduler = torch.optim.lr_scheduler.LambdaLR(run.optimizer, lambda epoch: 0.9**epoch)
     again = Run.__new__(Run)
-    again.model, again.optimizer, again.losses = run.model, run.optimizer, []
+    again.model, again.optimizer, again.losses, again.batches = run.model, run.optimizer, [], BATCHES
     from itop import SparseEngine
 
     again.engine = SparseEngine(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from tests.methods.by_hand import ByHand, preset
@@ -9,7 +11,7 @@ from tests.methods.pins import pins
 from torch import nn
 
 from itop import SparseEngine
-from itop.methods.obs import compensation
+from itop.methods.obs import compensate
 
 
 @pins("gmp")
@@ -66,10 +68,34 @@ def test_obs_prunes_by_the_inverse_curvature_and_moves_the_others_to_compensate(
 @pins("obs")
 def test_compensation_for_several_weights_of_a_block_at_once() -> None:
     curvature = torch.tensor([[2.0, 1.0, 0.0], [1.0, 2.0, 1.0], [0.0, 1.0, 2.0]])
-    weight, gone = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[True, False, True]])
-    change = compensation(weight, torch.linalg.inv(curvature).unsqueeze(0), gone)
-    # The minimum of d^T H d / 2 with d_0 = -1 and d_2 = -3: d_1 = -(H_10 d_0 + H_12 d_2) / H_11 = 4 / 2.
-    assert change[0].tolist() == pytest.approx([-1.0, 2.0, -3.0], abs=1e-5)
+    inverse = torch.linalg.inv(curvature).repeat(3, 1, 1)
+    weight = torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 0.0, 8.0]])
+    # Blocks of three run over rows: (1, 2, 3), (4, 5, 6), (0, 8), whose last place is empty.
+    gone = torch.tensor([[True, False, True, False], [True, False, False, True]])
+    active = torch.tensor([[True] * 4, [True, True, False, True]])
+    compensate(weight, inverse, gone, active)
+    # The minimum of d^T H d / 2 with d_0 = -1 and d_2 = -3: d_1 = -(H_10 d_0 + H_12 d_2) / H_11 = 4 / 2. In the second block
+    # d_1 = -5, and d_0 = d_2 = 5 / 2. In the third the weight that is not active stays.
+    assert weight.flatten().tolist() == pytest.approx([0.0, 4.0, 0.0, 6.5, 0.0, 8.5, 0.0, 0.0], abs=1e-5)
+
+
+@pins("obs")
+@pytest.mark.parametrize("to", [lambda w: w.double(), lambda w: w.to(memory_format=torch.channels_last)])
+def test_compensation_reaches_weights_of_any_type_and_order(to: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    torch.manual_seed(0)
+    plain = torch.randn(6, 4, 3, 3)
+    exact = plain.double() + 1e-12
+    root = torch.randn(14, 16, 16)
+    inverse = root @ root.transpose(1, 2) + torch.eye(16)
+    gone = torch.rand(plain.shape) < 0.1
+    other = to(plain.clone())
+    compensate(plain, inverse, gone, torch.ones_like(gone))
+    compensate(other, inverse, gone, torch.ones_like(gone))
+    assert torch.equal(other.float(), plain)
+    assert plain[gone].abs().max() < 1e-4  # rounding of the systems
+    before = exact.clone()
+    compensate(exact, inverse, torch.zeros_like(gone).index_fill_(0, torch.tensor(0), True), torch.ones_like(gone))
+    assert torch.equal(exact[2:], before[2:]), "what no pruned weight is coupled to keeps every digit"
 
 
 @pins("group-lasso")

@@ -84,12 +84,13 @@ class Run:
             short(method) if isinstance(method, str) else method,
             **{"sparsity": SPARSITY, "total_steps": TOTAL_STEPS, "seed": seed, "batches": BATCHES, **options},
         )
+        self.batches = options.get("batches", BATCHES)
         self.losses: list[float] = []
 
     def train(self, steps: int, after: Callable[[Run], None] | None = None) -> Run:
         self.model.train()
         for _ in range(steps):
-            images, labels = BATCHES[self.engine.steps % len(BATCHES)]
+            images, labels = self.batches[self.engine.steps % len(self.batches)]
             loss = F.cross_entropy(self.model(images), labels)
             self.optimizer.zero_grad()
             loss.backward()

@@ -91,3 +91,29 @@ def test_churn_counts_dropped_and_grown() -> None:
     assert churn(before, after) == {"a": 2, "b": 0}
     packed = [{name: PackedMask.pack(mask) for name, mask in masks.items()} for masks in (before, after)]
     assert packed_churn(*packed) == {"a": 2, "b": 0}
+
+
+class OnAnotherDevice:
+    """A tensor that was loaded onto a GPU, as far as NumPy is concerned."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._tensor = tensor
+
+    def cpu(self) -> torch.Tensor:
+        return self._tensor
+
+    def numpy(self) -> None:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+
+def test_a_state_goes_on_from_whatever_device_a_checkpoint_was_loaded_to() -> None:
+    tracker, resumed = SurvivalTracker(), SurvivalTracker()
+    for one in HISTORY[:2]:
+        tracker.record(one)
+    state = tracker.state_dict()
+    for name in ("sites", "births"):
+        state[name] = {layer: OnAnotherDevice(tensor) for layer, tensor in state[name].items()}
+    resumed.load_state_dict(state)
+    for one in (tracker, resumed):
+        one.record(HISTORY[2])
+    assert resumed.curve(40).survival.tolist() == tracker.curve(40).survival.tolist()

@@ -82,3 +82,27 @@ def test_an_epsilon_that_float16_rounds_to_zero_makes_no_nan_of_inactive_weights
         optimizer.step()
         check()
     assert model.weight.isfinite().all()
+
+
+def test_masks_and_states_are_right_between_a_move_and_the_next_step() -> None:
+    """What is asked of an engine after ``model.to(...)``, before any step has noticed: a whole state, and another one loaded."""
+    model = small_convnet()
+    optimizer, engine = sgd_engine(model, every=2, sparsity=0.6)
+    train(model, optimizer, batches((4, 6, 6), 5), 5, InvariantCheck(engine))
+    before, saved = masks(engine), engine.state_dict()
+    values = {name: value.clone() for name, value in model.state_dict().items()}
+    model.to(memory_format=torch.channels_last)
+    assert_same(masks(engine), before)
+    assert_same(engine.state_dict()["layers"], saved["layers"])
+
+    other = small_convnet()
+    other_optimizer, other_engine = sgd_engine(other, every=2, sparsity=0.6)
+    other.to(memory_format=torch.channels_last)
+    other.load_state_dict(values)
+    other_optimizer.load_state_dict(optimizer.state_dict())
+    other_engine.load_state_dict(saved)
+    assert_same(masks(other_engine), before)
+    assert_same(dict(other.state_dict()), values)
+    for one, its_optimizer in ((model, optimizer), (other, other_optimizer)):
+        train(one, its_optimizer, batches((4, 6, 6), 5), 4)
+    assert_same(masks(other_engine), masks(engine))

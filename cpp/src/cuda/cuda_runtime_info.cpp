@@ -9,6 +9,7 @@
 
 #include "cuda/cuda_backend.hpp"
 #include "cuda/cuda_check.hpp"
+#include "cuda/launches.hpp"
 #include "itop/error.hpp"
 
 namespace itop {
@@ -60,6 +61,12 @@ Backend& cuda_backend(int device_index) {
     if (device_index < 0 || device_index >= devices.count) {
       throw BackendUnavailableError("a tensor is on cuda:" + std::to_string(device_index) + ", but this machine has " +
                                     std::to_string(devices.count) + " CUDA device" + (devices.count == 1 ? "" : "s"));
+    }
+    const cuda::DeviceGuard guard(device_index);
+    if (!cuda::load_apply()) {
+      throw BackendUnavailableError("a tensor is on cuda:" + std::to_string(device_index) +
+                                    ", for which this build of itop has no code: it is compiled for " +
+                                    ITOP_CUDA_ARCHITECTURES + "; install it on that machine, or set CUDAARCHS");
     }
     backend = std::make_unique<cuda::CudaBackend>(device_index);
   }

@@ -31,6 +31,9 @@ void launch_selection(SelectionKernel kernel, std::int64_t num_blocks, const Sel
 /// As many launches as the rows need tables: one up to 300 layers.
 void launch_commit(std::span<const CommitEntry> rows, const CommitOptions& options, const Refusals& refusals,
                    cudaStream_t stream);
+/// Loads the kernels of mask application: their first launch may be inside a capture, which is no time to load code.
+/// Returns whether this build has code for the current device.
+bool load_apply();
 /// One launch up to 800 tensors.
 void launch_apply(std::span<const ApplyEntry> rows, cudaStream_t stream);
 void launch_complement(std::span<const LayerComplement> rows, cudaStream_t stream);

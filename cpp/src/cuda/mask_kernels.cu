@@ -40,6 +40,20 @@ void launch_commit(std::span<const CommitEntry> rows, const CommitOptions& optio
   launch_tables("commit", commit_kernel<CommitTable>, rows, stream, options, refusals);
 }
 
+bool load_apply() {
+  const auto load = [](auto* kernel) {
+    cudaFuncAttributes attributes;
+    const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
+    if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction) {
+      cudaGetLastError();
+      return false;
+    }
+    check(error, "cudaFuncGetAttributes");
+    return true;
+  };
+  return load(apply_kernel<ApplyTable>) && load(apply_kernel<LargeApplyTable>);
+}
+
 void launch_apply(std::span<const ApplyEntry> rows, cudaStream_t stream) {
   constexpr std::size_t few = sizeof(ApplyTable::rows) / sizeof(ApplyEntry);
   if (rows.size() <= few) {

@@ -118,11 +118,13 @@ ITOP_DEVICE void refine_list(const SelectionTables& tables) {
 /// As many blocks as the lists have chunks, then kRefiningBlocks or fewer, kStreamThreads threads each: splits listed
 /// candidates, or all weights again where too many to list shared the threshold.
 ITOP_DEVICE void refine(const SelectionTables& tables) {
-  const std::int64_t num_list_blocks = tables.list_block_offsets[tables.num_problems];
-  if (simt::block() < num_list_blocks) return refine_list(tables);
+  if (simt::block() < tables.list_block_offsets[tables.num_problems]) return refine_list(tables);
   if (*tables.refines_data == 0) return;
-  const std::int64_t step = simt::num_blocks() - num_list_blocks;
-  for (std::int64_t chunk = simt::block() - num_list_blocks; chunk < tables.num_chunks; chunk += step) {
+  for (int round = 0;; ++round) {
+    // Computed anew for every chunk: registers are for the scores under way.
+    const std::int64_t num_list_blocks = tables.list_block_offsets[tables.num_problems];
+    const std::int64_t chunk = simt::block() - num_list_blocks + round * (simt::num_blocks() - num_list_blocks);
+    if (chunk >= tables.num_chunks) return;
     split_chunk(tables, chunk, true);
   }
 }

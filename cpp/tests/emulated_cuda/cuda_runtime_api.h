@@ -28,8 +28,10 @@ enum cudaError_t {
   cudaErrorMemoryAllocation = 2,
   cudaErrorInvalidConfiguration = 9,
   cudaErrorInsufficientDriver = 35,
+  cudaErrorInvalidDeviceFunction = 98,
   cudaErrorNoDevice = 100,
   cudaErrorInvalidDevice = 101,
+  cudaErrorNoKernelImageForDevice = 209,
   cudaErrorStreamCaptureUnsupported = 900,
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2 };
@@ -48,6 +50,7 @@ struct cudaMemPoolProps {
   cudaMemAllocationType allocType;
   cudaMemLocation location;
 };
+struct cudaFuncAttributes {};
 using cudaStream_t = struct CUstream_st*;
 using cudaEvent_t = struct CUevent_st*;
 using cudaMemPool_t = struct CUmemPoolHandle_st*;
@@ -79,8 +82,9 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status);
 
 namespace itop::emulated_cuda {
+cudaError_t load();
 cudaError_t launch(dim3 grid, dim3 block, std::size_t argument_bytes, std::function<void()> body, cudaStream_t stream);
-}
+}  // namespace itop::emulated_cuda
 
 /// Arguments are copied by the kernel's own parameter types, as the toolkit does when it launches.
 template <class... Parameters>
@@ -91,4 +95,9 @@ cudaError_t cudaLaunchKernel(void (*kernel)(Parameters...), dim3 grid, dim3 bloc
   }(std::index_sequence_for<Parameters...>());
   return itop::emulated_cuda::launch(
       grid, block, (sizeof(Parameters) + ... + 0), [kernel, copied] { std::apply(kernel, *copied); }, stream);
+}
+
+template <class Kernel>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, Kernel*) {
+  return itop::emulated_cuda::load();
 }

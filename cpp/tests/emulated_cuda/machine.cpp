@@ -13,10 +13,27 @@ struct CUevent_st {
 namespace itop::emulated_cuda {
 namespace {
 
-constexpr std::size_t kGuard = 256;
-constexpr int kGuardByte = 0xC5;
-constexpr int kUnset = 0xA5;
-constexpr int kFreed = 0xDB;
+void require_intact(const DevicePages& pages) {
+  if (!pages.is_intact()) throw std::logic_error("somebody wrote outside of device memory");
+}
+
+/// Device memory that is open as long as this lives.
+class Opened {
+ public:
+  void add(const DevicePages& pages) {
+    opened_.push_back(&pages);
+    pages.open();
+  }
+  Opened() = default;
+  Opened(const Opened&) = delete;
+  Opened& operator=(const Opened&) = delete;
+  ~Opened() {
+    for (const DevicePages* pages : opened_) pages->close();
+  }
+
+ private:
+  std::vector<const DevicePages*> opened_;
+};
 
 }  // namespace
 
@@ -30,7 +47,7 @@ cudaStream_t Machine::make_stream() { return reinterpret_cast<cudaStream_t>(++nu
 void Machine::finish() {
   const std::lock_guard lock(mutex);
   for (auto& [stream, queue] : queues_) do_until(queue, queue.num_given);
-  for (const auto& [start, allocation] : allocations_) check_guards(allocation);
+  for (const auto& [start, allocation] : allocations_) require_intact(*allocation.pages);
 }
 
 void Machine::fail(const std::string& call, cudaError_t error, int skipped) { failures_[call] = {skipped, error}; }
@@ -114,14 +131,10 @@ cudaError_t Machine::hold_back(cudaStream_t stream, cudaEvent_t event) {
 cudaError_t Machine::allocate(void** pointer, std::size_t size, cudaStream_t stream) {
   if (is_capturing(stream)) return cudaErrorStreamCaptureUnsupported;  // a graph's memory is another kind
   ++calls.allocations;
-  Allocation allocation;
-  allocation.size = size;
-  allocation.bytes.reset(new std::byte[size + 2 * kGuard]);
-  std::memset(allocation.bytes.get(), kGuardByte, size + 2 * kGuard);
-  std::byte* const start = allocation.bytes.get() + kGuard;
-  std::memset(start, kUnset, size);
-  *pointer = start;
-  allocations_.emplace(start, std::move(allocation));
+  auto pages = std::make_unique<DevicePages>(size, cuda::simt::garbage_of(schedule));
+  std::byte* const begin = pages->begin();
+  *pointer = begin;
+  allocations_.emplace(begin, Allocation{std::move(pages), false});
   return cudaSuccess;
 }
 
@@ -131,27 +144,41 @@ cudaError_t Machine::release(void* pointer, cudaStream_t stream) {
   found->second.is_freed = true;
   return enqueue(stream, [this, start = found->first] {
     const auto held = allocations_.find(start);
-    check_guards(held->second);
-    std::memset(held->second.bytes.get(), kFreed, held->second.size + 2 * kGuard);
+    require_intact(*held->second.pages);
     allocations_.erase(held);
   });
 }
 
-bool Machine::is_inside_an_allocation(const void* pointer, std::size_t size) const {
-  const auto* const begin = static_cast<const std::byte*>(pointer);
-  auto next = allocations_.upper_bound(begin);
-  if (next == allocations_.begin()) return false;
+std::map<const std::byte*, Machine::Allocation>::const_iterator Machine::find(const void* pointer) const {
+  const auto* const at = static_cast<const std::byte*>(pointer);
+  auto next = allocations_.upper_bound(at);
+  if (next == allocations_.begin()) return allocations_.end();
   --next;
-  return !next->second.is_freed && begin + size <= next->first + next->second.size;
+  return at < next->first + next->second.pages->size() ? next : allocations_.end();
 }
 
-void Machine::check_guards(const Allocation& allocation) const {
-  const auto is_whole = [](const std::byte* begin) {
-    return std::all_of(begin, begin + kGuard, [](std::byte byte) { return byte == std::byte{kGuardByte}; });
-  };
-  if (!is_whole(allocation.bytes.get())) throw std::logic_error("somebody wrote before the beginning of device memory");
-  if (!is_whole(allocation.bytes.get() + kGuard + allocation.size))
-    throw std::logic_error("somebody wrote past the end of device memory");
+bool Machine::is_inside_an_allocation(const void* pointer, std::size_t size) const {
+  const auto found = find(pointer);
+  if (found == allocations_.end() || found->second.is_freed) return false;
+  return static_cast<const std::byte*>(pointer) + size <= found->first + found->second.pages->size();
+}
+
+void Machine::as_device(const std::function<void()>& work) const {
+  Opened opened;
+  for (const auto& [start, allocation] : allocations_) opened.add(*allocation.pages);
+  work();
+}
+
+void Machine::as_device(const void* pointer, const std::function<void()>& work) const {
+  Opened opened;
+  opened.add(*find(pointer)->second.pages);
+  work();
+}
+
+cudaError_t load() {
+  Machine& machine = Machine::instance();
+  const std::lock_guard lock(machine.mutex);
+  return machine.answer("cudaFuncGetAttributes");
 }
 
 cudaError_t launch(dim3 grid, dim3 block, std::size_t argument_bytes, std::function<void()> body, cudaStream_t stream) {
@@ -165,8 +192,8 @@ cudaError_t launch(dim3 grid, dim3 block, std::size_t argument_bytes, std::funct
   }
   if (const cudaError_t error = machine.answer("cudaLaunchKernel"); error != cudaSuccess) return error;
   ++machine.calls.launches;
-  return machine.enqueue(stream, [grid, block, body = std::move(body)] {
-    cuda::simt::simulate(grid.x, static_cast<int>(block.x), Machine::instance().schedule, body);
+  return machine.enqueue(stream, [&machine, grid, block, body = std::move(body)] {
+    machine.as_device([&] { cuda::simt::simulate(grid.x, static_cast<int>(block.x), machine.schedule, body); });
   });
 }
 
@@ -277,11 +304,13 @@ cudaError_t cudaMemcpyAsync(void* target, const void* source, std::size_t size, 
                             cudaStream_t stream) {
   const Held machine;
   const bool is_upload = kind == cudaMemcpyHostToDevice;
-  if (!machine->is_inside_an_allocation(is_upload ? target : source, size))
+  const void* const on_device = is_upload ? target : source;
+  if (!machine->is_inside_an_allocation(on_device, size))
     return machine->answer("cudaMemcpyAsync", cudaErrorInvalidValue);
   ++(is_upload ? machine->calls.uploads : machine->calls.downloads);
   if (const cudaError_t error = machine->answer("cudaMemcpyAsync"); error != cudaSuccess) return error;
-  return machine->enqueue(stream, [=] { std::memcpy(target, source, size); });
+  return machine->enqueue(
+      stream, [=, &on = machine.machine] { on.as_device(on_device, [=] { std::memcpy(target, source, size); }); });
 }
 
 cudaError_t cudaMemsetAsync(void* target, int value, std::size_t size, cudaStream_t stream) {
@@ -289,7 +318,8 @@ cudaError_t cudaMemsetAsync(void* target, int value, std::size_t size, cudaStrea
   if (!machine->is_inside_an_allocation(target, size)) return machine->answer("cudaMemsetAsync", cudaErrorInvalidValue);
   ++machine->calls.memsets;
   if (const cudaError_t error = machine->answer("cudaMemsetAsync"); error != cudaSuccess) return error;
-  return machine->enqueue(stream, [=] { std::memset(target, value, size); });
+  return machine->enqueue(
+      stream, [=, &on = machine.machine] { on.as_device(target, [=] { std::memset(target, value, size); }); });
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cuda_runtime_api.h"
+#include "emulated_cuda/device_pages.hpp"
 #include "support/simt_simulator.hpp"
 
 struct CUevent_st;
@@ -38,9 +39,10 @@ enum class Pace : std::uint8_t {
 
 /// A machine with GPUs: devices, streams, events, memory, and the order in which work is done.
 ///
-/// Device memory holds garbage when it is allocated and again when it is freed, and stands between guards: a write past
-/// either end is reported when the memory is freed or checked. Copies and memsets must lie inside one allocation. Work
-/// on the null stream waits for nothing but what was given to it before, like that on streams which do not block.
+/// Device memory holds garbage when it is allocated, another one for each schedule. Only the device's work may touch it
+/// (device_pages.hpp); a write past either end is reported when the memory is freed or checked. Copies and memsets must
+/// lie inside one allocation. Work on the null stream waits for nothing but what was given to it before, like that on
+/// streams which do not block.
 class Machine {
  public:
   static Machine& instance();
@@ -78,6 +80,9 @@ class Machine {
   cudaError_t allocate(void** pointer, std::size_t size, cudaStream_t stream);
   cudaError_t release(void* pointer, cudaStream_t stream);
   bool is_inside_an_allocation(const void* pointer, std::size_t size) const;
+  /// Does what the device does: with its memory open, or with the one allocation that holds `pointer`.
+  void as_device(const std::function<void()>& work) const;
+  void as_device(const void* pointer, const std::function<void()>& work) const;
   bool is_capturing() const { return capturing_ != nullptr; }
   bool is_capturing(cudaStream_t stream) const { return capturing_ == &queue_of(stream); }
 
@@ -91,8 +96,7 @@ class Machine {
     std::uint64_t num_done = 0;
   };
   struct Allocation {
-    std::unique_ptr<std::byte[]> bytes;
-    std::size_t size = 0;
+    std::unique_ptr<DevicePages> pages;
     bool is_freed = false;
   };
   friend struct ::CUevent_st;
@@ -100,7 +104,8 @@ class Machine {
   Machine() = default;
   Queue& queue_of(cudaStream_t stream) const;
   void do_until(Queue& queue, std::uint64_t position);
-  void check_guards(const Allocation& allocation) const;
+  /// The allocation that holds `pointer`; the end where there is none.
+  std::map<const std::byte*, Allocation>::const_iterator find(const void* pointer) const;
 
   mutable std::map<cudaStream_t, Queue> queues_;
   std::map<const std::byte*, Allocation> allocations_;

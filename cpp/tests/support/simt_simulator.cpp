@@ -20,7 +20,6 @@ namespace {
 
 constexpr std::size_t kStackBytes = 96 * 1024;
 constexpr std::size_t kSharedBytes = 48 * 1024;  // what a kernel may have without asking for more
-constexpr unsigned char kGarbage = 0xA5;
 
 /// A thread of a block. Its stack is entered once and then runs one block's body after another.
 struct Fiber {
@@ -54,7 +53,7 @@ class Simulator {
     num_threads_ = num_threads;
     schedule_ = schedule;
     body_ = &body;
-    std::memset(shared_.get(), kGarbage, shared_used_);
+    std::memset(shared_.get(), garbage_of(schedule), shared_used_);
     shared_used_ = 0;
     shared_objects_.clear();
     warps_.resize(static_cast<std::size_t>(num_threads / kWarpSize));
@@ -99,7 +98,7 @@ class Simulator {
     if (offset + num_bytes > kSharedBytes) throw std::length_error("a block has 48 KB of shared memory");
     shared_objects_.emplace_back(key, offset);
     shared_used_ = offset + num_bytes;
-    std::memset(shared_.get() + offset, kGarbage, num_bytes);
+    std::memset(shared_.get() + offset, garbage_of(schedule_), num_bytes);
     return shared_.get() + offset;
   }
 
@@ -194,8 +193,14 @@ void simulate(std::int64_t num_blocks, int num_threads, Schedule schedule, const
   static std::mutex one_launch;
   const std::lock_guard lock(one_launch);
   if (num_threads % kWarpSize != 0) throw std::logic_error("a block must be made of whole warps");
-  for (std::int64_t turn = 0; turn < num_blocks; ++turn) {
-    const std::int64_t block = schedule == Schedule::kBackward ? num_blocks - 1 - turn : turn;
+  std::vector<std::int64_t> blocks(static_cast<std::size_t>(num_blocks));
+  std::iota(blocks.begin(), blocks.end(), std::int64_t{0});
+  if (schedule == Schedule::kBackward) std::reverse(blocks.begin(), blocks.end());
+  if (schedule == Schedule::kShuffled) {
+    static std::mt19937 random(2);
+    std::shuffle(blocks.begin(), blocks.end(), random);
+  }
+  for (const std::int64_t block : blocks) {
     Simulator::instance().run_block(block, num_blocks, num_threads, schedule, body);
   }
 }

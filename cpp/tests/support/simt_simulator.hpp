@@ -20,6 +20,11 @@ namespace itop::cuda::simt {
 /// In which order runnable threads, and the blocks of a launch, get their turn. Results must not depend on it.
 enum class Schedule : std::uint8_t { kForward, kBackward, kShuffled };
 
+/// What memory holds that nobody has written yet.
+constexpr unsigned char garbage_of(Schedule schedule) {
+  return schedule == Schedule::kForward ? 0xA5 : schedule == Schedule::kBackward ? 0xFF : 0x00;
+}
+
 /// Runs `body` as every thread of every block. One launch at a time: others wait.
 /// @throws std::logic_error if the threads of a block wait for different things
 void simulate(std::int64_t num_blocks, int num_threads, Schedule schedule, const std::function<void()>& body);

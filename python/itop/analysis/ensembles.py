@@ -142,8 +142,8 @@ def _checked_members(probabilities: Tensor) -> Tensor:
     off = (probabilities.double().sum(dim=-1) - 1.0).abs().max()
     if not (off <= 1e-3 and probabilities.min() >= 0.0):
         raise ValueError(
-            f"probabilities must be at least 0 and sum to 1 over classes, got one of {float(probabilities.min()):g} and a "
-            f"sum that is off by {float(off):g}; logits need a softmax first"
+            "probabilities must be at least 0 and sum to 1 over classes, got one of "
+            f"{float(probabilities.min()):g} and a sum that is off by {float(off):g}; logits need a softmax first"
         )
     return probabilities
 
@@ -156,7 +156,7 @@ def _checked_labels(labels: Tensor, probabilities: Tensor) -> Tensor:
         )
     if labels.is_floating_point() or labels.min() < 0 or labels.max() >= probabilities.shape[1]:
         raise ValueError(
-            f"labels must be whole numbers in [0, {probabilities.shape[1]}), got {labels.dtype} from {labels.min().item():g} "
-            f"to {labels.max().item():g}"
+            f"labels must be whole numbers in [0, {probabilities.shape[1]}), got {labels.dtype} from "
+            f"{labels.min().item():g} to {labels.max().item():g}"
         )
     return labels.long().to(probabilities.device)

@@ -132,8 +132,8 @@ class SurvivalTracker:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from what :meth:`state_dict` returned."""
-        self._sites = {name: sites.numpy().copy() for name, sites in state["sites"].items()}
-        self._births = {name: births.numpy().copy() for name, births in state["births"].items()}
+        self._sites = {name: sites.cpu().numpy().copy() for name, sites in state["sites"].items()}
+        self._births = {name: births.cpu().numpy().copy() for name, births in state["births"].items()}
         self._birth_steps = list(state["birth_steps"])
         self._dropped_at_age = dict(state["dropped_at_age"])
         self._last_step = int(state["last_step"])

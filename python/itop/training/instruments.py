@@ -107,7 +107,8 @@ class Instruments:
         self._flows = [dict(flow) for flow in state["flows"]]
         self._snapshots = {
             int(step): {
-                name: PackedMask(tuple(shape), words.numpy().view(np.uint64)) for name, (shape, words) in masks.items()
+                name: PackedMask(tuple(shape), words.cpu().numpy().view(np.uint64))
+                for name, (shape, words) in masks.items()
             }
             for step, masks in state["snapshots"].items()
         }
