@@ -17,8 +17,15 @@ constexpr std::size_t kPage = 4096;
 constexpr std::size_t kHugePage = std::size_t{1} << 21;
 constexpr std::size_t kMaxKeptBlocks = 4096;  // each may be a mapping of its own, of which a process has few
 
-/// Blocks that nobody holds. The one given back last is taken up first: it may be in a cache still. What has not been
-/// taken up for longest goes first when there is too much: a process that turns to other sizes does not stay without.
+constexpr int kMostLookedAt = 16;  // equals among which a thread looks for one of its own
+
+/// Tells threads apart: its address.
+thread_local char this_thread = 0;
+
+/// Blocks that nobody holds. The one given back last is taken up first, because it may be in a cache still, and of
+/// equals one that the same thread gave back: in another core's cache it would have to be fetched from there. What has
+/// not been taken up for longest goes first when there is too much: a process that turns to other sizes does not stay
+/// without.
 class KeptBlocks {
  public:
   struct Block {
@@ -31,7 +38,14 @@ class KeptBlocks {
     const std::lock_guard lock(mutex_);
     const auto fitting = by_size_.lower_bound(least);
     if (fitting == by_size_.end() || fitting->first > most) return {};
-    return remove(fitting->second);
+    auto chosen = fitting;
+    auto place = fitting;
+    for (int i = 0; i < kMostLookedAt && place != by_size_.end() && place->first == fitting->first; ++i, ++place) {
+      if (place->second->thread != &this_thread) continue;
+      chosen = place;
+      break;
+    }
+    return remove(chosen->second);
   }
 
   void keep(const Block& block) {
@@ -40,7 +54,7 @@ class KeptBlocks {
       too_many.push_back(block);
     } else {
       const std::lock_guard lock(mutex_);
-      by_age_.push_front({block, {}});
+      by_age_.push_front({block, &this_thread, {}});
       // Before its equals.
       by_age_.front().place =
           by_size_.emplace_hint(by_size_.lower_bound(block.num_bytes), block.num_bytes, by_age_.begin());
@@ -66,6 +80,7 @@ class KeptBlocks {
   using Place = std::multimap<std::size_t, Age>::iterator;
   struct Kept {
     Block block;
+    const char* thread;  ///< that gave it back, compared only
     Place place;
   };
 

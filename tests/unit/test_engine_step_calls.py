@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from engine_checks import InvariantCheck, assert_same, backward, batches, masks, small_mlp, train
+from engine_checks import InvariantCheck, backward, batches, masks, small_mlp, train
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from itop import SparseEngine
 from itop.methods import METHODS
+from same_bits import assert_same
 
 
 class Counting(AdamW):
