@@ -65,14 +65,6 @@ void for_taken_of_block(const PositionList& taken, std::int64_t first_row, std::
 
 void refuse_non_finite() { throw NonFiniteError("", "the scores of growth hold NaN or infinity"); }
 
-std::int64_t nth_smallest(ScratchArray<std::int64_t>& keys, std::int64_t rank, ThreadPool& pool) {
-  cpu::OrderStatisticQuery query{&keys, rank, std::numeric_limits<std::int64_t>::min(),
-                                 std::numeric_limits<std::int64_t>::max(), 0};
-  LocalReduction alone;
-  cpu::answer({&query, 1}, alone, pool);
-  return query.result;
-}
-
 template <class Scalar>
 ProductCandidates<Scalar>::ProductCandidates(std::span<const ProductFactor> factors, const PositionList& taken,
                                              ThreadPool& pool)
@@ -132,7 +124,7 @@ std::int64_t ProductCandidates<Scalar>::likely_limit(std::int64_t k, ThreadPool&
   const std::int64_t size = static_cast<std::int64_t>(keys.size()) - num_taken;
   const double share = static_cast<double>(k) / static_cast<double>(taken_.num_free());
   const auto rank = static_cast<std::int64_t>(std::ceil(static_cast<double>(size) * share * kMargin)) + 16;
-  const std::int64_t limit = rank > size ? kEveryKey : nth_smallest(keys, rank, pool);
+  const std::int64_t limit = rank > size ? kEveryKey : cpu::nth_smallest(keys, rank, pool);
   if (screen_ && limit != kEveryKey) {
     std::vector<std::int64_t> num_reached(kNumTiles);
     for_tiles([&](std::int64_t i, std::int64_t first_row, std::int64_t first_column) {

@@ -18,9 +18,6 @@ inline constexpr auto kEveryKey = std::numeric_limits<std::int64_t>::max();  ///
 
 [[noreturn]] void refuse_non_finite();
 
-/// The rank-th smallest of the keys, from 1.
-std::int64_t nth_smallest(ScratchArray<std::int64_t>& keys, std::int64_t rank, ThreadPool& pool);
-
 /// The free positions of a product gradient^T x whose scores reach a limit. Blocks of scores are formed and compared
 /// while they are in the cache; where it pays, most are screened out unformed. What is found is the same.
 template <class Scalar>

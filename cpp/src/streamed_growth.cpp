@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cpu/kernels.hpp"
+#include "cpu/order_statistics.hpp"
 #include "free_positions.hpp"
 #include "itop/sparse_growth.hpp"
 #include "itop/thread_pool.hpp"
@@ -125,7 +126,7 @@ void StreamedGrowth::keep_best(ThreadPool& pool) {
   const std::int64_t num_pieces = for_pieces([&](std::int64_t, std::int64_t first, std::int64_t last) {
     for (std::int64_t i = first; i < last; ++i) keys[static_cast<std::size_t>(i)] = candidates_[i].key;
   });
-  limit_ = nth_smallest(keys, k_, pool);
+  limit_ = cpu::nth_smallest(keys, k_, pool);
   std::vector<Piece> pieces(static_cast<std::size_t>(num_pieces));
   for_pieces([&](std::int64_t number, std::int64_t first, std::int64_t last) {
     Piece& piece = pieces[static_cast<std::size_t>(number)];

@@ -200,4 +200,12 @@ void answer(std::span<OrderStatisticQuery> queries, Reduction& reduction, Thread
                        [&](std::int64_t i) { answer_all_of(groups[static_cast<std::size_t>(i)], threads); });
 }
 
+std::int64_t nth_smallest(ScratchArray<std::int64_t>& values, std::int64_t rank, ThreadPool& threads) {
+  OrderStatisticQuery query{&values, rank, std::numeric_limits<std::int64_t>::min(),
+                            std::numeric_limits<std::int64_t>::max(), 0};
+  LocalReduction alone;
+  answer({&query, 1}, alone, threads);
+  return query.result;
+}
+
 }  // namespace itop::cpu

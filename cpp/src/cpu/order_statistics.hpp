@@ -24,4 +24,7 @@ struct OrderStatisticQuery {
 /// where one value is left.
 void answer(std::span<OrderStatisticQuery> queries, Reduction& reduction, ThreadPool& threads);
 
+/// One answer, of values that are all here; they are reordered.
+std::int64_t nth_smallest(ScratchArray<std::int64_t>& values, std::int64_t rank, ThreadPool& threads);
+
 }  // namespace itop::cpu
